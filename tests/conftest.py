@@ -1,0 +1,57 @@
+"""Shared fixtures: the reference numbers of the 2021 release, and float comparison as they ask for it."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+def reference_dir() -> Path | None:
+    """The folder `golden/` of reference numbers: SCORE_SDE_REFERENCE, or beside the repository."""
+    given = os.environ.get("SCORE_SDE_REFERENCE")
+    candidates = (
+        [Path(given), Path(given) / "golden"] if given else [ROOT.parent / "shared" / "golden"]
+    )
+    return next((path for path in candidates if (path / "sde.json").is_file()), None)
+
+
+class Golden:
+    """Reads `NAME.json` and `NAME.npz` of the reference folder, arrays as tensors."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def json(self, name: str):
+        return json.loads((self.folder / f"{name}.json").read_text())
+
+    def arrays(self, name: str) -> dict[str, torch.Tensor]:
+        with np.load(self.folder / f"{name}.npz") as data:
+            return {key: torch.from_numpy(data[key].copy()) for key in data.files}
+
+
+@pytest.fixture(scope="session")
+def golden() -> Golden:
+    folder = reference_dir()
+    if folder is None:
+        pytest.skip("no reference numbers: set SCORE_SDE_REFERENCE to their folder")
+    return Golden(folder)
+
+
+def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-4) -> None:
+    """Fails where the two differ by more than `tolerance` times the largest absolute expected value."""
+    expected = torch.as_tensor(expected)
+    assert actual.shape == expected.shape, (
+        f"shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
+    )
+    scale = expected.double().abs().max().clamp_min(1e-30)
+    worst = ((actual.double() - expected.double()).abs().max() / scale).item()
+    assert worst <= tolerance, (
+        f"differs by {worst:.2e} of the largest value, allowed {tolerance:.0e}"
+    )
