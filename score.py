@@ -9,27 +9,27 @@ With x_t = α x_0 + σ z, one of them gives the others:
 
 A network is given time as a *label*, in the convention of the papers:
 
-    SDE       trained on        label                        output
-    VE        continuous time   σ(t)                         score (the network itself divides by σ)
-    VE        SMLD's chain      round((1 − t)(N − 1)), int   score; label 0 is the largest noise
-    VP        continuous time   999 t                        noise
-    VP        DDPM's chain      t (N − 1)                    noise, σ from the chain's table
-    sub-VP    always            999 t                        noise
+    SDE      trained on        label                   output
+    VE       continuous time   σ(t)                    score (the network divides by σ)
+    VE       SMLD's chain      round((1 − t)(N − 1))   score; label 0 is the largest noise
+    VP       continuous time   999 t                   noise
+    VP       DDPM's chain      t (N − 1)               noise, σ from the chain's table
+    sub-VP   always            999 t                   noise
 
 Symbols as in `sde_lib`: x (B, ...), t (B,).
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
-from sde_lib import SDE, Score, VPSDE
+from sde_lib import SDE, VPSDE, Score
 from tensor_ops import expand_to
 
 Network = Callable[..., Tensor]
-"""net(x, cond, label=None): x (B, ...), cond (B,), label int64 (B,) or absent → the shape of x."""
+"""net(x, cond, label=None): x (B, ...), cond (B,), label int64 (B,) → the shape of x."""
 
 
 def noise_from_score(sde: SDE, score: Tensor, t: Tensor) -> Tensor:
@@ -71,9 +71,11 @@ class ContinuousScore:
         self.sde = sde
 
     def label(self, t: Tensor) -> Tensor:
+        """σ(t)."""
         return self.sde.std(t)
 
     def score_scale(self, t: Tensor) -> Tensor:
+        """1."""
         return torch.ones_like(t)
 
 
@@ -84,9 +86,11 @@ class DiscreteScore:
         self.sde = sde
 
     def label(self, t: Tensor) -> Tensor:
+        """round((T − t)(N − 1)), int64."""
         return ((self.sde.T - t) * (self.sde.N - 1)).round().long()
 
     def score_scale(self, t: Tensor) -> Tensor:
+        """1."""
         return torch.ones_like(t)
 
 
@@ -97,10 +101,12 @@ class ContinuousNoise:
         self.sde = sde
 
     def label(self, t: Tensor) -> Tensor:
+        """999 t."""
         # DDPM's networks count 1,000 steps; in continuous time its label goes on between them.
         return t * 999
 
     def score_scale(self, t: Tensor) -> Tensor:
+        """−1/σ(t)."""
         return -1 / self.sde.std(t)
 
 
@@ -111,9 +117,11 @@ class DiscreteNoise:
         self.sde = sde
 
     def label(self, t: Tensor) -> Tensor:
+        """t (N − 1), not rounded."""
         return t * (self.sde.N - 1)
 
     def score_scale(self, t: Tensor) -> Tensor:
+        """−1/σ_i, with i the chain's step at time t."""
         table = self.sde.sqrt_1m_alphas_cumprod
         return -1 / table.to(device=t.device, dtype=t.dtype, non_blocking=True)[self.sde.index(t)]
 
@@ -122,18 +130,21 @@ def parameterisation(sde: SDE, continuous: bool = True) -> Parameterisation:
     """The papers' convention for networks of an SDE.
 
     Args:
-        sde: says whether its networks put out the score or the noise, and whether it has a discrete chain.
-        continuous: trained on continuous times; False for SMLD and DDPM. Ignored where there is no chain (sub-VP).
+        sde: says whether its networks put out the score or the noise, and whether it has a chain.
+        continuous: trained on continuous times; False for SMLD and DDPM. Ignored where there is no
+            chain (sub-VP).
     """
     if sde.network_output == "score":
         return ContinuousScore(sde) if continuous or not sde.has_chain else DiscreteScore(sde)
-    if continuous or not isinstance(sde, VPSDE):
-        return ContinuousNoise(sde)
-    return DiscreteNoise(sde)
+    return (
+        ContinuousNoise(sde)
+        if continuous or not sde.has_chain
+        else DiscreteNoise(cast(VPSDE, sde))
+    )
 
 
 class NetworkScore:
-    """The score that a network stands for: called with (x, t), it returns ∇ log p_t(x) with the shape of x.
+    """The score that a network stands for: (x, t) → ∇ log p_t(x), with the shape of x.
 
     Args:
         net: called as net(x, cond), or net(x, cond, label) where `label` is given.
@@ -156,6 +167,7 @@ class NetworkScore:
         return self.net(x, cond) if self.label is None else self.net(x, cond, self.label)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """∇ log p_t(x), with the shape of x."""
         return expand_to(self.parameterisation.score_scale(t), x) * self.output(x, t)
 
 

@@ -1,18 +1,21 @@
 """Stochastic differential equations that turn data into noise, and their reversal.
 
-Every SDE here is linear, so that p(x_t | x_0) = N(α(t) x_0, σ(t)² I), and two functions of time say everything:
+Every SDE here is linear, so that p(x_t | x_0) = N(α(t) x_0, σ(t)² I), and two functions of time
+say everything:
 
     mean_scale  α(t)        std  σ(t)
     drift       f(x, t) = (α'/α) x
     diffusion   g(t)²   = (σ²)' − 2 (α'/α) σ²
 
-A new SDE is these two functions, a prior and a name; drift and diffusion follow by differentiation where no closed
-form is given. `N` belongs to the discrete chain (SMLD or DDPM) that the paper puts on the same path.
+A new SDE is these two functions, a prior and a name; drift and diffusion follow by
+differentiation where no closed form is given. `N` belongs to the discrete chain (SMLD or DDPM)
+that the paper puts on the same path.
 
-Symbols: x (B, ...) the state, of any rank ≥ 2; t, s (B,) times with 0 ≤ s ≤ t ≤ T; z standard normal noise.
+Symbols: x (B, ...) the state, of any rank ≥ 2; t, s (B,) times with 0 ≤ s ≤ t ≤ T; z standard
+normal noise.
 
-Source: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations" (ICLR), cited
-below as (Song, eq. n).
+Source: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential
+Equations" (ICLR), cited below as (Song, eq. n).
 """
 
 import math
@@ -36,8 +39,9 @@ class SDE(ABC):
         N: number of scales of the discrete chain on the same path.
         T: where the forward process ends.
         eps: where sampling ends by default; below it the score is too steep to be learnt.
-        network_output: what a network trained for this SDE puts out, the "score" itself (Song & Ermon) or the
-            "noise", −σ times the score (Ho et al.). `score.py` knows what follows from it.
+        network_output: what a network trained for this SDE puts out, the "score" itself
+            (Song & Ermon) or the "noise", −σ times the score (Ho et al.). `score.py` knows what
+            follows from it.
         has_chain: whether the paper defines a discrete chain with its own noise levels.
         prior_std: standard deviation of the prior N(0, prior_std² I), which stands in for p_T.
     """
@@ -132,13 +136,17 @@ class SDE(ABC):
     def index(self, t: Tensor) -> Tensor:
         """Step of the discrete chain at time t, 0 … N − 1: (B,) → int64 (B,).
 
-        The chain's step k stands at t = k (N − 1)⁻¹ T. Times between two steps belong to the lower one, as in the
-        2021 release; the small margin keeps times that were meant to be a step from rounding below it.
+        The chain's step k stands at t = k T / (N − 1). Times between two steps belong to the lower
+        one, as in the 2021 release; the small margin keeps times that were meant to be a step from
+        rounding below it.
         """
         return (t * (self.N - 1) / self.T + 1e-4).long()
 
     def chain_alpha(self, t: Tensor) -> Tensor:
-        """The factor α_i of the Langevin step (Song, algorithms 4 and 5), 1 where the mean is kept: (B,) → (B,)."""
+        """The factor α_i of the Langevin step (Song, algorithms 4 and 5): (B,) → (B,).
+
+        It is 1 where the SDE keeps the mean.
+        """
         return torch.ones_like(t)
 
     def discretize(self, x: Tensor, t: Tensor, s: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -147,8 +155,8 @@ class SDE(ABC):
         Args:
             x: (B, ...) the state.
             t: (B,) where the step ends.
-            s: (B,) where it begins; None takes one step of the paper's own chain of N scales, which is
-                Euler–Maruyama with a step of T/N where the paper gives no chain.
+            s: (B,) where it begins; None takes one step of the paper's own chain of N scales,
+                which is Euler–Maruyama with a step of T/N where the paper gives no chain.
 
         Returns:
             f with the shape of x, and G as (B,).
@@ -176,8 +184,8 @@ class SDE(ABC):
 class ReverseSDE:
     """Drift and diffusion of the process run backwards in time; made by `SDE.reverse`.
 
-    The score enters through the drift alone: f − g² ∇ log p_t, with half of it, and no noise, for the
-    probability-flow ODE.
+    The score enters through the drift alone: f − g² ∇ log p_t, with half of it, and no noise, for
+    the probability-flow ODE.
     """
 
     def __init__(self, forward: SDE, score_fn: Score, probability_flow: bool) -> None:
@@ -192,7 +200,10 @@ class ReverseSDE:
         return self._reversed(*self.forward.sde(x, t), x, t)
 
     def discretize(self, x: Tensor, t: Tensor, s: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """f and G of the reverse diffusion step x_s = x_t − f + G z (Song, eq. 46); `s` as in `SDE.discretize`."""
+        """f and G of the reverse diffusion step x_s = x_t − f + G z (Song, eq. 46).
+
+        Arguments as in `SDE.discretize`.
+        """
         return self._reversed(*self.forward.discretize(x, t, s), x, t)
 
     def _reversed(self, f: Tensor, g: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,11 +221,12 @@ class VESDE(SDE):
     has_chain = True
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0, N: int = 1000) -> None:
-        """`sigma_min` and `sigma_max` are the noise levels at t = 0 and T, in units of the data; N scales."""
+        """`sigma_min` and `sigma_max` are the noise levels at t = 0 and T, in data units."""
         super().__init__(N)
         if not 0 < sigma_min < sigma_max:
             raise ValueError(
-                f"sigma_min={sigma_min}, sigma_max={sigma_max}: noise levels must satisfy 0 < sigma_min < sigma_max"
+                f"sigma_min={sigma_min}, sigma_max={sigma_max}: noise levels must satisfy "
+                "0 < sigma_min < sigma_max"
             )
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.log_ratio = math.log(sigma_max / sigma_min)
@@ -224,26 +236,33 @@ class VESDE(SDE):
         )
 
     def mean_scale(self, t: Tensor) -> Tensor:
+        """α = 1."""
         return torch.ones_like(t)
 
     def std(self, t: Tensor) -> Tensor:
+        """σ(t) = σ_min (σ_max/σ_min)^{t/T}; the released code, too, does not subtract σ_min²."""
         return self.sigma_min * torch.exp(self.log_ratio * t / self.T)
 
     def mean_rate(self, t: Tensor) -> Tensor:
+        """0."""
         return torch.zeros_like(t)
 
     def diffusion_squared(self, t: Tensor) -> Tensor:
+        """g² = (σ²)'."""
         return self.std(t) ** 2 * (2 * self.log_ratio / self.T)
 
     def transition(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """r = 1, G² = σ(t)² − σ(s)², without its cancellation."""
         shrunk = -torch.expm1(-2 * self.log_ratio * (t - s) / self.T)
         return torch.ones_like(t), self.std(t) * shrunk.clamp_min(0).sqrt()
 
     def time_of_noise_level(self, level: Tensor) -> Tensor:
+        """t = T log(level/σ_min) / log(σ_max/σ_min)."""
         return torch.log(level / self.sigma_min) * (self.T / self.log_ratio)
 
     def _chain_step(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        # SMLD: G² = σ_i² − σ_{i−1}², with σ_{−1} = 0. The ratio of neighbours is constant, so no squares cancel.
+        # SMLD: G² = σ_i² − σ_{i−1}², with σ_{−1} = 0. The ratio of neighbours is constant, so no
+        # squares need cancel.
         i = self.index(t)
         sigma = _look_up(self.discrete_sigmas, i, t)
         kept = math.sqrt(-math.expm1(-2 * self.log_ratio / max(self.N - 1, 1)))
@@ -251,19 +270,20 @@ class VESDE(SDE):
 
 
 class _BetaSDE(SDE):
-    """What VP and sub-VP share: β(t) = β_min + t (β_max − β_min), α = exp(−½ ∫β), and the table of DDPM's chain."""
+    """What VP and sub-VP share: β(t) linear from β_min to β_max, α = exp(−½ ∫β), DDPM's tables."""
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, N: int = 1000) -> None:
         """`beta_min` and `beta_max` are β(0) and β(T), per unit of time; N scales."""
         super().__init__(N)
         if not 0 < beta_min <= beta_max:
             raise ValueError(
-                f"beta_min={beta_min}, beta_max={beta_max}: rates must satisfy 0 < beta_min <= beta_max"
+                f"beta_min={beta_min}, beta_max={beta_max}: rates must satisfy "
+                "0 < beta_min <= beta_max"
             )
         if beta_max > N:
             raise ValueError(
-                f"N={N}: the chain needs N >= beta_max={beta_max}, since beta_max/N is a variance below 1; "
-                "for fewer sampling steps set sampling.num_steps, not the number of scales"
+                f"N={N}: the chain needs N >= beta_max={beta_max}, since beta_max/N is a variance "
+                "of at most 1; for fewer sampling steps set sampling.num_steps, not N"
             )
         self.beta_0, self.beta_1 = beta_min, beta_max
         betas = torch.linspace(beta_min / N, beta_max / N, N, dtype=torch.float64)
@@ -283,12 +303,15 @@ class _BetaSDE(SDE):
         return t * (self.beta_0 + 0.5 * t * (self.beta_1 - self.beta_0))
 
     def mean_scale(self, t: Tensor) -> Tensor:
+        """α(t) = exp(−½ ∫₀ᵗ β)."""
         return torch.exp(-0.5 * self.beta_integral(t))
 
     def mean_rate(self, t: Tensor) -> Tensor:
+        """−½ β(t)."""
         return -0.5 * self.beta_t(t)
 
     def chain_alpha(self, t: Tensor) -> Tensor:
+        """1 − β_i of the chain's step at time t (the paper's α_i, not its product)."""
         return _look_up(self.alphas, self.index(t), t)
 
     def _integral_between(self, t: Tensor, s: Tensor) -> Tensor:
@@ -296,7 +319,7 @@ class _BetaSDE(SDE):
         return (t - s) * (self.beta_0 + 0.5 * (t + s) * (self.beta_1 - self.beta_0))
 
     def _time_of_integral(self, integral: Tensor) -> Tensor:
-        # The root of ½(β₁ − β₀) t² + β₀ t = integral, in the form that does not cancel for small t.
+        # The root of ½(β₁ − β₀) t² + β₀ t = integral, in the form that does not cancel near 0.
         slope = self.beta_1 - self.beta_0
         return 2 * integral / (self.beta_0 + torch.sqrt(self.beta_0**2 + 2 * slope * integral))
 
@@ -308,16 +331,20 @@ class VPSDE(_BetaSDE):
     has_chain = True
 
     def std(self, t: Tensor) -> Tensor:
+        """σ² = 1 − exp(−∫₀ᵗ β)."""
         return (-torch.expm1(-self.beta_integral(t))).sqrt()
 
     def diffusion_squared(self, t: Tensor) -> Tensor:
+        """g² = β(t)."""
         return self.beta_t(t)
 
     def transition(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """r² = exp(−∫ₛᵗ β), G² = 1 − r²."""
         between = self._integral_between(t, s)
         return torch.exp(-0.5 * between), (-torch.expm1(-between)).clamp_min(0).sqrt()
 
     def time_of_noise_level(self, level: Tensor) -> Tensor:
+        """The root of σ²/α² = exp(∫₀ᵗ β) − 1 = level²."""
         return self._time_of_integral(torch.log1p(level**2))
 
     def _chain_step(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -327,28 +354,32 @@ class VPSDE(_BetaSDE):
 
 
 class subVPSDE(_BetaSDE):
-    """Sub-VP: the mean of VP with the smaller standard deviation 1 − α², made for likelihoods (Song, eq. 12).
+    """Sub-VP: the mean of VP with the smaller std 1 − α², made for likelihoods (Song, eq. 12).
 
-    The paper gives no discrete chain for it. `alphas` and the other tables are those of VP with the same β, which the
-    Langevin step sizes need.
+    The paper gives no discrete chain for it. `alphas` and the other tables are those of VP with
+    the same β, which the Langevin step sizes need.
     """
 
     name = "subvpsde"
 
     def std(self, t: Tensor) -> Tensor:
+        """σ = 1 − exp(−∫₀ᵗ β), the square of VP's."""
         return -torch.expm1(-self.beta_integral(t))
 
     def diffusion_squared(self, t: Tensor) -> Tensor:
+        """g² = β(t) (1 − exp(−2 ∫₀ᵗ β))."""
         return -self.beta_t(t) * torch.expm1(-2 * self.beta_integral(t))
 
     def transition(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        # (1 − e^{−B_t})² − r² (1 − e^{−B_s})² with r² = e^{B_s − B_t} factors into two terms without cancellation.
+        """r² = exp(−∫ₛᵗ β), G² = σ(t)² − r² σ(s)², without its cancellation."""
+        # (1 − e^{−B_t})² − r² (1 − e^{−B_s})² with r² = e^{B_s − B_t} is a product of two terms.
         between = self._integral_between(t, s)
         total = self.beta_integral(t) + self.beta_integral(s)
         squared = torch.expm1(-between) * torch.expm1(-total)
         return torch.exp(-0.5 * between), squared.clamp_min(0).sqrt()
 
     def time_of_noise_level(self, level: Tensor) -> Tensor:
+        """The root of σ/α = 2 sinh(½ ∫₀ᵗ β) = level."""
         # σ/α = 2 sinh(½ ∫β)
         return self._time_of_integral(2 * torch.asinh(level / 2))
 

@@ -1,4 +1,4 @@
-"""Shared fixtures: the reference numbers of the 2021 release, and float comparison as they ask for it."""
+"""Shared fixtures: the reference numbers of the 2021 release, and their float comparison."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def golden() -> Golden:
 
 
 def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-4) -> None:
-    """Fails where the two differ by more than `tolerance` times the largest absolute expected value."""
+    """Fails where the two differ by more than `tolerance` times the largest expected value."""
     expected = torch.as_tensor(expected)
     assert actual.shape == expected.shape, (
         f"shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"

@@ -1,4 +1,4 @@
-"""Data whose score is known exactly, for every SDE: what solvers, losses and likelihoods are measured against."""
+"""Data whose score is known exactly, for every SDE: the measure of solvers and losses."""
 
 import math
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Gaussian:
         )
 
     def flow(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Where the probability-flow ODE takes x from time t to time s: the map that keeps (x − mean)/std."""
+        """Where the probability-flow ODE takes x from t to s: (x − mean)/std is kept."""
         mean_t, variance_t = self.moments(t, x)
         mean_s, variance_s = self.moments(s, x)
         return mean_s + (x - mean_t) * (variance_s / variance_t).sqrt()
@@ -52,7 +52,7 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Data from a mixture of Gaussians in D dimensions: means (K, D), weights (K,), one variance."""
+    """Data from a mixture of Gaussians in D dimensions: means (K, D), weights (K,)."""
 
     sde: SDE
     means: Tensor
