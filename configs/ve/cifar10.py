@@ -1,0 +1,5 @@
+"""Short for `configs/ve/cifar10_ncsnpp_continuous.py`, the VE recipe to begin with on CIFAR-10."""
+
+from configs.ve.cifar10_ncsnpp_continuous import get_config
+
+__all__ = ["get_config"]
