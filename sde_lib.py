@@ -171,6 +171,24 @@ class SDE(ABC):
         dt = self.T / self.N
         return drift * dt, diffusion * math.sqrt(dt)
 
+    def ancestral_step(self, t: Tensor, s: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Coefficients of ancestral sampling, x_s = (x_t + G² ∇ log p_t(x_t)) / r + std z.
+
+        The mean is E[x_s | x_t] itself, by Tweedie's formula for the step from s to t. The noise
+        is that of p(x_s | x_t, x_0), which for VE is the paper's (Song, appendix F).
+
+        Args:
+            t: (B,) the later time, where x stands.
+            s: (B,) the earlier time; None takes one step of the paper's own chain, or T/N where
+                the paper gives none.
+
+        Returns:
+            r, G and std, all (B,), with r and G as in `transition`.
+        """
+        earlier = (t - self.T / self.N).clamp_min(0) if s is None else s
+        r, G = self.transition(t, earlier)
+        return r, G, G * self.std(earlier) / self.std(t)
+
     def reverse(self, score_fn: Score, probability_flow: bool = False) -> "ReverseSDE":
         """The reverse-time SDE (Song, eq. 6), or the probability-flow ODE (Song, eq. 13).
 
@@ -260,13 +278,25 @@ class VESDE(SDE):
         """t = T log(level/σ_min) / log(σ_max/σ_min)."""
         return torch.log(level / self.sigma_min) * (self.T / self.log_ratio)
 
+    def ancestral_step(self, t: Tensor, s: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """The posterior's noise, σ_{i−1} √(σ_i² − σ_{i−1}²) / σ_i on SMLD's chain."""
+        if s is not None:
+            return super().ancestral_step(t, s)
+        sigma, below, G = self._chain_levels(t)
+        return torch.ones_like(t), G, G * below / sigma
+
     def _chain_step(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        # SMLD: G² = σ_i² − σ_{i−1}², with σ_{−1} = 0. The ratio of neighbours is constant, so no
-        # squares need cancel.
+        return torch.zeros_like(x), self._chain_levels(t)[2]
+
+    def _chain_levels(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # SMLD: σ_i, σ_{i−1} and G² = σ_i² − σ_{i−1}², with σ_{−1} = 0. The ratio of neighbours is
+        # constant, so no squares cancel.
         i = self.index(t)
         sigma = _look_up(self.discrete_sigmas, i, t)
+        below = _look_up(self.discrete_sigmas, (i - 1).clamp_min(0), t)
         kept = math.sqrt(-math.expm1(-2 * self.log_ratio / max(self.N - 1, 1)))
-        return torch.zeros_like(x), torch.where(i == 0, sigma, sigma * kept)
+        first = i == 0
+        return sigma, below.masked_fill(first, 0), torch.where(first, sigma, sigma * kept)
 
 
 class _BetaSDE(SDE):
@@ -347,10 +377,18 @@ class VPSDE(_BetaSDE):
         """The root of σ²/α² = exp(∫₀ᵗ β) − 1 = level²."""
         return self._time_of_integral(torch.log1p(level**2))
 
+    def ancestral_step(self, t: Tensor, s: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """The larger of DDPM's two noises, √β_i on its chain (Ho et al. 2020, section 3.2)."""
+        r, G = self._chain_transition(t) if s is None else self.transition(t, s)
+        return r, G, G
+
     def _chain_step(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        r, G = self._chain_transition(t)
+        return expand_to(r - 1, x) * x, G
+
+    def _chain_transition(self, t: Tensor) -> tuple[Tensor, Tensor]:
         i = self.index(t)
-        kept = _look_up(self.alphas, i, t).sqrt()
-        return expand_to(kept - 1, x) * x, _look_up(self.discrete_betas, i, t).sqrt()
+        return _look_up(self.alphas, i, t).sqrt(), _look_up(self.discrete_betas, i, t).sqrt()
 
 
 class subVPSDE(_BetaSDE):
@@ -385,7 +423,8 @@ class subVPSDE(_BetaSDE):
 
 
 def _with_derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.func.jvp(function, (t,), (torch.ones_like(t),))
+    value, rate, *_ = torch.func.jvp(function, (t,), (torch.ones_like(t),))
+    return value, rate
 
 
 def _look_up(table: Tensor, index: Tensor, like: Tensor) -> Tensor:

@@ -212,6 +212,31 @@ DDPM: Part = {
 }
 
 
+# A network and a length for two CPU cores.
+
+SMALL: Part = {
+    "model.nf": 32,
+    "model.ch_mult": (1, 2, 2),
+    "model.num_res_blocks": 1,
+    "model.attn_resolutions": (4,),
+    "model.dropout": 0.0,
+    "model.ema_rate": 0.995,
+    "training.batch_size": 64,
+    "training.n_iters": 1600,
+    "training.time_sampling": "stratified",
+    "training.log_freq": 100,
+    "training.eval_freq": 100,
+    "training.snapshot_freq": 400,
+    "training.snapshot_freq_for_preemption": 200,
+    "training.snapshot_images": 100,
+    "sampling.method": "dpm_solver++",
+    "sampling.num_steps": 25,
+    "sampling.batch_size": 100,
+    "optim.lr": 2e-3,
+    "optim.warmup": 100,
+}
+
+
 def recipe(*parts: Part) -> ml_collections.ConfigDict:
     """Composes a config.
 

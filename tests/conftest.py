@@ -16,10 +16,12 @@ sys.path.insert(0, str(ROOT))
 def reference_dir() -> Path | None:
     """The folder `golden/` of reference numbers: SCORE_SDE_REFERENCE, or beside the repository."""
     given = os.environ.get("SCORE_SDE_REFERENCE")
-    candidates = (
-        [Path(given), Path(given) / "golden"] if given else [ROOT.parent / "shared" / "golden"]
-    )
-    return next((path for path in candidates if (path / "sde.json").is_file()), None)
+    if given:
+        # Who names a folder wants these tests run: a wrong name must not skip them.
+        assert (Path(given) / "sde.json").is_file(), f"SCORE_SDE_REFERENCE={given}: no sde.json"
+        return Path(given)
+    beside = ROOT.parent / "shared" / "golden"
+    return beside if (beside / "sde.json").is_file() else None
 
 
 class Golden:

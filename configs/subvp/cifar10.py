@@ -1,4 +1,4 @@
-"""Short for `configs/subvp/cifar10_ddpmpp_continuous.py`, the sub-VP recipe to begin with on CIFAR-10."""
+"""Short for `configs/subvp/cifar10_ddpmpp_continuous.py`, the first sub-VP recipe for CIFAR-10."""
 
 from configs.subvp.cifar10_ddpmpp_continuous import get_config
 

@@ -1,4 +1,4 @@
-"""Short for `configs/ve/cifar10_ncsnpp_continuous.py`, the VE recipe to begin with on CIFAR-10."""
+"""Short for `configs/ve/cifar10_ncsnpp_continuous.py`, the first VE recipe for CIFAR-10."""
 
 from configs.ve.cifar10_ncsnpp_continuous import get_config
 

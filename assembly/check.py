@@ -1,0 +1,164 @@
+"""What must hold in a config, checked before data are read or a network is built."""
+
+import copy
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from assembly.build import (
+    NETWORKS,
+    SDES,
+    TIME_SAMPLINGS,
+    Config,
+    build_objective,
+    build_sampler,
+    build_sde,
+    image_shape,
+)
+from datasets import DatasetInfo, canonical_name
+
+CHOICES = {
+    "training.sde": tuple(SDES),
+    "training.time_sampling": TIME_SAMPLINGS,
+    "training.precision": ("auto", "float32", "tf32", "bf16"),
+    "training.compile": ("auto", "on", "off"),
+    "training.channels_last": ("auto", "on", "off"),
+    "model.name": tuple(NETWORKS),
+    "sampling.norms": ("sample", "batch"),
+    "optim.optimizer": ("Adam", "AdamW"),
+}
+AT_LEAST_ONE = (
+    "training.batch_size",
+    "training.accumulation",
+    "training.n_iters",
+    "training.log_freq",
+    "training.eval_freq",
+    "training.snapshot_freq",
+    "training.snapshot_freq_for_preemption",
+    "training.snapshot_images",
+    "training.keep_checkpoints",
+    "sampling.batch_size",
+    "sampling.n_steps_each",
+    "data.image_size",
+    "data.num_channels",
+    "model.num_scales",
+)
+
+
+def check(config: Config) -> None:
+    """Refuses a config that cannot run.
+
+    Raises:
+        ValueError: the first field at fault, what it holds and what it may hold.
+    """
+    for name, allowed in CHOICES.items():
+        _one_of(f"config.{name}", _get(config, name), allowed)
+    for name in AT_LEAST_ONE:
+        if _get(config, name) < 1:
+            raise ValueError(f"config.{name}={_get(config, name)}: it must be at least 1")
+    if not config.optim.lr > 0:
+        raise ValueError(f"config.optim.lr={config.optim.lr}: a learning rate is above 0")
+    if not 0 <= config.model.ema_rate < 1:
+        raise ValueError(f"config.model.ema_rate={config.model.ema_rate}: give 0 <= rate < 1")
+    batch, parts = config.training.batch_size, config.training.accumulation
+    if batch % parts:
+        raise ValueError(
+            f"config.training.batch_size={batch} cannot be split into "
+            f"config.training.accumulation={parts} equal parts; make one divide the other"
+        )
+    canonical_name(config.data.dataset)
+    image_shape(config)
+    _check_conditioning(config)
+    sde = build_sde(config)
+    build_objective(config, sde)
+    build_sampler(config, sde)
+
+
+def _check_conditioning(config: Config) -> None:
+    """SDE, embedding and scale_by_sigma must belong together, or a network learns nothing."""
+    model, ve = config.model, config.training.sde == "vesde"
+    if (
+        "scale_by_sigma" in model
+        and model.name in ("ncsnpp", "ddpm")
+        and model.scale_by_sigma != ve
+    ):
+        raise ValueError(
+            f"config.model.scale_by_sigma={model.scale_by_sigma} does not go with "
+            f"{config.training.sde}: networks for VE divide by the noise level (True), those for "
+            "VP and sub-VP put out the noise itself (False)"
+        )
+    if model.name == "ncsnpp":
+        fits = "fourier" if ve and config.training.continuous else "positional"
+        if model.embedding_type != fits:
+            raise ValueError(
+                f"config.model.embedding_type={model.embedding_type!r} does not go with "
+                f"{config.training.sde}, continuous={config.training.continuous}: set {fits!r}"
+            )
+    if (
+        model.name.startswith("ncsn")
+        and model.name != "ncsnpp"
+        and (not ve or config.training.continuous)
+    ):
+        raise ValueError(
+            f"config.model.name={model.name!r} knows only the noise levels of SMLD: "
+            "set config.training.sde='vesde' and config.training.continuous=False"
+        )
+
+
+def check_data(config: Config, info: DatasetInfo) -> None:
+    """Refuses data that do not fit the network.
+
+    Raises:
+        ValueError: class labels that the data set does not have.
+    """
+    classes = config.model.get("num_classes", 0)
+    if classes and classes != info.num_classes:
+        raise ValueError(
+            f"config.model.num_classes={classes}, but {info.name} has {info.num_classes} classes; "
+            "set the same number, or 0 for a network without labels"
+        )
+
+
+def reduced(config: Config) -> Config:
+    """The recipe at the least width and length that still goes through everything: `--smoke`."""
+    small = copy.deepcopy(config)
+    with small.unlocked():
+        for name, most in (
+            ("nf", 32 if small.model.name == "ddpm" else 8),
+            ("num_res_blocks", 1),
+            ("num_scales", 20),
+        ):
+            if name in small.model:
+                small.model[name] = min(small.model[name], most)
+        if small.training.sde != "vesde" and small.model.beta_max > small.model.num_scales:
+            small.model.num_scales = 1 + int(small.model.beta_max)
+        if "ch_mult" in small.model:
+            small.model.ch_mult = tuple(min(factor, 2) for factor in small.model.ch_mult)
+        small.data.image_size = min(small.data.image_size, 64)
+        small.data.image_width = min(small.data.image_width, 64)
+        small.training.update(
+            batch_size=2,
+            accumulation=1,
+            n_iters=2,
+            log_freq=1,
+            eval_freq=1,
+            snapshot_freq=2,
+            snapshot_freq_for_preemption=1,
+            snapshot_images=2,
+            compile="off",
+        )
+        small.sampling.update(num_steps=3, n_steps_each=1, batch_size=2)
+    return small
+
+
+def _get(config: Config, name: str) -> Any:
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+def _one_of(name: str, given: object, allowed: Sequence[str]) -> None:
+    if given not in allowed:
+        near = difflib.get_close_matches(str(given), allowed, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name}={given!r}: it must be one of {', '.join(allowed)}{hint}")

@@ -1,0 +1,269 @@
+"""Sources: where uint8 images come from, all with one face.
+
+A source gives images by index as uint8 tensors (B, C, H, W) and their labels as int64 (B,). Images
+that fit into memory are decoded once (`MemorySource`); others are decoded when they are asked for,
+by worker processes (`StreamingSource`).
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+MEMORY_LIMIT_BYTES = 4 * 2**30
+"""Decoded images up to this size are kept in memory."""
+
+DEVICE_SHARE = 0.25
+"""Images move to a CUDA device if they take at most this share of its free memory."""
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a run must know about its data.
+
+    Attributes:
+        name: the set's name, as `open_source` spells it.
+        split: `train` or `test`.
+        num_images: images in this split.
+        shape: (C, H, W) of every image.
+        levels: grey levels L of a channel; pixels are the integers 0 … L - 1.
+        num_classes: classes, or 0 where the images carry no labels (labels are zeros then).
+        class_names: one name per class, in the order of the labels.
+        fingerprint: text that changes with the files, the split or the image shape.
+        policy: how the stored images were cropped, resized and converted, in words.
+    """
+
+    name: str
+    split: str
+    num_images: int
+    shape: tuple[int, int, int]
+    levels: int
+    num_classes: int
+    class_names: tuple[str, ...]
+    fingerprint: str
+    policy: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked of `open_source`, whose docstring says what each field means."""
+
+    name: str
+    split: str
+    root: Path
+    image_size: tuple[int, int]
+    num_channels: int
+    download: bool
+    test_fraction: float
+    memory_limit_bytes: int
+    category: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images to give."""
+        return (self.num_channels, *self.image_size)
+
+    def info(
+        self,
+        num_images: int,
+        policy: str,
+        *,
+        levels: int = 256,
+        class_names: tuple[str, ...] = (),
+        content: Iterable[object] = (),
+    ) -> DatasetInfo:
+        """Describes the answer; the fingerprint also follows `content`, such as file sizes."""
+        digest = hashlib.sha256(repr((self.name, self.split, self.shape, num_images)).encode())
+        for part in content:
+            digest.update(repr(part).encode())
+        return DatasetInfo(
+            name=self.name,
+            split=self.split,
+            num_images=num_images,
+            shape=self.shape,
+            levels=levels,
+            num_classes=len(class_names),
+            class_names=class_names,
+            fingerprint=digest.hexdigest()[:16],
+            policy=policy,
+        )
+
+
+class Source(Protocol):
+    """Images and labels by index."""
+
+    info: DatasetInfo
+
+    def __len__(self) -> int: ...
+
+    def images(self, indices: Tensor) -> Tensor:
+        """Images uint8 (B, C, H, W) of `indices` int64 (B,)."""
+        ...
+
+    def labels(self, indices: Tensor) -> Tensor:
+        """Labels int64 (B,) of `indices` int64 (B,); zeros where the images have none."""
+        ...
+
+    def stream(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The images of each batch of indices, in order; fetched ahead where that helps."""
+        ...
+
+    def to(self, device: torch.device) -> "Source":
+        """The same source, with its images on `device` where they fit."""
+        ...
+
+
+class MemorySource:
+    """Images decoded once and kept as one tensor.
+
+    Args:
+        info: the description.
+        images: uint8 (N, C, H, W).
+        labels: int64 (N,), or None for no labels.
+    """
+
+    def __init__(self, info: DatasetInfo, images: Tensor, labels: Tensor | None = None) -> None:
+        assert images.dtype == torch.uint8
+        assert images.shape == (info.num_images, *info.shape)
+        self.info = info
+        self._images = images
+        self._labels = _labels_or_zeros(labels, info)
+
+    def __len__(self) -> int:
+        return self.info.num_images
+
+    def images(self, indices: Tensor) -> Tensor:
+        """Images uint8 (B, C, H, W) of `indices` int64 (B,), on the device that holds them."""
+        return self._images[indices.to(self._images.device)]
+
+    def labels(self, indices: Tensor) -> Tensor:
+        """Labels int64 (B,) of `indices` int64 (B,), on the device that holds the images."""
+        return self._labels[indices.to(self._labels.device)]
+
+    def stream(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The images of each batch of indices."""
+        return map(self.images, batches)
+
+    def to(self, device: torch.device) -> "MemorySource":
+        """A source with its images on `device`; itself where they fill too much of a GPU."""
+        device = torch.device(device)
+        if device.type == "cuda":
+            free_bytes, _ = torch.cuda.mem_get_info(device)
+            if (
+                self._images.device.type != "cuda"
+                and self._images.nbytes > DEVICE_SHARE * free_bytes
+            ):
+                return self
+        return MemorySource(self.info, self._images.to(device), self._labels.to(device))
+
+
+class StreamingSource:
+    """Images decoded when they are asked for; `stream` decodes ahead in worker processes.
+
+    Args:
+        info: the description.
+        decode: index → image uint8 (C, H, W); it travels to the workers, so it must pickle. Its
+            `ValueError` for a bad image reaches the caller unchanged.
+        labels: int64 (N,), or None for no labels.
+        num_workers: worker processes; by default one per core, at most eight. 0 decodes in the
+            calling process.
+    """
+
+    def __init__(
+        self,
+        info: DatasetInfo,
+        decode: Callable[[int], Tensor],
+        labels: Tensor | None = None,
+        num_workers: int | None = None,
+    ) -> None:
+        self.info = info
+        self._decode = _BatchDecoder(decode, info.shape)
+        self._labels = _labels_or_zeros(labels, info)
+        self._num_workers = _default_workers() if num_workers is None else num_workers
+
+    def __len__(self) -> int:
+        return self.info.num_images
+
+    def images(self, indices: Tensor) -> Tensor:
+        """Images uint8 (B, C, H, W) of `indices` int64 (B,), decoded here and now."""
+        return _raised(self._decode[indices.tolist()])
+
+    def labels(self, indices: Tensor) -> Tensor:
+        """Labels int64 (B,) of `indices` int64 (B,)."""
+        return self._labels[indices.cpu()]
+
+    def stream(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The images of each batch of indices, in order, decoded ahead by the workers."""
+        loader = DataLoader(
+            self._decode,
+            sampler=(batch.tolist() for batch in batches),  # pyright: ignore[reportArgumentType]
+            batch_size=None,
+            num_workers=self._num_workers,
+            generator=torch.Generator(),  # else every loader would draw from torch's global one
+        )
+        return map(_raised, loader)
+
+    def decoded(self) -> MemorySource:
+        """All images decoded and kept.
+
+        Raises:
+            ValueError: naming the file, where one cannot be decoded.
+        """
+        images = torch.empty(len(self), *self.info.shape, dtype=torch.uint8)
+        batches = in_order(len(self), 256)
+        for indices, batch in zip(batches, self.stream(batches), strict=True):
+            images[indices] = batch
+        return MemorySource(self.info, images, self._labels)
+
+    def to(self, device: torch.device) -> "StreamingSource":
+        """Itself: images are decoded on the host."""
+        return self
+
+
+def in_order(count: int, batch_size: int) -> list[Tensor]:
+    """0 … count - 1 as batches of int64 indices, the last one with what is left."""
+    starts = range(0, count, batch_size)
+    return [torch.arange(start, min(start + batch_size, count)) for start in starts]
+
+
+class _BatchDecoder(Dataset):
+    """Indices → uint8 (B, C, H, W), or the error: raised in a worker, it would lose its words."""
+
+    def __init__(self, decode: Callable[[int], Tensor], shape: tuple[int, int, int]) -> None:
+        self.decode = decode
+        self.shape = shape
+
+    def __getitem__(self, indices: list[int]) -> Tensor | ValueError:
+        images = torch.empty(len(indices), *self.shape, dtype=torch.uint8)
+        try:
+            for image, index in zip(images, indices, strict=True):
+                image.copy_(self.decode(index))
+        except ValueError as error:
+            return error
+        return images
+
+
+def _default_workers() -> int:
+    # Not every system can tell the cores that this process may use from those that exist.
+    usable = getattr(os, "sched_getaffinity", None)
+    return min(len(usable(0)) if usable else os.cpu_count() or 1, 8)
+
+
+def _raised(result: Tensor | ValueError) -> Tensor:
+    if isinstance(result, ValueError):
+        raise result
+    return result
+
+
+def _labels_or_zeros(labels: Tensor | None, info: DatasetInfo) -> Tensor:
+    if labels is None:
+        return torch.zeros(info.num_images, dtype=torch.int64)
+    assert labels.dtype == torch.int64
+    assert labels.shape == (info.num_images,)
+    return labels

@@ -1,0 +1,262 @@
+"""Objectives: from a batch of data to one loss per sample, with the times that they draw.
+
+Denoising score matching (Song, eq. 7) learns the score from pairs of data x_0 and noise z, with
+x_t = α x_0 + σ z:
+
+    E_t λ(t) E ‖s(x_t, t) + z/σ‖²  =  E_t w(t) E ‖σ s(x_t, t) + z‖²,    w = λ/σ²
+
+    weighting     λ     w
+    paper         σ²    1          every noise level counts alike
+    likelihood    g²    g²/σ²      bounds −log p(x_0) from above (Song 2021 b, theorem 1)
+
+The right-hand form is the one computed here: its residual stays of order one at every level.
+
+Symbols as in `sde_lib`: x_0 (B, ...) data, t (B,) times, z noise with the shape of x_0.
+
+Sources: Song et al. 2021, "Score-Based Generative Modeling through SDEs" (Song); Song, Durkan,
+Murray & Ermon 2021, "Maximum Likelihood Training of Score-Based Diffusion Models" (Song 2021 b).
+"""
+
+from abc import ABC, abstractmethod
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from losses.times import TIME_SAMPLERS, TimeSampler, UniformTimes
+from score import Network, NetworkScore
+from sde_lib import SDE, VESDE, VPSDE
+from tensor_ops import expand_to, mean_per_sample, sum_per_sample
+
+
+class Objective(Protocol):
+    """What training minimises: draws its times, and gives one loss per sample."""
+
+    def times(
+        self, n: int, device: torch.device | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draws times, or steps of the chain, (n,)."""
+        ...
+
+    def time(self, t: Tensor) -> Tensor:
+        """Where on [0, T] the drawn times stand, 0 without noise: (B,) → float (B,)."""
+        ...
+
+    def __call__(
+        self, net: Network, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None
+    ) -> Tensor:
+        """One loss per sample, (B,), of a network on data x_0 with noise z at times t."""
+        ...
+
+
+class ScoreMatching:
+    """Denoising score matching in continuous time (Song, eq. 7).
+
+    Args:
+        sde: the forward process.
+        continuous: whether the network is labelled with continuous times (`score.py`).
+        reduce_mean: mean over the dimensions of a sample; otherwise half their sum.
+        likelihood_weighting: λ = g² instead of σ².
+        time_sampler: draws the times; uniform on [1e-5, T] by default.
+
+    Raises:
+        ValueError: the times are made for likelihood weighting, and it is off.
+    """
+
+    def __init__(
+        self,
+        sde: SDE,
+        continuous: bool = True,
+        reduce_mean: bool = False,
+        likelihood_weighting: bool = False,
+        time_sampler: TimeSampler | None = None,
+    ) -> None:
+        self.sde = sde
+        self.continuous = continuous
+        self.reduce_mean = reduce_mean
+        self.likelihood_weighting = likelihood_weighting
+        self.time_sampler = UniformTimes(sde) if time_sampler is None else time_sampler
+        if self.time_sampler.needs_likelihood_weighting and not likelihood_weighting:
+            raise ValueError(
+                f"{self.time_sampler.name} times are made for likelihood weighting, which is off: "
+                "set training.likelihood_weighting=True, or take uniform or stratified times"
+            )
+
+    def times(
+        self, n: int, device: torch.device | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draws times (n,)."""
+        return self.time_sampler.draw(n, device, generator)
+
+    def time(self, t: Tensor) -> Tensor:
+        """The times themselves."""
+        return t
+
+    def weight(self, t: Tensor) -> Tensor:
+        """w(t), the factor of ‖σ s + z‖², corrected for the density of the times: (B,) → (B,)."""
+        weight = self.time_sampler.weight(t)
+        if self.likelihood_weighting:
+            weight = weight * self.sde.diffusion_squared(t) / self.sde.std(t) ** 2
+        return weight
+
+    def __call__(
+        self, net: Network, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None
+    ) -> Tensor:
+        """w(t) ‖σ s(x_t, t) + z‖² of each sample, reduced over its dimensions: (B,)."""
+        mean, std = self.sde.marginal_prob(x_0, t)
+        std = expand_to(std, x_0)
+        score = NetworkScore(net, self.sde, self.continuous, label)(mean + std * z, t)
+        return self.weight(t) * _reduce((std * score + z) ** 2, self.reduce_mean)
+
+
+class _ChainObjective(ABC):
+    """What SMLD and DDPM share: times are the integer labels of a chain of N noise levels."""
+
+    def __init__(self, sde: SDE, reduce_mean: bool) -> None:
+        self.N, self.T = sde.N, sde.T
+        self.reduce_mean = reduce_mean
+
+    def times(
+        self, n: int, device: torch.device | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draws labels (n,), int64, uniform on 0 … N − 1."""
+        return torch.randint(0, self.N, (n,), device=device, generator=generator)
+
+    @abstractmethod
+    def time(self, t: Tensor) -> Tensor:
+        """Where on [0, T] the labels stand: int64 (B,) → float (B,)."""
+
+    @abstractmethod
+    def __call__(
+        self, net: Network, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None
+    ) -> Tensor:
+        """One loss per sample: (B,)."""
+
+
+class SMLD(_ChainObjective):
+    """Score matching on the noise levels of SMLD's chain (Song & Ermon 2019; Song, eq. 1).
+
+    Its times are int64 labels that count from the largest noise level down.
+
+    Args:
+        sde: gives the noise levels.
+        reduce_mean: mean over the dimensions of a sample; otherwise half their sum.
+
+    Raises:
+        ValueError: the SDE is not variance exploding.
+    """
+
+    def __init__(self, sde: VESDE, reduce_mean: bool = False) -> None:
+        if not isinstance(sde, VESDE):
+            raise ValueError(
+                f"{sde.name}: SMLD's chain belongs to vesde; use it, or DDPM for vpsde"
+            )
+        super().__init__(sde, reduce_mean)
+        self.sigmas = sde.discrete_sigmas.flip(0)
+
+    def time(self, t: Tensor) -> Tensor:
+        """T (1 − label/(N − 1)): (B,) → (B,)."""
+        return self.T * (1 - t / max(self.N - 1, 1))
+
+    def __call__(
+        self, net: Network, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None
+    ) -> Tensor:
+        """‖σ_i s(x_0 + σ_i z, i) + z‖² of each sample, reduced over its dimensions: (B,)."""
+        sigma = expand_to(_look_up(self.sigmas, t, x_0), x_0)
+        score = _output(net, x_0 + sigma * z, t, label)
+        return _reduce((sigma * score + z) ** 2, self.reduce_mean)
+
+
+class DDPM(_ChainObjective):
+    """Noise prediction on the steps of DDPM's chain (Ho et al. 2020, eq. 14; Song, eq. 3).
+
+    Its times are the int64 steps, which are also the network's labels.
+
+    Args:
+        sde: gives the chain.
+        reduce_mean: mean over the dimensions of a sample; otherwise half their sum.
+
+    Raises:
+        ValueError: the SDE is not variance preserving.
+    """
+
+    def __init__(self, sde: VPSDE, reduce_mean: bool = True) -> None:
+        if not isinstance(sde, VPSDE):
+            raise ValueError(
+                f"{sde.name}: DDPM's chain belongs to vpsde; use it, or SMLD for vesde"
+            )
+        super().__init__(sde, reduce_mean)
+        self.alphas, self.sigmas = sde.sqrt_alphas_cumprod, sde.sqrt_1m_alphas_cumprod
+
+    def time(self, t: Tensor) -> Tensor:
+        """T step/(N − 1): (B,) → (B,)."""
+        return self.T * t / max(self.N - 1, 1)
+
+    def __call__(
+        self, net: Network, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None
+    ) -> Tensor:
+        """‖ε(x_i, i) − z‖² of each sample, reduced over its dimensions: (B,)."""
+        alpha = expand_to(_look_up(self.alphas, t, x_0), x_0)
+        sigma = expand_to(_look_up(self.sigmas, t, x_0), x_0)
+        noise = _output(net, alpha * x_0 + sigma * z, t, label)
+        return _reduce((noise - z) ** 2, self.reduce_mean)
+
+
+def make_objective(
+    sde: SDE,
+    *,
+    continuous: bool = True,
+    reduce_mean: bool = False,
+    likelihood_weighting: bool = False,
+    times: str = "uniform",
+    eps: float = 1e-5,
+) -> Objective:
+    """The objective that a set of options asks for.
+
+    Args:
+        sde: the forward process.
+        continuous: continuous times; False for the chains of SMLD (VE) and DDPM (VP).
+        reduce_mean: mean over the dimensions of a sample; otherwise half their sum.
+        likelihood_weighting: λ = g² instead of σ².
+        times: a name of `TIME_SAMPLERS`.
+        eps: the smallest continuous time.
+
+    Raises:
+        ValueError: an unknown name, or options that exclude each other.
+    """
+    if times not in TIME_SAMPLERS:
+        raise ValueError(f"times={times!r}: choose one of {', '.join(TIME_SAMPLERS)}")
+    if continuous:
+        sampler = TIME_SAMPLERS[times](sde, eps)
+        return ScoreMatching(sde, True, reduce_mean, likelihood_weighting, sampler)
+    if likelihood_weighting:
+        raise ValueError(
+            "likelihood weighting is defined for continuous times only: "
+            "set training.continuous=True or training.likelihood_weighting=False"
+        )
+    if times != "uniform":
+        raise ValueError(
+            f"times={times!r}: a discrete chain draws its steps uniformly; "
+            "set training.continuous=True or take uniform times"
+        )
+    if isinstance(sde, VESDE):
+        return SMLD(sde, reduce_mean)
+    if isinstance(sde, VPSDE):
+        return DDPM(sde, reduce_mean)
+    raise ValueError(
+        f"{sde.name}: discrete training is defined for vesde (SMLD) and vpsde (DDPM); "
+        "set training.continuous=True"
+    )
+
+
+def _reduce(squares: Tensor, reduce_mean: bool) -> Tensor:
+    return mean_per_sample(squares) if reduce_mean else 0.5 * sum_per_sample(squares)
+
+
+def _output(net: Network, x: Tensor, cond: Tensor, label: Tensor | None) -> Tensor:
+    return net(x, cond) if label is None else net(x, cond, label)
+
+
+def _look_up(table: Tensor, index: Tensor, like: Tensor) -> Tensor:
+    # Tables are made on the CPU and used wherever the data are.
+    return table.to(device=like.device, dtype=like.dtype, non_blocking=True)[index]

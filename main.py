@@ -1,0 +1,239 @@
+"""Train, sample and evaluate score-based generative models from the command line.
+
+    python main.py --config configs/vp/digits.py --mode train
+    python main.py --config configs/vp/digits.py --mode sample --num_samples 64
+
+Any field of the recipe can be overridden: --config.optim.lr=1e-4. Everything is written under
+--workdir, which defaults to runs/ and the recipe's path (runs/vp/digits). Running a command again
+resumes it.
+"""
+
+import difflib
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+HERE = Path(__file__).resolve().parent
+MODES = ("train", "sample")
+
+
+@dataclass(frozen=True)
+class Command:
+    """What the command line asks for.
+
+    Attributes:
+        config: the resolved recipe.
+        overrides: dotted names and values of the fields given on the command line.
+        workdir: where the run keeps everything.
+        mode: one of `MODES`.
+        checkpoint: a file, or None for the newest of the work directory.
+        num_samples: images to draw.
+        output: a folder for PNG files or a name ending in .npz; None for the work directory.
+        raw: use the weights as trained instead of their moving average.
+        smoke: try the whole recipe at reduced width in a temporary folder.
+        print_config: print the config and stop.
+        debug: show stack traces.
+    """
+
+    config: ml_collections.ConfigDict
+    overrides: dict[str, object]
+    workdir: Path
+    mode: str
+    checkpoint: Path | None
+    num_samples: int
+    output: Path | None
+    raw: bool
+    smoke: bool
+    print_config: bool
+    debug: bool
+
+
+def _define_flags(argv: Sequence[str] = ()) -> flags.FlagValues:
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config", None, "The recipe.", flag_values=values, sys_argv=list(argv)
+    )
+    options: list[tuple[Any, str, Any, str]] = [
+        (flags.DEFINE_string, "mode", None, f"One of {', '.join(MODES)}."),
+        (flags.DEFINE_string, "workdir", None, "Default: runs/ and the recipe's path."),
+        (flags.DEFINE_string, "checkpoint", None, "Default: the newest of the work directory."),
+        (flags.DEFINE_integer, "num_samples", 64, "How many images to draw."),
+        (flags.DEFINE_string, "output", None, "A folder for PNG files, or NAME.npz."),
+        (flags.DEFINE_bool, "raw", False, "Use the raw weights, not their moving average."),
+        (flags.DEFINE_bool, "smoke", False, "Try the recipe at reduced width, in a minute."),
+        (flags.DEFINE_bool, "print_config", False, "Print the resolved config and stop."),
+        (flags.DEFINE_bool, "debug", False, "Show the stack trace of an error."),
+        (flags.DEFINE_bool, "help", False, "Show this text."),
+    ]
+    for define, name, default, text in options:
+        define(name, default, text, flag_values=values, module_name="options")
+    return values
+
+
+def _flat(config: ml_collections.ConfigDict, prefix: str = "config.") -> dict[str, object]:
+    fields = {}
+    for key, value in config.items():
+        inside = isinstance(value, ml_collections.ConfigDict)
+        fields |= _flat(value, f"{prefix}{key}.") if inside else {prefix + key: value}
+    return fields
+
+
+def _split_recipe(argv: Sequence[str]) -> tuple[Path, list[str]]:
+    """Finds --config: its file (relative to here, or to this file's folder), and the other words."""
+    words, given = list(argv), ""
+    for place, word in enumerate(words):
+        if word.startswith("--config="):
+            given = words.pop(place).partition("=")[2]
+            break
+        if word == "--config" and place + 1 < len(words):
+            given = words.pop(place + 1)
+            words.pop(place)
+            break
+    if not given:
+        raise ValueError(
+            "--config is missing: name a recipe, such as --config configs/vp/digits.py"
+        )
+    for path in (Path(given), HERE / given):
+        if path.is_file():
+            return path, words
+    known = [path.relative_to(HERE).as_posix() for path in HERE.glob("configs/*/**/*.py")]
+    near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else "; recipes lie under configs/"
+    raise ValueError(f"--config {given}: there is no such file{hint}")
+
+
+def _explain(argv: Sequence[str], recipe: Path) -> str | None:
+    """A sentence about the first --config.NAME=VALUE that does not fit the recipe."""
+    bare = [argv[0], f"--config={recipe}"]
+    values = _define_flags(bare)
+    values(bare)
+    known = _flat(values.config)
+    for word in argv[1:]:
+        name, _, value = word.lstrip("-").partition("=")
+        field = name if name in known else name.removeprefix("no")
+        if not field.startswith("config."):
+            continue
+        if field not in known:
+            near = difflib.get_close_matches(field, known, n=1, cutoff=0.4)
+            hint = f"; did you mean --{near[0]}?" if near else ""
+            return f"--{name}: {recipe.name} has no such field{hint}"
+        try:
+            trial = [*bare, word] if "=" in word else bare
+            _define_flags(trial)(trial)
+        except flags.Error:
+            kind = type(known[field]).__name__
+            return (
+                f"--{name}={value}: this field takes a value of type {kind}, as {known[field]!r}"
+            )
+    return None
+
+
+def parse(argv: Sequence[str]) -> Command:
+    """Reads the command line.
+
+    Args:
+        argv: the program's name and its arguments.
+
+    Raises:
+        ValueError: what is wrong and what to write instead, in one sentence.
+    """
+    recipe, words = _split_recipe(argv)
+    words.insert(1, f"--config={recipe}")
+    values = _define_flags(words)
+    try:
+        rest = values(words)
+        config = values.config
+    except (AttributeError, KeyError, flags.Error) as error:
+        sentence = _explain(words, recipe)
+        raise ValueError(sentence or str(error)) from error
+    if rest[1:]:
+        raise ValueError(f"{rest[1]!r} is not an option; options are written --name=value")
+    if not values.mode and not (values.print_config or values.smoke):
+        raise ValueError(f"--mode is missing: give one of {', '.join(MODES)}")
+    if values.mode and values.mode not in MODES:
+        raise ValueError(f"--mode {values.mode} is unknown: give one of {', '.join(MODES)}")
+    if values.num_samples < 1:
+        raise ValueError(f"--num_samples {values.num_samples}: give at least 1")
+    resolved = recipe.resolve()
+    inside = resolved.is_relative_to(HERE / "configs")
+    name = resolved.relative_to(HERE / "configs") if inside else Path(resolved.name)
+    return Command(
+        config=config,
+        overrides=dict(values["config"].override_values),  # type: ignore[attr-defined]
+        workdir=Path(values.workdir) if values.workdir else Path("runs") / name.with_suffix(""),
+        mode=values.mode or "train",
+        checkpoint=Path(values.checkpoint) if values.checkpoint else None,
+        num_samples=values.num_samples,
+        output=Path(values.output) if values.output else None,
+        raw=values.raw,
+        smoke=values.smoke,
+        print_config=values.print_config,
+        debug=values.debug,
+    )
+
+
+def run(command: Command) -> None:
+    """Carries out a command."""
+    if command.print_config:
+        sys.stdout.write(f"{command.config}\n")
+        return
+    import run_lib  # PyTorch takes seconds to load: a wrong option is answered before.
+
+    if command.smoke:
+        run_lib.smoke(command.config)
+    elif command.mode == "train":
+        run_lib.train(command.config, command.workdir)
+    else:
+        run_lib.sample(
+            command.config,
+            command.workdir,
+            checkpoint=command.checkpoint,
+            num_samples=command.num_samples,
+            output=command.output,
+            raw=command.raw,
+            overrides=command.overrides,
+        )
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the program and returns its exit code.
+
+    0 when done, 1 for a user's mistake (one sentence on stderr), 130 after Ctrl-C and 143 after
+    SIGTERM.
+    """
+    if "--help" in argv or "-h" in argv:
+        sys.stdout.write(f"{__doc__}\n{_define_flags().module_help('options')}\n")
+        return 0
+    debug = "--debug" in argv or "--debug=true" in argv
+    try:
+        run(parse(argv))
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as stopped:
+        return stopped.code if isinstance(stopped.code, int) else 1
+    except (ValueError, OSError, ArithmeticError) as error:
+        if debug:
+            traceback.print_exc()
+        sys.stderr.write(f"{_sentence(error)}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    code = main(sys.argv)
+    sys.stdout.flush()
+    sys.exit(code)

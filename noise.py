@@ -1,0 +1,243 @@
+"""Noise as a function of (seed, sample index, draw number).
+
+Every number is a word of the counter-based generator Philox4x32-10 (Salmon et al. 2011, "Parallel
+random numbers: as easy as 1, 2, 3"). Its key is the seed; its counter says which number is meant:
+
+    word 0   the block of four outputs inside a sample
+    word 1   (stream << 24) | draw
+    word 2   the sample index, low 32 bits
+    word 3   the sample index, high 32 bits
+
+So a sample's noise does not know its batch, its place in it, the process that draws it or how many
+draws are made at a time. The arithmetic on words is exact; normals go through log, cos and sin,
+whose last bit may depend on the device and on the place in a vector register.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+Noise = Callable[[Sequence[int]], Tensor]
+"""A source of noise: a shape gives a standard normal tensor of this shape."""
+
+MAX_DRAWS = 2**24
+"""Draw numbers and epochs stay below this: 24 bits of counter word 1."""
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = 10
+
+
+class Stream(IntEnum):
+    """What the noise is for. Different streams of one seed never share a number."""
+
+    SAMPLE = 0
+    DEQUANTISE = 1
+    PROBE = 2
+    AUGMENT = 3
+    HELD_OUT = 4
+    ORDER = 5
+
+
+def philox(counter: Sequence[Tensor], key: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox4x32-10, the block function of Salmon et al. (2011).
+
+    Args:
+        counter: the four counter words, int64 tensors with values in [0, 2³²) that broadcast.
+        key: 64 bits; the low half is the first key word.
+
+    Returns:
+        Four int64 tensors of 32 random bits each.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key & _MASK, key >> 32
+    for _ in range(_ROUNDS):
+        high_0, low_0 = _multiply(c0, _MULTIPLIERS[0])
+        high_2, low_2 = _multiply(c2, _MULTIPLIERS[1])
+        c0, c1, c2, c3 = high_2 ^ c1 ^ k0, low_2, high_0 ^ c3 ^ k1, low_0
+        k0, k1 = (k0 + _KEY_STEPS[0]) & _MASK, (k1 + _KEY_STEPS[1]) & _MASK
+    return c0, c1, c2, c3
+
+
+def _multiply(word: Tensor, by: int) -> tuple[Tensor, Tensor]:
+    """High and low word of a 32 × 32 bit product."""
+    product = word * by  # wraps modulo 2⁶⁴: the sign is off, but all 64 bits are there
+    return (product >> 32) & _MASK, product & _MASK
+
+
+def _blocks(
+    seed: int, index: Tensor, draw: int, n_blocks: int, stream: Stream
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The first `n_blocks` blocks of each sample, word by word: four of (B, n_blocks)."""
+    if index.ndim != 1 or index.dtype != torch.int64:
+        raise ValueError(
+            f"index must be an int64 tensor of shape (B,), got {index.dtype} of shape "
+            f"{tuple(index.shape)}: give one sample index per sample"
+        )
+    if not 0 <= draw < MAX_DRAWS:
+        raise ValueError(
+            f"draw number {draw} is outside 0 … {MAX_DRAWS - 1}: take another seed or stream"
+        )
+    block = torch.arange(n_blocks, device=index.device)
+    purpose = torch.full_like(block[:1], int(stream) << 24 | draw)
+    sample = index[:, None]
+    counter = (block, purpose, sample & _MASK, (sample >> 32) & _MASK)
+    return philox(counter, seed & 0xFFFFFFFFFFFFFFFF)
+
+
+def _words(seed: int, index: Tensor, draw: int, shape: Sequence[int], stream: Stream) -> Tensor:
+    """One word for each entry: int64 (B, *shape)."""
+    size = math.prod(shape)
+    words = torch.stack(_blocks(seed, index, draw, -(-size // 4), stream), dim=-1)
+    return words.flatten(1)[:, :size].reshape(-1, *shape)
+
+
+def _check_dtype(dtype: torch.dtype) -> None:
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"noise is drawn in float32 or float64, got {dtype}: cast what was drawn")
+
+
+def normal(
+    seed: int,
+    index: Tensor,
+    draw: int,
+    shape: Sequence[int],
+    *,
+    stream: Stream = Stream.SAMPLE,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Standard normal noise, by Box and Muller (1958) from pairs of 32-bit words.
+
+    float64 gives the same numbers as float32, with less rounding; no value exceeds 6.67.
+
+    Args:
+        seed: any int; its low 64 bits count (two's complement for negative ones).
+        index: int64 (B,), the sample indices; the result lies on its device.
+        draw: the number of the draw, 0 ≤ draw < 2²⁴.
+        shape: the shape of one sample.
+        stream: what the noise is for.
+        dtype: float32 or float64.
+
+    Returns:
+        (B, *shape).
+
+    Raises:
+        ValueError: where `index`, `draw` or `dtype` is not of this kind.
+    """
+    _check_dtype(dtype)
+    size = math.prod(shape)
+    a, b, c, d = _blocks(seed, index, draw, -(-size // 4), stream)
+    z = torch.stack((*_box_muller(a, b, dtype), *_box_muller(c, d, dtype)), dim=-1)
+    return z.flatten(1)[:, :size].reshape(-1, *shape)
+
+
+def _box_muller(a: Tensor, b: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    # 1 … 2³² instead of 0 … 2³² − 1: the logarithm never meets zero.
+    radius = ((a + 1).to(dtype) * 2.0**-32).log().mul(-2).sqrt()
+    angle = b.to(dtype) * (2 * math.pi * 2.0**-32)
+    return radius * angle.cos(), radius * angle.sin()
+
+
+def uniform(
+    seed: int,
+    index: Tensor,
+    draw: int,
+    shape: Sequence[int],
+    *,
+    stream: Stream = Stream.SAMPLE,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Uniform noise in [0, 1): (B, *shape). Arguments and errors are those of `normal`."""
+    _check_dtype(dtype)
+    # As many bits as the dtype holds exactly, lest rounding reach 1.
+    bits = 24 if dtype == torch.float32 else 32
+    return (_words(seed, index, draw, shape, stream) >> (32 - bits)).to(dtype) * 2.0**-bits
+
+
+def rademacher(
+    seed: int,
+    index: Tensor,
+    draw: int,
+    shape: Sequence[int],
+    *,
+    stream: Stream = Stream.SAMPLE,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Random signs, −1 or +1: (B, *shape). Arguments and errors are those of `normal`."""
+    _check_dtype(dtype)
+    return (1 - 2 * (_words(seed, index, draw, shape, stream) >> 31)).to(dtype)
+
+
+class SampleNoise:
+    """Standard normal noise for a batch of samples; successive calls are successive draws.
+
+    Args:
+        seed: any int; its low 64 bits count.
+        index: int64 (B,), the sample index of each row.
+        stream: what the noise is for.
+        dtype: float32 or float64.
+
+    Attributes:
+        draw: number of the next draw, 0 at first. Setting it moves to that draw.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        index: Tensor,
+        stream: Stream = Stream.SAMPLE,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.seed = seed
+        self.index = index
+        self.stream = stream
+        self.dtype = dtype
+        self.draw = 0
+
+    def __call__(self, shape: Sequence[int]) -> Tensor:
+        """The next draw, (B, ...).
+
+        Raises:
+            ValueError: where `shape[0]` is not the number of samples.
+        """
+        if len(shape) == 0 or shape[0] != len(self.index):
+            raise ValueError(
+                f"noise of shape {tuple(shape)} was asked for {len(self.index)} samples: "
+                "the first axis must count the samples"
+            )
+        z = normal(
+            self.seed, self.index, self.draw, shape[1:], stream=self.stream, dtype=self.dtype
+        )
+        self.draw += 1
+        return z
+
+
+def torch_noise(
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    generator: torch.Generator | None = None,
+) -> Noise:
+    """Noise from torch's own generator (the global one if none is given)."""
+    return lambda shape: torch.randn(tuple(shape), device=device, dtype=dtype, generator=generator)
+
+
+def permutation(n: int, seed: int, epoch: int) -> Tensor:
+    """A shuffled order of n items, a function of its arguments alone.
+
+    Items are sorted by 64 random bits each, equal ones by index.
+
+    Args:
+        n: the number of items.
+        seed: any int; its low 64 bits count.
+        epoch: 0 ≤ epoch < 2²⁴.
+
+    Returns:
+        int64 (n,) on the CPU, each of 0 … n − 1 once.
+    """
+    high, low, _, _ = _blocks(seed, torch.arange(n), epoch, 1, Stream.ORDER)
+    # The shift wraps into the sign: the keys sort otherwise, but are as uniform.
+    return ((high << 32) | low).flatten().argsort(stable=True)

@@ -1,0 +1,121 @@
+"""Processes that share one run: who am I, which samples are mine, and what we tell one another.
+
+`torchrun` starts the processes and describes them in the environment. A single process needs
+neither a launcher nor a process group: every function here then does nothing, or returns what it
+was given.
+"""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+
+
+@dataclass(frozen=True)
+class World:
+    """The place of this process among all of them.
+
+    Attributes:
+        rank: number of this process, 0 ≤ rank < size.
+        size: number of processes.
+        device_index: number of this process on its own machine, and so of its accelerator.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device_index: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and speaks to the user."""
+        return self.rank == 0
+
+
+def init() -> World:
+    """Joins the processes that torchrun started, or stays alone where there is no launcher.
+
+    Tensors on the CPU travel through gloo; those on a GPU through NCCL, or through gloo where
+    NCCL is not built in (Windows).
+
+    Raises:
+        ValueError: if the environment describes the processes only in part, or not in integers.
+    """
+    given = [name for name in _ENVIRONMENT if name in os.environ]
+    if not given:
+        return World()
+    try:
+        rank, size, local_rank = (int(os.environ[name]) for name in _ENVIRONMENT)
+    except (KeyError, ValueError) as error:
+        values = ", ".join(f"{name}={os.environ[name]}" for name in given)
+        raise ValueError(
+            f"the environment has {values}, where {', '.join(_ENVIRONMENT)} are needed together, "
+            "as integers: start several processes with torchrun, or unset these for a single one"
+        ) from error
+    if torch.cuda.is_available() and local_rank < torch.cuda.device_count():
+        torch.cuda.set_device(local_rank)
+    if size > 1 and not dist.is_initialized():
+        has_nccl = torch.cuda.is_available() and dist.is_nccl_available()
+        backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
+        dist.init_process_group(backend, rank=rank, world_size=size)
+    return World(rank, size, local_rank)
+
+
+def shutdown() -> None:
+    """Leaves the process group; harmless where there is none, or when called twice."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def shard(n: int, rank: int, size: int) -> range:
+    """The part of `range(n)` that belongs to one process.
+
+    The parts are contiguous, cover everything once, and their lengths differ by at most 1 (the
+    first are the longer).
+
+    Args:
+        n: number of things to share out.
+        rank: number of the process.
+        size: number of processes.
+
+    Raises:
+        ValueError: unless n ≥ 0 and 0 ≤ rank < size.
+    """
+    if n < 0 or not 0 <= rank < size:
+        raise ValueError(
+            f"no shard {rank} of {size} over {n} items: give n >= 0 and 0 <= rank < size"
+        )
+    length, longer = divmod(n, size)
+    start = rank * length + min(rank, longer)
+    return range(start, start + length + (rank < longer))
+
+
+def mean_across(values: Tensor) -> Tensor:
+    """Mean of one tensor over all processes, the same on each: (...) → (...).
+
+    Every process must call it, with the same shape. The argument is left as it is.
+    """
+    if not dist.is_initialized():
+        return values
+    total = values.detach().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+def gather_objects(item: object) -> list[object]:
+    """What each process gave, in order of rank, on every process. Every process must call it."""
+    if not dist.is_initialized():
+        return [item]
+    items: list[object] = [None] * dist.get_world_size()
+    dist.all_gather_object(items, item)
+    return items
+
+
+def barrier() -> None:
+    """Waits until every process has come here."""
+    if dist.is_initialized():
+        # A sum on the CPU goes through gloo: unlike `dist.barrier`, it never has to guess a GPU.
+        dist.all_reduce(torch.zeros(1))

@@ -1,0 +1,17 @@
+"""What a run does, one function per mode: the order of events, each to be read as a story.
+
+Everything a run writes lies in its work directory:
+
+    config.json      the resolved config, versions, the source's commit
+    log.txt          what was said on the screen, appended on resume
+    metrics.jsonl    the curves; loss.png draws them
+    checkpoints/     step_00001000.pt: the newest, and the milestones
+    samples/         step_00001000.png, and .gif: a film of the reverse process
+    tensorboard/     the same curves and pictures
+"""
+
+from run_lib.sampling_run import sample
+from run_lib.training_run import train
+from run_lib.trial import smoke
+
+__all__ = ["sample", "smoke", "train"]

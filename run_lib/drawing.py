@@ -1,0 +1,58 @@
+"""Samples by their index, for snapshots and for `--mode sample`."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+import assembly
+import datasets
+from assembly import Config
+from sampling import OnStep, Samples
+from sde_lib import SDE, Score
+
+FILM_FRAMES = 60
+
+
+def draw_with_film(
+    config: Config, network: nn.Module, sde: SDE, index: Tensor, device: torch.device
+) -> tuple[Tensor, list[Tensor]]:
+    """Images in [0, 1], and the states on the way, brought to the same range of values."""
+    inverse_scale = datasets.get_data_inverse_scaler(config)
+    frames: dict[int, list[Tensor]] = {}
+
+    def keep(k: int, total: int, t: float, x: Tensor, x_mean: Tensor) -> None:
+        if k % max(1, total // FILM_FRAMES) == 0:
+            level = torch.tensor([t])
+            size = (sde.mean_scale(level) ** 2 + sde.std(level) ** 2).sqrt().item()
+            frames.setdefault(k, []).append(inverse_scale(x / size).clamp(0, 1).cpu())
+
+    drawn = draw(config, network, sde, index, device, on_step=keep)
+    images = torch.cat([inverse_scale(part.x).clamp(0, 1).cpu() for part in drawn])
+    return images, [torch.cat(parts) for _, parts in sorted(frames.items())] + [images]
+
+
+def draw(
+    config: Config,
+    network: nn.Module,
+    sde: SDE,
+    index: Tensor,
+    device: torch.device,
+    on_step: OnStep | None = None,
+) -> Iterator[Samples]:
+    """Samples by their index; labels, where the network has classes, count through them."""
+    classes = config.model.get("num_classes", 0)
+
+    def score_for(part: Tensor) -> Score:
+        label = part.to(device) % classes if classes else None
+        return assembly.build_score(config, network, sde, label)
+
+    return assembly.build_sampler(config, sde).draw(
+        score_for,
+        index,
+        assembly.image_shape(config),
+        seed=config.seed,
+        batch_size=config.sampling.batch_size,
+        device=device,
+        on_step=on_step,
+    )

@@ -1,0 +1,95 @@
+"""Time and interruption: images per second, what is still to come, and a clean stop."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+
+def duration(seconds: float) -> str:
+    """A length of time in words: "45 s", "3 min 20 s", "5 h 10 min", "2 days 3 h"."""
+    units = ((86400, "days"), (3600, "h"), (60, "min"), (1, "s"))
+    left, words = round(seconds), []
+    for size, name in units:
+        count, left = divmod(left, size)
+        if count:
+            words.append(f"{count} {name}")
+    return " ".join(words[:2]) or "0 s"
+
+
+class Clock:
+    """Images per second, without the time that snapshots take.
+
+    Args:
+        batch_size: images in one step.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.steps = self._steps_before = 0
+        self.elapsed_sec = self._elapsed_before_sec = 0.0
+        self._last = time.perf_counter()
+
+    def tick(self) -> None:
+        """A step was made."""
+        now = time.perf_counter()
+        self.elapsed_sec += now - self._last
+        self._last = now
+        self.steps += 1
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens within does not count."""
+        yield
+        self._last = time.perf_counter()
+
+    def images_per_sec(self) -> float:
+        """The rate since this was last asked."""
+        steps = self.steps - self._steps_before
+        elapsed = self.elapsed_sec - self._elapsed_before_sec
+        self._steps_before, self._elapsed_before_sec = self.steps, self.elapsed_sec
+        return steps * self.batch_size / max(elapsed, 1e-9)
+
+    def to_come(self, steps: int) -> str:
+        """How long that many further steps take, at the mean rate so far."""
+        return duration(steps * self.elapsed_sec / max(self.steps, 1))
+
+
+class Stop:
+    """Whether somebody asked the run to stop.
+
+    Attributes:
+        signal: the number of the signal that asked; None while nobody has.
+    """
+
+    signal: int | None = None
+
+
+@contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Turns Ctrl-C and SIGTERM into a wish that the run heeds after its current step.
+
+    A second one ends the process at once, as it would have without this. Outside the main thread,
+    where Python delivers no signals, nothing changes.
+    """
+    stop = Stop()
+    numbers: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
+
+    def wish(number: int, frame: FrameType | None) -> None:
+        stop.signal = number
+        signal.signal(number, before[number])
+
+    for number in numbers:
+        signal.signal(number, wish)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,116 @@
+"""`--mode sample`: images from a checkpoint."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import assembly
+import checkpoints
+import datasets
+import pictures
+from assembly import Config
+from logbook import Logbook
+from run_lib.drawing import draw
+from sampling import Samples
+
+
+def sample(
+    config: Config,
+    workdir: Path,
+    *,
+    checkpoint: Path | None = None,
+    num_samples: int = 64,
+    output: Path | None = None,
+    raw: bool = False,
+    overrides: dict[str, object] | None = None,
+) -> Path:
+    """Draws images from a checkpoint.
+
+    Args:
+        config: the recipe; the checkpoint's own config rules network, data and SDE.
+        workdir: where the newest checkpoint is looked for, and where samples go by default.
+        checkpoint: a file to use instead.
+        num_samples: how many; image k is the same however many are drawn.
+        output: a folder for PNG files, or a name ending in .npz; samples/step_… by default.
+        raw: the weights as trained instead of their moving average.
+        overrides: fields given on the command line, which may not contradict the checkpoint.
+
+    Returns:
+        Where the images are.
+
+    Raises:
+        ValueError: no checkpoint, or one that does not fit the recipe.
+    """
+    reports: list[str] = []
+    path, state = _load(checkpoint, workdir, reports)
+    config = assembly.adopt(config, state["config"], overrides or {}, path)
+    assembly.check(config)
+    device, sde = assembly.build_device(config), assembly.build_sde(config)
+    network = _network_of(config, state, raw=raw)
+    output = output or workdir / "samples" / f"step_{state['step']:08d}_{config.sampling.method}"
+    with Logbook(workdir, tensorboard=False) as log:
+        for report in reports:
+            log.say(report)
+        log.say(f"drawing {num_samples} images from {path} into {output}")
+        parts = draw(config, network, sde, torch.arange(num_samples), device)
+        images, nfe = _write(log, config, parts, num_samples, output)
+        grid = output.with_name(output.stem + "_grid.png")
+        pictures.save_png(grid, pictures.grid(images[:100]))
+        log.say(f"{num_samples} images, {nfe:.1f} network evaluations each; grid: {grid}")
+    return output
+
+
+def _write(
+    log: Logbook, config: Config, parts: Iterator[Samples], total: int, output: Path
+) -> tuple[Tensor, float]:
+    """Images to files as they come; gives them back with the mean number of evaluations."""
+    inverse_scale = datasets.get_data_inverse_scaler(config)
+    images, index, nfe = [], [], []
+    bar = log.progress(total, unit="image")
+    for part in parts:
+        _report_unfinished(log, part)
+        images.append(pictures.to_uint8(inverse_scale(part.x)).cpu())
+        index.append(part.index.cpu())
+        nfe.append(part.nfe.cpu())
+        if output.suffix != ".npz":
+            pictures.save_images(output, images[-1], index[-1])
+        bar.update(len(part.index))
+    bar.close()
+    if output.suffix == ".npz":
+        pictures.save_npz(output, torch.cat(images), torch.cat(index))
+    return torch.cat(images), torch.cat(nfe).float().mean().item()
+
+
+def _report_unfinished(log: Logbook, part: Samples) -> None:
+    if part.status is not None and part.status.any():
+        lost = part.index[part.status != 0].tolist()
+        log.say(
+            f"the ODE solver gave up on images {lost[:8]}: what it reached is saved; "
+            "raise sampling.max_steps or sampling.rtol"
+        )
+
+
+def _load(
+    checkpoint: Path | None, workdir: Path, reports: list[str]
+) -> tuple[Path, dict[str, Any]]:
+    if checkpoint is not None:
+        return checkpoint, checkpoints.load(checkpoint)
+    found = checkpoints.newest(workdir / "checkpoints", reports.append)
+    if found is None:
+        raise ValueError(
+            f"{workdir / 'checkpoints'} holds no checkpoint: train first (--mode train), "
+            "or name one with --checkpoint"
+        )
+    return found
+
+
+def _network_of(config: Config, state: dict[str, Any], *, raw: bool) -> nn.Module:
+    """The network with a checkpoint's weights in place, ready to evaluate."""
+    template = assembly.build_state(config)
+    template.load_state_dict(state)
+    if not raw:
+        template.ema.copy_to(template.network)
+    return template.network.eval()

@@ -1,0 +1,295 @@
+"""`--mode train` and `--smoke`: the order of events of a training run."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import assembly
+import checkpoints
+import datasets
+import noise
+import pictures
+from assembly import Config
+from datasets import Source
+from logbook import Logbook
+from losses import Objective
+from run_lib.drawing import draw_with_film
+from run_lib.progress import Clock, Stop, duration, stop_signals
+from sde_lib import SDE
+from training import StepRecord, TrainingDiverged, TrainState, check_finite, loss_by_level
+
+LEVELS = 5  # parts of [0, T] that the loss by noise level is logged for
+
+
+@dataclass
+class _Run:
+    """What the parts of a training run share."""
+
+    config: Config
+    workdir: Path
+    log: Logbook
+    device: torch.device
+    sde: SDE
+    objective: Objective
+    state: TrainState
+    train_source: Source
+    test_source: Source
+    records: list[StepRecord] = field(default_factory=list)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.workdir / "checkpoints"
+
+
+def train(
+    config: Config,
+    workdir: Path,
+    *,
+    sources: tuple[Source, Source] | None = None,
+    quiet: bool = False,
+) -> None:
+    """Trains until `config.training.n_iters` updates are made, from the newest checkpoint if any.
+
+    Args:
+        config: the recipe.
+        workdir: made where missing.
+        sources: training and test images; the config's own by default.
+        quiet: leave the screen alone.
+
+    Raises:
+        ValueError: a config that cannot run, data or checkpoints that do not fit it.
+        OSError: missing files, or a work directory that cannot be written to.
+        TrainingDiverged: a loss that is not finite.
+        SystemExit: with 130 or 143, after a save, when asked to stop by Ctrl-C or SIGTERM.
+    """
+    assembly.check(config)
+    reports: list[str] = []
+    found = checkpoints.newest(workdir / "checkpoints", reports.append)
+    if found:
+        assembly.refuse_other_run(found[1]["config"], config, workdir)
+    train_source, test_source = sources or assembly.build_sources(config)
+    assembly.check_data(config, train_source.info)
+    torch.manual_seed(config.seed)
+    sde = assembly.build_sde(config)
+    state = assembly.build_state(config)
+    if found:
+        state.load_state_dict(found[1])
+        checkpoints.restore_rng(found[1]["rng"])
+    with Logbook(workdir, quiet=quiet) as log, stop_signals() as stop:
+        assembly.record(config, workdir)
+        device = assembly.build_device(config)
+        objective = assembly.build_objective(config, sde)
+        run = _Run(config, workdir, log, device, sde, objective, state, train_source, test_source)
+        log.begin(state.step)
+        for report in reports:
+            log.say(report)
+        _announce(run)
+        _loop(run, stop)
+
+
+def _loop(run: _Run, stop: Stop) -> None:
+    config, state, log = run.config, run.state, run.log
+    scale = datasets.get_data_scaler(config)
+    labelled = config.model.get("num_classes", 0) > 0
+    step = assembly.build_train_step(config, run.objective)
+    bare, memory = state.network, assembly.channels_last(config, run.device)
+    state.network = assembly.compiled(config, bare, run.device)
+    batches = datasets.train_batches(
+        run.train_source,
+        batch_size=config.training.batch_size,
+        seed=config.seed,
+        start_step=state.step,
+        device=run.device,
+        random_flip=config.data.random_flip,
+        dequantise=config.data.uniform_dequantization,
+    )
+    bar = log.progress(config.training.n_iters, state.step)
+    clock = Clock(config.training.batch_size)
+    try:
+        while state.step < config.training.n_iters:
+            batch = next(batches)
+            x_0 = scale(batch["image"]).contiguous(memory_format=memory)
+            run.records.append(step(state, x_0, batch["label"] if labelled else None))
+            bar.update()
+            _after_step(run, clock, stopping=stop.signal is not None)
+            if stop.signal is not None:
+                name = signal.Signals(stop.signal).name
+                log.say(f"stopped by {name}; step {state.step} is saved, the same command resumes")
+                raise SystemExit(128 + stop.signal)
+    except TrainingDiverged as error:
+        raise _diverged(run, error) from None
+    except torch.OutOfMemoryError:
+        raise ValueError(_out_of_memory(config)) from None
+    finally:
+        bar.close()
+        state.network = bare
+    log.say(
+        f"done: {state.step} steps, {duration(clock.elapsed_sec)} of training; see {run.workdir}"
+    )
+
+
+def _after_step(run: _Run, clock: Clock, *, stopping: bool) -> None:
+    """What the schedule asks for after an update."""
+    training, step = run.config.training, run.state.step
+    last = step == training.n_iters
+    snapshot = step % training.snapshot_freq == 0 or last
+    save = snapshot or step % training.snapshot_freq_for_preemption == 0 or stopping
+    clock.tick()
+    if step % training.log_freq == 0 or save:
+        check_finite(run.records)
+    if step % training.log_freq == 0 or last:
+        _log_progress(run, clock)
+    if step % training.eval_freq == 0 or last:
+        run.log.scalars(step, {"held_out_loss": held_out_loss(run)})
+    if save:
+        _save(run)
+    if snapshot and training.snapshot_sampling and not stopping:
+        with clock.paused():
+            _snapshot(run)
+
+
+def _log_progress(run: _Run, clock: Clock) -> None:
+    records, step = run.records, run.state.step
+    losses = torch.cat([record.losses for record in records])
+    t = torch.cat([record.t for record in records])
+    C, H, W = assembly.image_shape(run.config)
+    # The half sum over pixels is what is trained with; per dimension it compares between recipes.
+    per_dimension = 1.0 if run.config.training.reduce_mean else 2 / (C * H * W)
+    levels = loss_by_level(t, losses, LEVELS, run.sde.T)
+    mean = losses.mean().item()
+    values = {
+        "loss": mean,
+        "loss_per_dimension": mean * per_dimension,
+        "learning_rate": records[-1].lr,
+        "grad_norm": records[-1].grad_norm.item(),
+        "images_per_sec": clock.images_per_sec(),
+        **{f"loss_by_level/{part}": value for part, value in levels.items()},
+    }
+    run.log.scalars(step, values)
+    run.records.clear()
+    run.log.say(
+        f"step {step}: loss {mean:.4g}, gradient norm {values['grad_norm']:.3g}, "
+        f"{values['images_per_sec']:.0f} images/s, "
+        f"about {clock.to_come(run.config.training.n_iters - step)} to go"
+    )
+
+
+@torch.no_grad()
+def held_out_loss(run: _Run) -> float:
+    """The objective on test images, at times and noise that never change, with averaged weights.
+
+    It draws from its own stream of noise, so that training goes on as if it had not been.
+    """
+    config, seed = run.config, run.config.seed
+    n = min(config.training.batch_size, len(run.test_source))
+    index = torch.arange(n)
+    images = datasets.to_unit(run.test_source.images(index), run.test_source.info.levels)
+    x_0 = datasets.get_data_scaler(config)(images.to(run.device))
+    label = run.test_source.labels(index).to(run.device)
+    t = run.objective.times(n, run.device, torch.Generator(run.device).manual_seed(seed))
+    z = noise.normal(seed, index.to(run.device), 0, x_0.shape[1:], stream=noise.Stream.HELD_OUT)
+    with run.state.ema.applied(run.state.network), _evaluating(run.state.network):
+        classes = label if config.model.get("num_classes", 0) else None
+        losses = run.objective(run.state.network, x_0, t, z, classes)
+    return losses.mean().item()
+
+
+def _announce(run: _Run) -> None:
+    """One screen: what begins here, what it takes, and where everything goes."""
+    config, training = run.config, run.config.training
+    weights = sum(p.numel() for p in run.state.network.parameters())
+    # In float32: weights, gradients, their average, and two moments of Adam. Activations come on
+    # top. A checkpoint holds all but the gradients.
+    megabytes = weights * 4 / 2**20
+    kept = training.keep_checkpoints + training.n_iters // training.snapshot_freq
+    left = training.n_iters - run.state.step
+    info, method = run.train_source.info, config.sampling.method
+    run.log.say(
+        f"""network     {config.model.name}, {weights:,} parameters, on {run.device}
+data        {info.name}: {info.num_images:,} images of {info.shape}, {info.policy}
+            held out: {run.test_source.info.num_images:,}
+sde         {run.sde.name}, {"continuous" if training.continuous else f"{run.sde.N} scales"}
+memory      {5 * megabytes:,.0f} MB for weights and optimiser, and the activations
+steps       {left:,} of {training.n_iters:,} to go, {training.batch_size} images each
+time        told with the first line of the log, after {training.log_freq} steps
+disk        up to {4 * megabytes * kept:,.0f} MB of checkpoints
+snapshots   {training.snapshot_images} images every {training.snapshot_freq:,} steps ({method})
+everything  goes to {run.workdir}"""
+    )
+
+
+def _save(run: _Run) -> None:
+    training = run.config.training
+    state: dict[str, Any] = {
+        **run.state.state_dict(),
+        "rng": checkpoints.rng_state(),
+        "data": {"step": run.state.step},
+        "config": assembly.to_json(run.config),
+        "versions": "\n".join(f"{k} {v}" for k, v in assembly.versions().items()),
+    }
+    checkpoints.save(
+        run.checkpoints,
+        state,
+        keep=training.keep_checkpoints,
+        milestone_every=training.snapshot_freq,
+    )
+
+
+def _snapshot(run: _Run) -> None:
+    """A sample grid, its film and the loss curve; first also a grid of the raw weights."""
+    config, step, folder = run.config, run.state.step, run.workdir / "samples"
+    network = run.state.network
+    index = torch.arange(config.training.snapshot_images)
+    first = step == min(config.training.snapshot_freq, config.training.n_iters)
+    try:
+        with _evaluating(network):
+            if first:  # the average lags behind at first: a user sees that the weights do learn
+                raw, _ = draw_with_film(config, network, run.sde, index, run.device)
+                pictures.save_png(folder / f"step_{step:08d}_raw.png", pictures.grid(raw))
+            with run.state.ema.applied(network):
+                images, frames = draw_with_film(config, network, run.sde, index, run.device)
+    except pictures.NotFiniteError as error:
+        run.log.say(f"no samples at step {step}: {error}")
+        return
+    grid = pictures.grid(images)
+    pictures.save_png(folder / f"step_{step:08d}.png", grid)
+    pictures.save_film(folder / f"step_{step:08d}.gif", [pictures.grid(x) for x in frames])
+    run.log.images(step, "samples", grid)
+    steps, losses = run.log.history("loss")
+    if steps:
+        pictures.loss_curve(
+            run.workdir / "loss.png", steps, losses, held_out=run.log.history("held_out_loss")
+        )
+    run.log.say(f"samples of step {step}: {folder / f'step_{step:08d}.png'}")
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train()
+
+
+def _diverged(run: _Run, error: TrainingDiverged) -> TrainingDiverged:
+    saved = checkpoints.steps(run.checkpoints)
+    last = checkpoints.path_of(run.checkpoints, saved[-1]) if saved else "none"
+    run.log.say(f"{error} (last good checkpoint: {last})")
+    return TrainingDiverged(f"{error} (last good checkpoint: {last})", error.step)
+
+
+def _out_of_memory(config: Config) -> str:
+    training = config.training
+    return (
+        f"out of memory with {training.batch_size} images in {training.accumulation} part(s): "
+        f"raise --config.training.accumulation (to {2 * training.accumulation}), lower "
+        "--config.training.batch_size, set --config.training.precision=bf16, or take a narrower "
+        "network (--config.model.nf)"
+    )

@@ -1,0 +1,105 @@
+"""One process needs nothing; two of them, joined through gloo, agree."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import parallel
+
+PROGRAM = """
+import json, sys, torch, parallel
+world = parallel.init()
+given = torch.tensor([1.0 + world.rank, -2.0 * world.rank])
+mean = parallel.mean_across(given)
+parallel.barrier()
+shard = list(parallel.shard(5, world.rank, world.size))
+gathered = parallel.gather_objects({"rank": world.rank, "shard": shard})
+place = [world.rank, world.size, world.device_index, world.is_main]
+result = [*place, mean.tolist(), given.tolist(), gathered]
+open(sys.argv[1], "w").write(json.dumps(result))
+parallel.shutdown()
+parallel.shutdown()
+"""
+
+
+def test_a_single_process_needs_no_launcher(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    world = parallel.init()
+    assert (world.rank, world.size, world.device_index, world.is_main) == (0, 1, 0, True)
+    assert not torch.distributed.is_initialized()
+    values = torch.tensor([1.5])
+    assert parallel.mean_across(values).equal(values)
+    assert parallel.gather_objects("a") == ["a"]
+    parallel.barrier()
+    parallel.shutdown()
+
+
+def test_one_process_under_torchrun_makes_no_group(monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert parallel.init() == parallel.World()
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(
+    "given", [{"RANK": "1"}, {"RANK": "0", "WORLD_SIZE": "two", "LOCAL_RANK": "0"}]
+)
+def test_half_an_environment_is_refused(monkeypatch, given):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="torchrun"):
+        parallel.init()
+
+
+def test_shards_cover_everything_once_and_evenly():
+    for n in (0, 1, 2, 7, 16, 100):
+        for size in (1, 2, 3, 8):
+            shards = [parallel.shard(n, rank, size) for rank in range(size)]
+            assert [i for part in shards for i in part] == list(range(n))
+            lengths = [len(part) for part in shards]
+            assert max(lengths) - min(lengths) <= 1
+
+
+@pytest.mark.parametrize(("n", "rank", "size"), [(-1, 0, 1), (4, 2, 2), (4, -1, 2), (4, 0, 0)])
+def test_impossible_shards_are_refused(n, rank, size):
+    with pytest.raises(ValueError, match="shard"):
+        parallel.shard(n, rank, size)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def test_two_processes_agree(tmp_path):
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    # No GPU: two processes may have to share one, which NCCL refuses.
+    common |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    common |= {"PYTHONPATH": str(Path(parallel.__file__).parent)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(tmp_path / f"{rank}.json")],
+            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    try:
+        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    gathered = [{"rank": 0, "shard": [0, 1, 2]}, {"rank": 1, "shard": [3, 4]}]
+    for rank in range(2):
+        result = json.loads((tmp_path / f"{rank}.json").read_text())
+        given = [1.0 + rank, -2.0 * rank]
+        assert result == [rank, 2, rank, rank == 0, [1.5, -1.0], given, gathered]

@@ -1,0 +1,202 @@
+"""Pictures hold the pixels that they were given."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import pictures
+
+
+def ramp(n: int = 1, channels: int = 1, height: int = 4, width: int = 6) -> torch.Tensor:
+    count = n * channels * height * width
+    return (torch.arange(count) % 256).to(torch.uint8).reshape(n, channels, height, width)
+
+
+def test_rounding_is_to_the_nearest_level():
+    levels = torch.arange(256)
+    assert pictures.to_uint8(levels / 255).equal(levels.to(torch.uint8))
+    # Truncation would lose every level that is a hair too low.
+    assert pictures.to_uint8(levels / 255 - 0.4 / 255).equal(levels.to(torch.uint8))
+    assert pictures.to_uint8(torch.tensor([-0.2, 1.7])).tolist() == [0, 255]
+    assert pictures.to_uint8(torch.ones(2, dtype=torch.bfloat16)).tolist() == [255, 255]
+    assert pictures.to_uint8(torch.full((2,), 0.2, dtype=torch.float64)).tolist() == [51, 51]
+    assert pictures.to_uint8(levels.to(torch.uint8)).equal(levels.to(torch.uint8))
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused(broken):
+    with pytest.raises(ValueError, match="1 of 3 pixel values are not finite"):
+        pictures.to_uint8(torch.tensor([0.1, broken, 0.3]))
+
+
+def test_a_grid_holds_every_image_in_its_place():
+    images = ramp(5, 3)
+    laid = pictures.grid(images, columns=3, scale=2, padding=1)
+    assert laid.shape == (2 * 8 + 3, 3 * 12 + 4, 3)
+    assert laid.dtype == np.uint8
+    for i in range(5):
+        top, left = 1 + i // 3 * 9, 1 + i % 3 * 13
+        for dy, dx in ((0, 0), (1, 1)):
+            part = laid[top + dy : top + 8 : 2, left + dx : left + 12 : 2]
+            assert np.array_equal(part, images[i].permute(1, 2, 0).numpy())
+    assert (laid[:, 0] == 255).all()
+    assert (laid[9] == 255).all()
+    assert (laid[10:, 27:] == 255).all()
+
+
+def test_tiny_images_are_enlarged_and_columns_follow_the_number():
+    assert pictures.grid(torch.zeros(10, 1, 8, 8), padding=0).shape == (3 * 64, 4 * 64, 1)
+    assert pictures.grid(torch.zeros(1, 3, 28, 28), padding=0).shape == (56, 56, 3)
+    assert pictures.grid(torch.zeros(2, 1, 100, 20), padding=0).shape == (100, 40, 1)
+
+
+@pytest.mark.parametrize(
+    ("images", "options"),
+    [
+        (torch.zeros(0, 1, 8, 8), {}),
+        (torch.zeros(1, 2, 8, 8), {}),
+        (torch.zeros(1, 8, 8), {}),
+        (torch.zeros(1, 1, 8, 8), {"columns": 0}),
+        (torch.zeros(1, 1, 8, 8), {"scale": 0}),
+        (torch.zeros(1, 1, 8, 8), {"padding": -1}),
+    ],
+)
+def test_impossible_grids_are_refused(images, options):
+    with pytest.raises(ValueError, match=r"images|columns"):
+        pictures.grid(images, **options)
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB"), (4, "RGBA")])
+def test_png_round_trip(tmp_path, channels, mode):
+    picture = ramp(1, channels)[0].permute(1, 2, 0).numpy()
+    pictures.save_png(tmp_path / "new" / "a.png", picture)
+    with Image.open(tmp_path / "new" / "a.png") as image:
+        assert image.mode == mode
+        assert np.array_equal(np.asarray(image).reshape(picture.shape), picture)
+
+
+def test_a_failed_write_leaves_the_old_picture(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    pictures.save_png(path, np.zeros((2, 2, 1), np.uint8))
+    before = path.read_bytes()
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pictures.os, "replace", full)
+    with pytest.raises(OSError, match=r"cannot write .*a\.png \(No space left on device\)"):
+        pictures.save_png(path, np.ones((2, 2, 1), np.uint8))
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    "picture", [np.zeros((2, 2), np.uint8), np.zeros((2, 2, 1)), np.zeros((2, 2, 5), np.uint8)]
+)
+def test_what_is_no_picture_is_refused(tmp_path, picture):
+    with pytest.raises(ValueError, match="uint8"):
+        pictures.save_png(tmp_path / "a.png", picture)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_film_has_every_frame_and_holds_the_last(tmp_path):
+    frames = [np.roll(ramp(1, 1, 16, 16)[0].permute(1, 2, 0).numpy(), i, axis=0) for i in range(7)]
+    pictures.save_film(tmp_path / "film.gif", frames, frame_ms=50, hold_ms=1500)
+    with Image.open(tmp_path / "film.gif") as film:
+        assert film.n_frames == 7
+        assert film.info["loop"] == 0
+        for i, frame in enumerate(frames):
+            film.seek(i)
+            assert film.info["duration"] == (1500 if i == 6 else 50)
+            assert np.array_equal(np.asarray(film.convert("L")), frame[..., 0])
+
+
+def test_a_film_in_colour(tmp_path):
+    frames = [
+        np.full((8, 8, 3), value, np.uint8) for value in ((255, 0, 0), (0, 255, 0), (0, 0, 255))
+    ]
+    pictures.save_film(tmp_path / "film.gif", frames)
+    with Image.open(tmp_path / "film.gif") as film:
+        assert film.n_frames == 3
+        film.seek(1)
+        assert film.convert("RGB").getpixel((4, 4)) == (0, 255, 0)
+
+
+@pytest.mark.parametrize(
+    "frames", [[], [np.zeros((2, 2, 1), np.uint8), np.zeros((2, 3, 1), np.uint8)]]
+)
+def test_films_of_nothing_or_of_unequal_frames_are_refused(tmp_path, frames):
+    with pytest.raises(ValueError, match="all of one shape"):
+        pictures.save_film(tmp_path / "film.gif", frames)
+
+
+def test_loss_curves_are_drawn_without_global_state(tmp_path):
+    import matplotlib
+
+    settings = dict(matplotlib.rcParams)
+    steps, losses = list(range(1, 50)), [1 / step for step in range(1, 50)]
+    losses[20] = float("nan")
+    pictures.loss_curve(tmp_path / "plain.png", steps, losses)
+    pictures.loss_curve(
+        tmp_path / "all.png",
+        steps,
+        losses,
+        held_out=([10, 20], [0.3, 0.2]),
+        by_level={"t < 0.5": (steps, losses), "t > 0.5": ([1], [-2.0])},
+    )
+    assert dict(matplotlib.rcParams) == settings
+    with Image.open(tmp_path / "plain.png") as small, Image.open(tmp_path / "all.png") as wide:
+        assert wide.width > small.width
+        # The training curve is there: its colour is on the canvas.
+        colours = np.asarray(small.convert("RGB")).reshape(-1, 3)
+        assert (colours == (0x1F, 0x4E, 0x89)).all(axis=1).sum() > 100
+
+
+def test_the_running_mean_looks_back_only():
+    mean = pictures._running_mean([4.0, 2.0, 0.0, 6.0], 2)
+    assert mean.tolist() == [4.0, 3.0, 1.0, 3.0]
+
+
+@pytest.mark.parametrize(("steps", "losses"), [([], []), ([1, 2], [0.5]), ([1], [float("nan")])])
+def test_curves_without_matching_points_are_refused(tmp_path, steps, losses):
+    with pytest.raises(ValueError, match=r"give one for each|at least one"):
+        pictures.loss_curve(tmp_path / "loss.png", steps, losses)
+
+
+def test_samples_are_saved_by_their_index(tmp_path):
+    images = ramp(3)
+    paths = pictures.save_images(tmp_path / "samples", images, torch.tensor([12, 0, 1_000_000]))
+    assert [path.name for path in paths] == ["000012.png", "000000.png", "1000000.png"]
+    for path, image in zip(paths, images, strict=True):
+        with Image.open(path) as opened:
+            assert opened.mode == "L"
+            assert np.array_equal(np.asarray(opened), image[0].numpy())
+
+
+def test_npz_content(tmp_path):
+    images = torch.rand(4, 3, 5, 6, generator=torch.Generator().manual_seed(0))
+    pictures.save_npz(tmp_path / "samples.npz", images, torch.tensor([3, 1, 0, 2]))
+    with np.load(tmp_path / "samples.npz") as data:
+        assert sorted(data.files) == ["images", "index"]
+        assert data["images"].dtype == np.uint8
+        assert np.array_equal(
+            data["images"], pictures.to_uint8(images).permute(0, 2, 3, 1).numpy()
+        )
+        assert data["index"].dtype == np.int64
+        assert data["index"].tolist() == [3, 1, 0, 2]
+    assert [file.name for file in tmp_path.iterdir()] == ["samples.npz"]
+
+
+@pytest.mark.parametrize(
+    "index", [torch.tensor([0]), torch.tensor([0, -1]), torch.tensor([0.0, 1.0])]
+)
+def test_indices_that_do_not_fit_are_refused(tmp_path, index):
+    with pytest.raises(ValueError, match="indices"):
+        pictures.save_npz(tmp_path / "samples.npz", ramp(2), index)
+
+
+def test_a_folder_that_can_not_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"cannot write .*000000\.png"):
+        pictures.save_images(tmp_path / "file" / "samples", ramp(1), torch.tensor([0]))

@@ -1,0 +1,94 @@
+"""What a training step says about itself, and what is read from many of them for the log."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class TrainingDiverged(ArithmeticError):  # noqa: N818, it says what happened
+    """A loss or a gradient was not finite.
+
+    Attributes:
+        step: the update, counted from 0, at which it happened.
+    """
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What a step says about itself, on the device.
+
+    Attributes:
+        step: the update, counted from 0.
+        loss: mean loss of the batch, a scalar.
+        losses: (B,) loss of each sample.
+        t: (B,) their times in [0, T], 0 without noise, whatever the objective counts them in.
+        grad_norm: total norm of the gradient before clipping, a scalar.
+        lr: learning rate of the update.
+    """
+
+    step: int
+    loss: Tensor
+    losses: Tensor
+    t: Tensor
+    grad_norm: Tensor
+    lr: float
+
+    @property
+    def finite(self) -> Tensor:
+        """Whether loss and gradient are finite: a boolean scalar."""
+        return self.loss.isfinite() & self.grad_norm.isfinite()
+
+
+def check_finite(records: Sequence[StepRecord]) -> None:
+    """Stops training that diverged; to be called on the logging schedule and before each save.
+
+    Updates from gradients that are not finite are left out, so that weights, average and optimiser
+    are still those of the last good step.
+
+    Args:
+        records: of all steps since the last call. Reading them waits for the device, once.
+
+    Raises:
+        TrainingDiverged: the first loss or gradient that was not finite, with its step, noise
+            levels and gradient norm.
+    """
+    if not records:
+        return
+    finite = torch.stack([record.finite for record in records]).tolist()
+    if all(finite):
+        return
+    record = records[finite.index(False)]
+    bad = record.t[~record.losses.isfinite()].tolist()
+    levels = ", ".join(f"{t:.3g}" for t in sorted(bad)[:8]) + (" …" if len(bad) > 8 else "")
+    where = f"{len(bad)} of {len(record.losses)} samples, at t = {levels}" if bad else "no sample"
+    raise TrainingDiverged(
+        f"training diverged in step {record.step}: the loss is {record.loss.item():.4g} "
+        f"(not finite for {where}) and the norm of its gradient {record.grad_norm.item():.4g}; "
+        "this update was left out: go on from the last checkpoint with a lower optim.lr",
+        record.step,
+    )
+
+
+def loss_by_level(t: Tensor, losses: Tensor, bins: int = 10, T: float = 1.0) -> dict[int, float]:
+    """Mean loss by noise level, for the log.
+
+    Args:
+        t: (n,) times, of any number of steps.
+        losses: (n,) their losses.
+        bins: number of equal parts of [0, T].
+        T: the largest time.
+
+    Returns:
+        Mean loss by number of the part, 0 … bins − 1, without those that have no sample.
+    """
+    part = (t * (bins / T)).long().clamp(0, bins - 1)
+    total = torch.zeros(bins, device=t.device).index_add_(0, part, losses.float())
+    count = torch.bincount(part, minlength=bins)
+    means = (total / count.clamp_min(1)).tolist()
+    return {k: means[k] for k, present in enumerate((count > 0).tolist()) if present}
