@@ -86,7 +86,7 @@ def _flat(config: ml_collections.ConfigDict, prefix: str = "config.") -> dict[st
 
 
 def _split_recipe(argv: Sequence[str]) -> tuple[Path, list[str]]:
-    """Finds --config: its file (relative to here, or to this file's folder), and the other words."""
+    """Finds --config, relative to here or to this file's folder, and the other words."""
     words, given = list(argv), ""
     for place, word in enumerate(words):
         if word.startswith("--config="):

@@ -335,6 +335,11 @@ def _corrector(config: Config, sde: SDE) -> Step:
 def _few_step(config: Config, sde: SDE) -> Step:
     sampling, kind = config.sampling, FEW_STEP[config.sampling.method]
     if kind is Heun:
+        if sampling.s_churn and sde.has_chain and not config.training.continuous:
+            raise ValueError(
+                f"config.sampling.s_churn={sampling.s_churn} leads to times between those of the "
+                "discrete chain, which this network does not know: set it to 0"
+            )
         return Heun(sde, sampling.s_churn, sampling.s_min, sampling.s_max, sampling.s_noise)
     return kind(sde)
 

@@ -19,11 +19,10 @@ Taps = Sequence[float] | None
 
 def fir_kernel(taps: Sequence[float]) -> Tensor:
     """The separable kernel taps ⊗ taps, normalised to sum 1: (K, K)."""
-    row = torch.tensor([float(tap) for tap in taps])
-    if row.ndim != 1 or len(row) < 2 or row.sum() == 0:
+    if len(taps) < 2 or sum(taps) == 0:
         raise ValueError(f"fir_kernel {tuple(taps)} needs two or more taps whose sum is not 0")
-    kernel = torch.outer(row, row)
-    return kernel / kernel.sum()
+    row = torch.tensor([tap / sum(taps) for tap in taps])
+    return torch.outer(row, row)
 
 
 def upfirdn2d(

@@ -128,7 +128,9 @@ class GridSampler:
         self.times: list[float] = times.tolist()
         self.predictor = predictor
         self.corrector = NoneCorrector(sde) if corrector is None else corrector
-        self.chain, self.denoise, self.tweedie = chain, denoise, tweedie
+        self.chain, self.denoise = chain, denoise
+        # A grid that ends at no noise at all leaves Tweedie's formula nothing to do.
+        self.tweedie = tweedie and bool(sde.std(times[-1:]) > 0)
         self.corrector_first = corrector_first
         self.num_steps = len(self.times) - (0 if chain else 1)
 

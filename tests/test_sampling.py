@@ -108,6 +108,17 @@ def test_last_step_noise_is_left_out_unless_asked_for():
     assert (nfe == 51).all()
 
 
+@pytest.mark.parametrize("kind", ["vp", "subvp"])
+@pytest.mark.parametrize("make", FEW_STEP.values(), ids=FEW_STEP)
+def test_a_grid_down_to_no_noise_ends_clean_and_finite(kind, make):
+    sde, net = SDES[kind](N=50), TinyNet()  # its score is infinite at t = 0
+    sampler = GridSampler(sde, chain_grid(sde, 10), make(sde), tweedie=True)
+    score = Counting(NetworkScore(net, sde))
+    x, nfe = draw(sampler, score, 2, (1, 6, 6))
+    assert x.isfinite().all()
+    assert sampler.evaluations == 10 * make.evaluations == score.calls == nfe[0]
+
+
 @pytest.mark.parametrize("kind", SDES)
 def test_the_ode_sampler_follows_the_closed_form_flow(kind):
     sde = SDES[kind]()

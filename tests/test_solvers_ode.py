@@ -1,4 +1,4 @@
-"""The adaptive ODE solver: closed forms, scipy's counts, and samples that do not know their mates."""
+"""The adaptive ODE solver: closed forms, scipy's counts, samples that do not know their mates."""
 
 import math
 
@@ -41,9 +41,7 @@ CLOSED_FORMS = {
         normals(5, 2),
         0.0,
         2.0,
-        lambda y: (
-            y @ torch.tensor([[math.cos(2), -math.sin(2)], [math.sin(2), math.cos(2)]]).to(y)
-        ),
+        lambda y: math.cos(2) * y + math.sin(2) * rotation(y, None, None),
     ),
     "logistic": (
         logistic,
@@ -138,13 +136,17 @@ def test_van_der_pol_has_rejected_steps():
 
 
 class Net(torch.nn.Module):
-    """A small image network with time and one stiffness per sample, as f; counts and checks its calls."""
+    """A small image network with a time and a stiffness per sample; counts and checks its calls.
+
+    Its widths are multiples of a vector register: others may make torch's own matrix products and
+    elementwise functions round otherwise in other rows of a batch.
+    """
 
     def __init__(self, n: int, batch_size: int, stiff: dict[int, float] | None = None) -> None:
         super().__init__()
         torch.manual_seed(3)
-        self.conv = torch.nn.Conv2d(2, 7, 3, padding=1)
-        self.linear = torch.nn.Linear(7 * 25, 2 * 25)
+        self.conv = torch.nn.Conv2d(2, 8, 3, padding=1)
+        self.linear = torch.nn.Linear(8 * 16, 2 * 16)
         self.rate = torch.ones(n)
         for index, rate in (stiff or {}).items():
             self.rate[index] = rate
@@ -162,10 +164,10 @@ class Net(torch.nn.Module):
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 16])
 def test_a_sample_is_the_same_bit_for_bit_whatever_its_mates(batch_size):
     n, kept = 13, [0, 4, 7, 12]
-    y0 = normals(n, 2, 5, 5, dtype=torch.float32)
+    y0 = normals(n, 2, 4, 4, dtype=torch.float32)
     options = {"rtol": 1e-4, "atol": 1e-4, "batch_size": batch_size}
     alike = solve(Net(n, batch_size), y0, 0.0, 1.0, **options)
-    others = normals(n, 2, 5, 5, seed=1, dtype=torch.float32) * 3
+    others = normals(n, 2, 4, 4, seed=1, dtype=torch.float32) * 3
     others[kept] = y0[kept]
     stiff = {1: 60.0, 5: 25.0, 9: 200.0}
     mixed = solve(Net(n, batch_size, stiff), others, 0.0, 1.0, **options)
@@ -176,9 +178,9 @@ def test_a_sample_is_the_same_bit_for_bit_whatever_its_mates(batch_size):
 
 
 def test_a_sample_is_the_same_in_every_slot():
-    """Rates that differ send the samples through the slots in another order when they are turned."""
+    """Turned round, samples of different rates pass through other slots."""
     n, batch_size = 23, 6
-    y0 = normals(n, 2, 5, 5, dtype=torch.float32)
+    y0 = normals(n, 2, 4, 4, dtype=torch.float32)
     net = Net(n, batch_size)
     net.rate = torch.linspace(0.5, 40, n)
     turned = Net(n, batch_size)
@@ -191,7 +193,7 @@ def test_a_sample_is_the_same_in_every_slot():
 
 def test_batch_sizes_agree_within_the_tolerance():
     n = 9
-    y0 = normals(n, 2, 5, 5, dtype=torch.float32)
+    y0 = normals(n, 2, 4, 4, dtype=torch.float32)
     results = [
         solve(Net(n, b), y0, 0.0, 1.0, rtol=1e-5, atol=1e-5, batch_size=b) for b in (1, 4, 9, 20)
     ]
@@ -202,7 +204,7 @@ def test_batch_sizes_agree_within_the_tolerance():
 
 def test_a_free_slot_goes_to_the_next_sample():
     n, batch_size, stiff = 40, 4, dict.fromkeys(range(0, 40, 4), 150.0)
-    y0 = normals(n, 2, 5, 5, dtype=torch.float32)
+    y0 = normals(n, 2, 4, 4, dtype=torch.float32)
     options = {"batch_size": batch_size, "rtol": 1e-4, "atol": 1e-4}
     net = Net(n, batch_size, stiff)
     result = solve(net, y0, 0.0, 1.0, **options)
@@ -257,7 +259,7 @@ def hurdles(y, t, index):
         -y,
         y * math.nan,
         torch.where(time < 0.5, -y, y * math.nan),
-        y / (0.5 - time) ** 2,
+        2 * y**2,
         -1e4 * y,
     ]
     return torch.stack(fields)[index, torch.arange(len(index))]
@@ -280,7 +282,7 @@ def test_a_sample_that_fails_leaves_the_others_alone(batch_size):
     # The last accepted states, and the times at which they stand.
     assert result.t[2].item() == pytest.approx(0.5, abs=1e-12)
     assert_close(result.y[2], torch.full((2,), math.exp(-0.5)), 1e-5)
-    assert 0.4 < result.t[3].item() < 0.5
+    assert result.t[3].item() == pytest.approx(0.5, abs=1e-5)
     assert 0 < result.t[4].item() < 1
     assert (result.accepted + result.rejected)[4] == 400
     assert result.y.isfinite().all()

@@ -1,8 +1,6 @@
 """The training step: reference updates, accumulation, resuming, divergence, names."""
 
 import contextlib
-import copy
-import io
 
 import pytest
 import torch
@@ -15,11 +13,8 @@ from losses import DDPM, ScoreMatching, StratifiedTimes, make_objective
 from models.ema import ExponentialMovingAverage
 from sde_lib import VPSDE, subVPSDE
 from training import (
-    StepRecord,
-    TrainingDiverged,
     TrainState,
     TrainStep,
-    check_finite,
     learning_rate,
     loss_by_level,
     make_optimizer,
@@ -65,6 +60,11 @@ def make_step(seed=0, objective=None, **options):
 def batches(n, size=8, seed=3):
     generator = torch.Generator().manual_seed(seed)
     return list(torch.randn(n, size, 2, generator=generator))
+
+
+def run(state, step, data):
+    for x in data:
+        step(state, x)
 
 
 def tensors(state):
@@ -266,134 +266,6 @@ def test_the_first_update_of_adam_is_the_papers():
     decayed.grad = p.grad.clone()
     make_optimizer([("p", decayed)], name="AdamW", lr=0.1, eps=0.01, weight_decay=0.2).step()
     assert_close(decayed.detach(), expected - 0.1 * 0.2 * torch.tensor([1.0, -2.0, 3.0]), 1e-6)
-
-
-# ---- State ----
-
-
-def through_a_file(state_dict):
-    buffer = io.BytesIO()
-    torch.save(state_dict, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)
-
-
-def run(state, step, data):
-    for x in data:
-        step(state, x)
-
-
-@pytest.mark.parametrize("implementation", ["fused", "foreach"])
-def test_resuming_is_bitwise(implementation):
-    data = batches(10)
-    straight, step = make_state(Net(), implementation=implementation), make_step(warmup=7)
-    run(straight, step, data)
-
-    first, step = make_state(Net(), implementation=implementation), make_step(warmup=7)
-    run(first, step, data[:5])
-    saved, rng = through_a_file(first.state_dict()), step.generator.get_state()
-    # Another start, and the parameters in another order.
-    second = make_state(Net(seed=8, backwards=True), implementation=implementation)
-    second.load_state_dict(saved)
-    again = make_step(seed=99, warmup=7)
-    again.generator.set_state(rng)
-    run(second, again, data[5:])
-    assert second.step == straight.step == 10
-    assert_equal(tensors(second), tensors(straight))
-    assert second.ema.num_updates == 10
-
-
-def test_loading_does_not_tie_two_states_together():
-    state, step = make_state(Net()), make_step()
-    run(state, step, batches(2))
-    other = make_state(Net())
-    other.load_state_dict(state.state_dict())
-    before = tensors(other)
-    run(state, step, batches(2))
-    assert_equal(tensors(other), before)
-
-
-def test_compiled_and_bare_networks_share_their_names():
-    compiled = torch.compile(Net(), backend="eager")
-    state, step = make_state(compiled), make_step()
-    run(state, step, batches(2))
-    saved = through_a_file(state.state_dict())
-    assert saved["network"].keys() == Net().state_dict().keys()
-    assert saved["optimizer"].keys() == dict(Net().named_parameters()).keys()
-    bare = make_state(Net(seed=4))
-    bare.load_state_dict(saved)
-    assert_equal(tensors(bare), tensors(state))
-    back = make_state(torch.compile(Net(seed=5), backend="eager"))
-    back.load_state_dict(bare.state_dict())
-    assert_equal(tensors(back), tensors(state))
-
-
-@pytest.mark.parametrize(
-    ("entry", "words"),
-    [
-        ("network", "the saved network does not fit .missing: last.bias; unexpected: extra"),
-        ("optimizer", "the saved optimizer does not fit .missing: last.bias; unexpected: extra"),
-    ],
-)
-def test_a_state_of_another_network_is_refused(entry, words):
-    state, step = make_state(Net()), make_step()
-    run(state, step, batches(1))
-    saved = copy.deepcopy(state.state_dict())
-    saved[entry]["extra"] = saved[entry].pop("last.bias")
-    with pytest.raises(ValueError, match=words):
-        make_state(Net()).load_state_dict(saved)
-    saved = copy.deepcopy(state.state_dict())
-    saved["optimizer"]["last.bias"]["exp_avg"] = torch.zeros(7)
-    with pytest.raises(ValueError, match=r"last.bias \(7,\) instead of \(2,\)"):
-        make_state(Net()).load_state_dict(saved)
-
-
-# ---- Divergence ----
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("implementation", ["fused", "foreach"])
-def test_an_update_that_is_not_finite_is_left_out(implementation, value):
-    state, step = make_state(Net(), implementation=implementation), make_step()
-    good, bad = batches(2), batches(1)[0].clone()
-    bad[5, 0] = value
-    records = [step(state, good[0])]
-    before = tensors(state)
-    records.append(step(state, bad))
-    # The average goes on, towards weights that stay.
-    weights = {k: v for k, v in before.items() if not k.startswith("ema")}
-    now = tensors(state)
-    assert_equal({k: now[k] for k in weights}, weights)
-    assert all(v.isfinite().all() for v in now.values())
-    records.append(step(state, good[1]))
-    assert [bool(record.finite) for record in records] == [True, False, True]
-    assert all(v.isfinite().all() for v in tensors(state).values())
-    assert not torch.equal(tensors(state)["network.last.bias"], weights["network.last.bias"])
-
-    check_finite(records[:1])
-    with pytest.raises(TrainingDiverged) as error:
-        check_finite(records)
-    assert error.value.step == 1
-    message = str(error.value)
-    assert "1 of 8 samples" in message
-    assert f"t = {records[1].t[5].item():.3g}" in message
-    assert "in step 1:" in message
-    assert "\n" not in message
-
-
-def test_a_first_update_that_is_not_finite_leaves_the_weights():
-    state, step = make_state(Net()), make_step()
-    step(state, torch.full((8, 2), float("nan")))
-    assert torch.equal(state.network.first.weight, Net().first.weight)
-    assert_equal(state.ema.state_dict()["shadow"], state.network.state_dict())
-
-
-def test_a_gradient_that_overflows_alone_is_named_too():
-    one = torch.tensor(1.0)
-    record = StepRecord(7, one, one.expand(3), one.expand(3), torch.tensor(float("inf")), 1e-3)
-    with pytest.raises(TrainingDiverged, match=r"step 7: the loss is 1 .*no sample.*gradient inf"):
-        check_finite([record])
-    check_finite([])
 
 
 # ---- For the log ----

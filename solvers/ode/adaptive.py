@@ -1,9 +1,9 @@
 """The adaptive solver: samples of their own time and step, in batches of one fixed size.
 
-Slots are filled from a reserve of samples whose first slopes and step sizes are known already: these
-two evaluations are made ahead of need, for a full batch of waiting samples at once. So no call of f is
+Slots are filled from a reserve of samples whose first slopes and step sizes are known: these two
+evaluations are made ahead of need, for a full batch of waiting samples at once. So no call of f is
 spent on a single new sample, and only the last samples of all leave slots empty. The slots step
-together, each from its own time by its own size: six calls of f, and one small read of error norms.
+together, each from its own time by its own size: six calls of f, one small read of the errors.
 """
 
 import math
@@ -40,8 +40,8 @@ def solve(
     A step is accepted where the root mean square of error / (atol + rtol max(|y|, |y_new|)) is
     below 1. With norm="sample" each sample has its own time, step and error. f always sees
     `batch_size` samples: one that has ended gives its slot to the next that waits, or keeps it as
-    padding. At a fixed batch size a sample's result is the same bit for bit whatever the others are
-    and whichever slot it gets, if this is so for f. With norm="joint" the batch is one problem with
+    padding. At a fixed batch size a sample's result is the same bit for bit whatever its mates and
+    whichever slot it gets, where f's rows are so. With norm="joint" the batch is one problem with
     one norm and one step, as in the 2021 release; it makes the evaluations of scipy's RK45.
 
     Gradients are not recorded; f may record its own with `torch.enable_grad`.
@@ -61,8 +61,8 @@ def solve(
         on_finish: is called with index, y, nfe and status of samples as they end.
 
     Returns:
-        The states reached. A sample that cannot go on (see `Status`) keeps its last accepted state;
-        the others go on.
+        The states reached. A sample that cannot go on (see `Status`) keeps its last accepted
+        state, and the others go on.
 
     Raises:
         ValueError: where an argument is outside of what is described here.

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from tensor_ops import expand_to
 
-# Butcher tableau of Dormand and Prince (1980), table 2: nodes and weights of stages 2 to 7. Those of
-# stage 7 give the fifth-order result; _ERROR is how they differ from the fourth-order one's.
+# Butcher tableau of Dormand and Prince (1980), table 2: nodes and weights of stages 2 to 7. Those
+# of stage 7 give the fifth-order result; _ERROR is how they differ from the fourth-order one's.
 _NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
 _WEIGHTS = (
     (1 / 5,),

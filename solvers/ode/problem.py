@@ -18,9 +18,9 @@ OnFinish = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 class Status(IntEnum):
     """How the integration of a sample ended.
 
-    DONE: it has reached t1. STEP_LIMIT: it has tried as many steps as it may. STEP_TOO_SMALL: its step
-    fell to the rounding of t, since the tolerance could not be met. NON_FINITE: its first slope is not
-    finite, or no step small enough led to finite numbers.
+    DONE: it has reached t1. STEP_LIMIT: it has tried as many steps as it may. STEP_TOO_SMALL: its
+    step fell to the rounding of t, as the tolerance could not be met. NON_FINITE: its first slope
+    is not finite, or steps down to the rounding of t did not lead to finite numbers.
     """
 
     DONE = 0

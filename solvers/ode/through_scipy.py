@@ -45,8 +45,8 @@ def solve_scipy(
         eval_dtype: dtype of the y and t that f is given, by default that of y0.
 
     Returns:
-        The result in the dtype of y0; all samples share their times, counts and status. `nfe` counts
-        every evaluation, those for numerical Jacobians too.
+        The result in the dtype of y0; all samples share their times, counts and status. `nfe`
+        counts every evaluation, those for numerical Jacobians too.
 
     Raises:
         ValueError: where an argument is outside of what is described here.
