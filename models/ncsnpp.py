@@ -1,8 +1,8 @@
 """NCSN++ and DDPM++ (Song et al. 2021, section 4.1 and appendix H): one U-Net, many options.
 
 Symbols: B batch, C image channels, H and W height and width. Levels are counted from 0, the full
-    resolution. The network is
-built in the order in which data pass through it, and `models/official.py` counts on that order.
+resolution. The network is built in the order in which data pass through it, and
+`models/official.py` counts on that order.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,8 +1,7 @@
 """The skeleton that NCSN and NCSNv2 share: a RefineNet (Lin et al. 2017) with dilated stages.
 
 Symbols: B batch, C channels, H and W height and width; `x` and `h` are (B, C, H, W), `y` int64
-    (B,) the noise level's index.
-A width is a number of channels.
+(B,) the noise level's index. A width is a number of channels.
 """
 
 from collections.abc import Callable, Sequence

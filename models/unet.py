@@ -1,9 +1,8 @@
 """The skeleton that NCSN++, DDPM++ and DDPM share: way down, middle, way up, pyramids beside.
 
 Symbols: B batch, C image channels, H and W height and width, E width of the conditioning; a width
-    is a number of channels.
-Levels are counted from 0, the full resolution. Parts are built and registered in the order in
-which data pass through them; `models/official.py` counts on it.
+is a number of channels. Levels are counted from 0, the full resolution. Parts are built and
+registered in the order in which data pass through them; `models/official.py` counts on it.
 """
 
 from collections.abc import Callable, Sequence

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import assert_close
 
 from models.blocks import AttentionBlock, BigGANBlock, Conditioning, ResidualBlock
 from models.layers import (
@@ -31,7 +32,6 @@ from models.resampling import (
     fir_kernel,
     upfirdn2d,
 )
-from tests.conftest import assert_close
 
 
 def plain_upfirdn2d(x, kernel, up, down, pad):
@@ -204,7 +204,7 @@ def test_a_width_that_cannot_be_normalised_says_which_can():
 
 
 def test_unknown_activation_lists_the_known_ones():
-    with pytest.raises(ValueError, match="'gelu'.*swish, relu, elu, lrelu"):
+    with pytest.raises(ValueError, match=r"'gelu'.*swish, relu, elu, lrelu"):
         activation("gelu")
     x = torch.tensor([-1.0, 2.0])
     assert torch.equal(activation("lrelu")(x), torch.tensor([-0.2, 2.0]))

@@ -110,6 +110,13 @@ def test_a_step_carries_on_the_slope_of_its_end():
         (driven, normals(2, 3), 2.0, -1.0),
         (van_der_pol, torch.tensor([[2.0, 0.0]], dtype=torch.float64), 0.0, 12.0),
         (lambda y, t, index: 0 * y, torch.zeros(2, 2, dtype=torch.float64), 0.0, 1.0),
+        # From zero the trial step is tiny, and bounds the first one.
+        (
+            lambda y, t, index: expand_to(t, y).cos().expand_as(y),
+            torch.zeros(2, 2, dtype=torch.float64),
+            0.0,
+            3.0,
+        ),
     ],
 )
 def test_the_joint_norm_makes_scipys_evaluations(f, y0, t0, t1, rtol):

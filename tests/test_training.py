@@ -205,12 +205,23 @@ def test_clipping_bounds_the_gradient_and_can_be_off():
 
 
 def test_autocast_runs_only_the_network_in_bfloat16():
+    outputs = []
+
+    class Recording(ScoreMatching):
+        def __call__(self, net, *rest):
+            def recorded(x, cond):
+                outputs.append(net(x, cond))
+                return outputs[-1]
+
+            return super().__call__(recorded, *rest)
+
     state = make_state(Net())
-    record = make_step(autocast_dtype=torch.bfloat16)(state, batches(1)[0])
+    step = make_step(objective=Recording(VPSDE()), autocast_dtype=torch.bfloat16)
+    record = step(state, batches(1)[0])
     exact = make_step()(make_state(Net()), batches(1)[0])
     assert state.network.seen == torch.bfloat16
-    assert record.losses.dtype == torch.float32
-    assert {v.dtype for k, v in tensors(state).items()} == {torch.float32}
+    assert outputs[0].dtype == record.losses.dtype == torch.float32
+    assert {v.dtype for v in tensors(state).values()} == {torch.float32}
     assert_close(record.losses, exact.losses, 0.03)
     assert not torch.equal(record.losses, exact.losses)
 

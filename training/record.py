@@ -48,8 +48,8 @@ class StepRecord:
 def check_finite(records: Sequence[StepRecord]) -> None:
     """Stops training that diverged; to be called on the logging schedule and before each save.
 
-    Updates from gradients that are not finite are left out, so that weights, average and optimiser
-    are still those of the last good step.
+    Updates from gradients that are not finite were left out when they came up (`TrainStep`), so
+    weights, average and optimiser hold only good ones.
 
     Args:
         records: of all steps since the last call. Reading them waits for the device, once.

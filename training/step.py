@@ -160,7 +160,7 @@ def _step_if_finite(optimizer: Optimizer, grad_norm: Tensor) -> None:
     Nobody looks at the gradient before the logging schedule does, and one NaN in it would be in
     every weight by then, and in the average. So such an update is left out where it would happen,
     without asking the host: the fused optimiser takes a flag for it on the device (torch has it
-    for loss scaling). The others have none; they are asked on the CPU, where that costs nothing.
+    for loss scaling). Without it the host decides, and waits for the device unless it is the CPU.
     """
     finite = grad_norm.isfinite()
     if optimizer.param_groups[0]["fused"]:
