@@ -10,8 +10,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -204,6 +205,7 @@ class StreamingSource:
             self._decode,
             sampler=(batch.tolist() for batch in batches),  # pyright: ignore[reportArgumentType]
             batch_size=None,
+            collate_fn=_unchanged,
             num_workers=self._num_workers,
             generator=torch.Generator(),  # else every loader would draw from torch's global one
         )
@@ -233,17 +235,21 @@ def in_order(count: int, batch_size: int) -> list[Tensor]:
 
 
 class _BatchDecoder(Dataset):
-    """Indices → uint8 (B, C, H, W), or the error: raised in a worker, it would lose its words."""
+    """Indices → uint8 (B, C, H, W), or the error: raised in a worker, it would lose its words.
+
+    Workers send arrays through their pipes: tensors would go through shared memory, of which
+    containers have little.
+    """
 
     def __init__(self, decode: Callable[[int], Tensor], shape: tuple[int, int, int]) -> None:
         self.decode = decode
         self.shape = shape
 
-    def __getitem__(self, indices: list[int]) -> Tensor | ValueError:
-        images = torch.empty(len(indices), *self.shape, dtype=torch.uint8)
+    def __getitem__(self, indices: list[int]) -> np.ndarray | ValueError:
+        images = np.empty((len(indices), *self.shape), dtype=np.uint8)
         try:
-            for image, index in zip(images, indices, strict=True):
-                image.copy_(self.decode(index))
+            for row, index in enumerate(indices):
+                images[row] = self.decode(index).numpy()
         except ValueError as error:
             return error
         return images
@@ -255,9 +261,13 @@ def _default_workers() -> int:
     return min(len(usable(0)) if usable else os.cpu_count() or 1, 8)
 
 
-def _raised(result: Tensor | ValueError) -> Tensor:
+def _raised(result: np.ndarray | ValueError) -> Tensor:
     if isinstance(result, ValueError):
         raise result
+    return torch.from_numpy(result)
+
+
+def _unchanged(result: Any) -> Any:
     return result
 
 

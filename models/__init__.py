@@ -1,1 +1,1 @@
-"""Networks, built from plain numbers; their averages; and weights under the 2021 release's names."""
+"""Networks built from plain numbers, their averages, and the 2021 release's weights."""

@@ -375,7 +375,7 @@ def test_streaming_gives_what_memory_gives_and_resumes(tmp_path):
     )
     # Workers may be spawned, so what they are given must pickle.
     again = pickle.loads(pickle.dumps(streamed._decode))
-    assert torch.equal(again[[0, 6]], kept.images(torch.tensor([0, 6])))
+    assert torch.equal(torch.from_numpy(again[[0, 6]]), kept.images(torch.tensor([0, 6])))
 
 
 # Pixels

@@ -1,4 +1,4 @@
-"""Runs as a user has them: trained, killed, resumed, sampled; and every bad input in one sentence."""
+"""Runs as a user has them: trained, killed, resumed, sampled, refused in one sentence."""
 
 import json
 import os
