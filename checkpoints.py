@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from models.ema import bare_name
 
 KEYS = ("step", "network", "ema", "optimizer", "rng", "data", "config", "versions")
 _TYPES = {"step": int, "config": str, "versions": str}
@@ -138,40 +140,6 @@ def newest(
             f"copy, or move them away to start anew; of the newest, {damaged[0]}"
         )
     return None
-
-
-def bare_name(name: str) -> str:
-    """A parameter's name without the `_orig_mod.` and `module.` of compiled and DDP modules."""
-    parts = (part for part in name.split(".") if part != "_orig_mod")
-    return ".".join(parts).removeprefix("module.")
-
-
-def strict_load(module: nn.Module, state_dict: Mapping[str, Tensor], what: str) -> None:
-    """Fills a module from a state dict that must fit it exactly, prefixes of wrappers aside.
-
-    `what` is how the message calls the state dict, such as "the network of runs/digits".
-
-    Raises:
-        ValueError: one sentence with every disagreement; the module is then unchanged.
-    """
-    own = {bare_name(name): (name, value.shape) for name, value in module.state_dict().items()}
-    given = {bare_name(name): value for name, value in state_dict.items()}
-    faults = {
-        "missing": [name for name in own if name not in given],
-        "left over": [name for name in given if name not in own],
-        "of another shape": [
-            f"{name} {tuple(given[name].shape)} instead of {tuple(shape)}"
-            for name, (_, shape) in own.items()
-            if name in given and given[name].shape != shape
-        ],
-    }
-    found = [f"{len(names)} {kind} ({_some(names)})" for kind, names in faults.items() if names]
-    if found:
-        raise ValueError(
-            f"{what} does not fit this network, tensors being {'; '.join(found)}: "
-            "use the config that it was trained with"
-        )
-    module.load_state_dict({own[name][0]: value for name, value in given.items()})
 
 
 def rng_state() -> dict[str, Any]:

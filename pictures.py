@@ -57,8 +57,8 @@ def grid(
     Args:
         images: (N, C, H, W) in [0, 1], or uint8.
         columns: images in a row; about the square root of N where not given.
-        scale: how many pixels wide and high a pixel becomes; where not given, tiny images are
-            enlarged towards 64 pixels.
+        scale: how many times images are enlarged, smoothly; where not given, tiny ones towards
+            64 pixels. At 1 pixels stay as they are.
         padding: pixels between and around the images.
 
     Returns:
@@ -83,9 +83,19 @@ def grid(
     canvas = np.full((rows * high + padding, columns * wide + padding, channels), _WHITE, np.uint8)
     for i, image in enumerate(pixels):
         top, left = padding + i // columns * high, padding + i % columns * wide
-        enlarged = image.repeat(scale, axis=0).repeat(scale, axis=1)
-        canvas[top : top + height * scale, left : left + width * scale] = enlarged
+        canvas[top : top + height * scale, left : left + width * scale] = _enlarged(image, scale)
     return canvas
+
+
+def _enlarged(image: np.ndarray, scale: int) -> np.ndarray:
+    """Smoothly: a digit of 8 by 8 pixels is read at once, the same as 64 squares is not."""
+    height, width, channels = image.shape
+    size = (width * scale, height * scale)
+    planes = [
+        np.asarray(Image.fromarray(image[:, :, c]).resize(size, Image.Resampling.BICUBIC))
+        for c in range(channels)
+    ]
+    return np.stack(planes, axis=2)
 
 
 def save_png(path: str | Path, image: np.ndarray) -> None:

@@ -1,6 +1,7 @@
 """Per-sample arithmetic on batches of any rank.
 
-The first axis counts samples. Whatever belongs to a sample as a whole (a time, a noise level, a norm) has shape (B,).
+The first axis counts samples. Whatever belongs to a sample as a whole (a time, a noise level, a
+norm) has shape (B,).
 """
 
 import torch

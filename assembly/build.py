@@ -177,9 +177,9 @@ def build_network(config: Config) -> nn.Module:
 
 
 def channels_last(config: Config, device: torch.device) -> torch.memory_format:
-    """The memory format of images and weights; "auto" is channels-last on CUDA."""
+    """The memory format of images and weights; "auto" is channels-last, but not on MPS."""
     wish = config.training.get("channels_last", "auto")
-    on = wish == "on" or (wish == "auto" and device.type == "cuda")
+    on = wish == "on" or (wish == "auto" and device.type != "mps")
     return torch.channels_last if on else torch.contiguous_format
 
 

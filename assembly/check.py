@@ -5,11 +5,14 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from assembly.build import (
     NETWORKS,
     SDES,
     TIME_SAMPLINGS,
     Config,
+    build_device,
     build_objective,
     build_sampler,
     build_sde,
@@ -72,6 +75,9 @@ def check(config: Config) -> None:
     sde = build_sde(config)
     build_objective(config, sde)
     build_sampler(config, sde)
+    build_device(config)
+    with torch.device("meta"):  # every option of a network, at no cost
+        NETWORKS[config.model.name](config)
 
 
 def _check_conditioning(config: Config) -> None:

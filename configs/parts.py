@@ -33,7 +33,7 @@ COMMON: Part = {
     "training.keep_checkpoints": 3,  # newest ones, beside those of snapshot_freq
     "training.precision": "auto",  # auto (TF32 on CUDA, float32 elsewhere), float32, tf32, bf16
     "training.compile": "auto",  # auto (on CUDA), on, off
-    "training.channels_last": "auto",  # auto (on CUDA), on, off
+    "training.channels_last": "auto",  # auto (not on MPS), on, off
     "sampling.method": "pc",  # pc, ode, ddim, heun, dpm_solver++
     "sampling.num_steps": 0,  # 0: the chain's own number of scales
     "sampling.batch_size": 64,
@@ -222,12 +222,12 @@ SMALL: Part = {
     "model.dropout": 0.0,
     "model.ema_rate": 0.995,
     "training.batch_size": 64,
-    "training.n_iters": 1600,
+    "training.n_iters": 2000,
     "training.time_sampling": "stratified",
     "training.log_freq": 100,
     "training.eval_freq": 100,
-    "training.snapshot_freq": 400,
-    "training.snapshot_freq_for_preemption": 200,
+    "training.snapshot_freq": 500,
+    "training.snapshot_freq_for_preemption": 250,
     "training.snapshot_images": 100,
     "sampling.method": "dpm_solver++",
     "sampling.num_steps": 25,
@@ -258,7 +258,7 @@ def recipe(*parts: Part) -> ml_collections.ConfigDict:
                     f"{type(fields[name]).__name__}; write the value as one"
                 )
             fields[name] = value
-    config = ml_collections.ConfigDict()
+    config: Any = ml_collections.ConfigDict()
     for name, value in fields.items():
         group, _, leaf = name.rpartition(".")
         if group and group not in config:

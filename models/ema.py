@@ -43,9 +43,14 @@ def check_fit(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str)
         "unexpected": [name for name in given if name not in own],
         "of another shape": shapes,
     }
-    found = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in faults.items() if names)
+    found = "; ".join(f"{kind}: {_listed(names)}" for kind, names in faults.items() if names)
     if found:
         raise ValueError(f"{what} does not fit ({found}): use what belongs to the same network")
+
+
+def _listed(names: list[str], at_most: int = 4) -> str:
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return ", ".join(names[:at_most]) + more
 
 
 class ExponentialMovingAverage:

@@ -1,4 +1,4 @@
-"""Time and interruption: images per second, what is still to come, and a clean stop."""
+"""Time and interruption: images per second, what is still to come, a clean stop, no memory."""
 
 import signal
 import threading
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+import torch
 
 
 def duration(seconds: float) -> str:
@@ -18,6 +20,11 @@ def duration(seconds: float) -> str:
         if count:
             words.append(f"{count} {name}")
     return " ".join(words[:2]) or "0 s"
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of torch says that memory ran out; on the CPU only its text does."""
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 class Clock:

@@ -14,6 +14,7 @@ import pictures
 from assembly import Config
 from logbook import Logbook
 from run_lib.drawing import draw
+from run_lib.progress import out_of_memory
 from sampling import Samples
 
 
@@ -56,7 +57,15 @@ def sample(
             log.say(report)
         log.say(f"drawing {num_samples} images from {path} into {output}")
         parts = draw(config, network, sde, torch.arange(num_samples), device)
-        images, nfe = _write(log, config, parts, num_samples, output)
+        try:
+            images, nfe = _write(log, config, parts, num_samples, output)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise ValueError(
+                f"out of memory with {config.sampling.batch_size} images at a time: "
+                "lower --config.sampling.batch_size"
+            ) from error
         grid = output.with_name(output.stem + "_grid.png")
         pictures.save_png(grid, pictures.grid(images[:100]))
         log.say(f"{num_samples} images, {nfe:.1f} network evaluations each; grid: {grid}")

@@ -20,7 +20,7 @@ from datasets import Source
 from logbook import Logbook
 from losses import Objective
 from run_lib.drawing import draw_with_film
-from run_lib.progress import Clock, Stop, duration, stop_signals
+from run_lib.progress import Clock, Stop, duration, out_of_memory, stop_signals
 from sde_lib import SDE
 from training import StepRecord, TrainingDiverged, TrainState, check_finite, loss_by_level
 
@@ -124,8 +124,10 @@ def _loop(run: _Run, stop: Stop) -> None:
                 raise SystemExit(128 + stop.signal)
     except TrainingDiverged as error:
         raise _diverged(run, error) from None
-    except torch.OutOfMemoryError:
-        raise ValueError(_out_of_memory(config)) from None
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise ValueError(_less_memory(config)) from error
     finally:
         bar.close()
         state.network = bare
@@ -145,7 +147,7 @@ def _after_step(run: _Run, clock: Clock, *, stopping: bool) -> None:
         check_finite(run.records)
     if step % training.log_freq == 0 or last:
         _log_progress(run, clock)
-    if step % training.eval_freq == 0 or last:
+    if (step % training.eval_freq == 0 or last) and len(run.test_source):
         run.log.scalars(step, {"held_out_loss": held_out_loss(run)})
     if save:
         _save(run)
@@ -285,7 +287,7 @@ def _diverged(run: _Run, error: TrainingDiverged) -> TrainingDiverged:
     return TrainingDiverged(f"{error} (last good checkpoint: {last})", error.step)
 
 
-def _out_of_memory(config: Config) -> str:
+def _less_memory(config: Config) -> str:
     training = config.training
     return (
         f"out of memory with {training.batch_size} images in {training.accumulation} part(s): "

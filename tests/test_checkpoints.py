@@ -91,7 +91,7 @@ def test_a_training_state_goes_through_a_file(tmp_path):
     train(2)
     expected = {name: value.clone() for name, value in net.state_dict().items()}
     state = checkpoints.load(path)
-    checkpoints.strict_load(net, state["network"], "the network")
+    net.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
     checkpoints.restore_rng(state["rng"])
     train(2)
@@ -392,43 +392,6 @@ def test_a_missing_checkpoint_lists_those_that_exist(tmp_path):
     checkpoints.save(tmp_path, state_of(7))
     with pytest.raises(FileNotFoundError, match=r"step_00000008\.pt.*step_00000007\.pt"):
         checkpoints.load(checkpoints.path_of(tmp_path, 8))
-
-
-# Into a network
-
-
-@pytest.mark.parametrize("saved_prefix", ["", "module.", "_orig_mod."])
-@pytest.mark.parametrize(
-    "wrap", [lambda net: net, lambda net: torch.compile(net), nn.DataParallel]
-)
-def test_wrappers_on_either_side_do_not_matter(saved_prefix, wrap):
-    source, net = nn.Linear(2, 3), nn.Linear(2, 3)
-    given = {saved_prefix + name: value for name, value in source.state_dict().items()}
-    checkpoints.strict_load(wrap(net), given, "the network")
-    assert net.weight.equal(source.weight)
-
-
-def test_a_misfit_lists_everything_and_changes_nothing():
-    net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    given = {name: value + 1 for name, value in before.items()}
-    given["0.weight"] = torch.zeros(5, 2)
-    given["extra"] = given.pop("1.bias")
-    with pytest.raises(ValueError, match=r"^the EMA does not fit") as caught:
-        checkpoints.strict_load(net, given, "the EMA")
-    for part in (
-        "1 missing (1.bias)",
-        "1 left over (extra)",
-        "1 of another shape (0.weight (5, 2) instead of (3, 2))",
-    ):
-        assert part in str(caught.value)
-    assert all(value.equal(before[name]) for name, value in net.state_dict().items())
-
-
-def test_long_lists_of_misfits_are_cut():
-    with pytest.raises(ValueError, match=r"12 missing \(0\.weight, .*, \.\.\.\)") as caught:
-        checkpoints.strict_load(nn.Sequential(*[nn.Linear(1, 1) for _ in range(6)]), {}, "it")
-    assert "5.bias" not in str(caught.value)
 
 
 # Random numbers and provenance

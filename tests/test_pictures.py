@@ -32,17 +32,25 @@ def test_values_that_are_not_finite_are_refused(broken):
 
 def test_a_grid_holds_every_image_in_its_place():
     images = ramp(5, 3)
-    laid = pictures.grid(images, columns=3, scale=2, padding=1)
-    assert laid.shape == (2 * 8 + 3, 3 * 12 + 4, 3)
+    laid = pictures.grid(images, columns=3, scale=1, padding=1)
+    assert laid.shape == (2 * 4 + 3, 3 * 6 + 4, 3)
     assert laid.dtype == np.uint8
     for i in range(5):
-        top, left = 1 + i // 3 * 9, 1 + i % 3 * 13
-        for dy, dx in ((0, 0), (1, 1)):
-            part = laid[top + dy : top + 8 : 2, left + dx : left + 12 : 2]
-            assert np.array_equal(part, images[i].permute(1, 2, 0).numpy())
-    assert (laid[:, 0] == 255).all()
-    assert (laid[9] == 255).all()
-    assert (laid[10:, 27:] == 255).all()
+        top, left = 1 + i // 3 * 5, 1 + i % 3 * 7
+        part = laid[top : top + 4, left : left + 6]
+        assert np.array_equal(part, images[i].permute(1, 2, 0).numpy())
+    # The sixth place and the lines between are white.
+    assert (laid[6:10, 15:21] == 255).all()
+    assert (laid[:, ::7] == 255).all()
+    assert (laid[::5] == 255).all()
+
+
+def test_enlarged_images_keep_their_brightness_where_it_was():
+    images = ramp(1, 3)
+    laid = pictures.grid(images, scale=4, padding=0).astype(float)
+    means = laid.reshape(4, 4, 6, 4, 3).mean(axis=(1, 3))
+    assert np.abs(means - images[0].permute(1, 2, 0).numpy()).max() < 2
+    assert len(np.unique(laid)) > len(np.unique(images))  # smoothly, not in squares
 
 
 def test_tiny_images_are_enlarged_and_columns_follow_the_number():

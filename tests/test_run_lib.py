@@ -283,7 +283,7 @@ def draw(trained: Path, output: Path, *words: object) -> np.ndarray:
 
 @pytest.mark.parametrize("method", ["pc", "ode", "ddim", "heun", "dpm_solver++"])
 def test_images_do_not_depend_on_the_batch_size(trained, tmp_path, method):
-    # The adaptive ODE agrees within its own tolerance, and takes long: fewer images, a tighter one.
+    # The adaptive ODE agrees within its tolerance and takes long: fewer images, a tighter one.
     count = 20 if method == "ode" else 100
     words = (
         f"--num_samples={count}",

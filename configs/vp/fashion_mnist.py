@@ -16,5 +16,11 @@ def get_config() -> ml_collections.ConfigDict:
         parts.FASHION_MNIST,
         parts.VP,
         parts.SMALL,
-        {"model.attn_resolutions": (7,), "training.snapshot_images": 64},
+        {
+            "model.attn_resolutions": (7,),
+            "training.batch_size": 32,
+            "training.n_iters": 1800,
+            "training.snapshot_freq": 600,
+            "training.snapshot_images": 64,
+        },
     )
