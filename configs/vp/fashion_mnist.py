@@ -19,8 +19,12 @@ def get_config() -> ml_collections.ConfigDict:
         {
             "model.attn_resolutions": (7,),
             "training.batch_size": 32,
-            "training.n_iters": 1800,
-            "training.snapshot_freq": 600,
+            "training.n_iters": 1700,
+            "training.snapshot_freq": 850,
             "training.snapshot_images": 64,
+            "optim.lr": 1e-3,
+            "sampling.method": "pc",
+            "sampling.predictor": "ancestral_sampling",
+            "sampling.num_steps": 100,
         },
     )
