@@ -23,8 +23,5 @@ def get_config() -> ml_collections.ConfigDict:
             "training.snapshot_freq": 850,
             "training.snapshot_images": 64,
             "optim.lr": 1e-3,
-            "sampling.method": "pc",
-            "sampling.predictor": "ancestral_sampling",
-            "sampling.num_steps": 100,
         },
     )
