@@ -11,7 +11,8 @@ from assembly import Config
 from sampling import OnStep, Samples
 from sde_lib import SDE, Score
 
-FILM_FRAMES = 60
+FILM_FRAMES = 50
+FILM_IMAGES = 25  # more would make a film of many megabytes
 
 
 def draw_with_film(
@@ -22,7 +23,7 @@ def draw_with_film(
     frames: dict[int, list[Tensor]] = {}
 
     def keep(k: int, total: int, t: float, x: Tensor, x_mean: Tensor) -> None:
-        if k % max(1, total // FILM_FRAMES) == 0:
+        if k % -(-total // FILM_FRAMES) == 0:
             level = torch.tensor([t])
             size = (sde.mean_scale(level) ** 2 + sde.std(level) ** 2).sqrt().item()
             frames.setdefault(k, []).append(inverse_scale(x / size).clamp(0, 1).cpu())

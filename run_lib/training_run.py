@@ -19,7 +19,7 @@ from assembly import Config
 from datasets import Source
 from logbook import Logbook
 from losses import Objective
-from run_lib.drawing import draw_with_film
+from run_lib.drawing import FILM_IMAGES, draw_with_film
 from run_lib.progress import Clock, Stop, duration, out_of_memory, stop_signals
 from sde_lib import SDE
 from training import StepRecord, TrainingDiverged, TrainState, check_finite, loss_by_level
@@ -177,7 +177,7 @@ def _log_progress(run: _Run, clock: Clock) -> None:
     run.records.clear()
     run.log.say(
         f"step {step}: loss {mean:.4g}, gradient norm {values['grad_norm']:.3g}, "
-        f"{values['images_per_sec']:.0f} images/s, "
+        f"{values['images_per_sec']:.3g} images/s, "
         f"about {clock.to_come(run.config.training.n_iters - step)} to go"
     )
 
@@ -261,7 +261,8 @@ def _snapshot(run: _Run) -> None:
         return
     grid = pictures.grid(images)
     pictures.save_png(folder / f"step_{step:08d}.png", grid)
-    pictures.save_film(folder / f"step_{step:08d}.gif", [pictures.grid(x) for x in frames])
+    film = [pictures.grid(x[:FILM_IMAGES]) for x in frames]
+    pictures.save_film(folder / f"step_{step:08d}.gif", film)
     run.log.images(step, "samples", grid)
     steps, losses = run.log.history("loss")
     if steps:
