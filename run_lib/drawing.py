@@ -12,7 +12,8 @@ from sampling import OnStep, Samples
 from sde_lib import SDE, Score
 
 FILM_FRAMES = 50
-FILM_IMAGES = 25  # more would make a film of many megabytes
+FILM_IMAGES = 25  # noise does not compress: more, or larger ones, are many megabytes
+FILM_PIXELS = 32  # tiny images are enlarged up to this side
 
 
 def draw_with_film(

@@ -19,7 +19,7 @@ from assembly import Config
 from datasets import Source
 from logbook import Logbook
 from losses import Objective
-from run_lib.drawing import FILM_IMAGES, draw_with_film
+from run_lib.drawing import FILM_IMAGES, FILM_PIXELS, draw_with_film
 from run_lib.progress import Clock, Stop, duration, out_of_memory, stop_signals
 from sde_lib import SDE
 from training import StepRecord, TrainingDiverged, TrainState, check_finite, loss_by_level
@@ -261,7 +261,8 @@ def _snapshot(run: _Run) -> None:
         return
     grid = pictures.grid(images)
     pictures.save_png(folder / f"step_{step:08d}.png", grid)
-    film = [pictures.grid(x[:FILM_IMAGES]) for x in frames]
+    scale = max(1, FILM_PIXELS // max(images.shape[-2:]))
+    film = [pictures.grid(x[:FILM_IMAGES], scale=scale) for x in frames]
     pictures.save_film(folder / f"step_{step:08d}.gif", film)
     run.log.images(step, "samples", grid)
     steps, losses = run.log.history("loss")
