@@ -1,6 +1,7 @@
 """What the README shows, run as it stands there."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -73,6 +74,21 @@ def test_an_added_data_set_trains(tmp_path):
     run_lib.train(config, tmp_path, sources=(stripes("train", 50), stripes("test", 5)), quiet=True)
     assert (tmp_path / "checkpoints" / "step_00000002.pt").is_file()
     assert (tmp_path / "samples" / "step_00000002.png").is_file()
+
+
+def test_the_notebook_example_runs_on_a_trained_network(tmp_path, monkeypatch):
+    (code,) = [b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "create_model" in b]
+    config = digits.get_config()
+    config.training.update(n_iters=1, batch_size=4, snapshot_sampling=False)
+    monkeypatch.chdir(tmp_path)
+    run_lib.train(config, Path("runs/vp/digits"), quiet=True)
+    saved = Path("runs/vp/digits/checkpoints/step_00000001.pt")
+    saved.rename(saved.with_name("step_00002000.pt"))
+    defined: dict = {}
+    exec(code.replace("N=1000", "N=25"), defined)
+    assert defined["images"].shape == defined["gradient"].shape == (16, 1, 8, 8)
+    assert defined["evaluations"] == 25
+    assert defined["gradient"].isfinite().all()
 
 
 @pytest.mark.parametrize("mode", ["train", "sample"])
