@@ -19,8 +19,8 @@ def get_config() -> ml_collections.ConfigDict:
         {
             "model.attn_resolutions": (7,),
             "training.batch_size": 32,
-            "training.n_iters": 1700,
-            "training.snapshot_freq": 850,
+            "training.n_iters": 1500,
+            "training.snapshot_freq": 750,
             "training.snapshot_images": 64,
             "optim.lr": 1e-3,
         },
