@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from sde_lib import SDE, VPSDE, Score
-from tensor_ops import expand_to
+from tensor_ops import expand_to, look_up
 
 Network = Callable[..., Tensor]
 """net(x, cond, label=None): x (B, ...), cond (B,), label int64 (B,) → the shape of x."""
@@ -86,8 +86,8 @@ class DiscreteScore:
         self.sde = sde
 
     def label(self, t: Tensor) -> Tensor:
-        """round((T − t)(N − 1)), int64."""
-        return ((self.sde.T - t) * (self.sde.N - 1)).round().long()
+        """round((1 − t)(N − 1)), int64."""
+        return ((1 - t) * (self.sde.N - 1)).round().long()
 
     def score_scale(self, t: Tensor) -> Tensor:
         """1."""
@@ -122,8 +122,7 @@ class DiscreteNoise:
 
     def score_scale(self, t: Tensor) -> Tensor:
         """−1/σ_i, with i the chain's step at time t."""
-        table = self.sde.sqrt_1m_alphas_cumprod
-        return -1 / table.to(device=t.device, dtype=t.dtype, non_blocking=True)[self.sde.index(t)]
+        return -1 / look_up(self.sde.sqrt_1m_alphas_cumprod, self.sde.index(t), t)
 
 
 def parameterisation(sde: SDE, continuous: bool = True) -> Parameterisation:
@@ -134,13 +133,10 @@ def parameterisation(sde: SDE, continuous: bool = True) -> Parameterisation:
         continuous: trained on continuous times; False for SMLD and DDPM. Ignored where there is no
             chain (sub-VP).
     """
+    discrete = sde.has_chain and not continuous
     if sde.network_output == "score":
-        return ContinuousScore(sde) if continuous or not sde.has_chain else DiscreteScore(sde)
-    return (
-        ContinuousNoise(sde)
-        if continuous or not sde.has_chain
-        else DiscreteNoise(cast(VPSDE, sde))
-    )
+        return DiscreteScore(sde) if discrete else ContinuousScore(sde)
+    return DiscreteNoise(cast(VPSDE, sde)) if discrete else ContinuousNoise(sde)
 
 
 class NetworkScore:

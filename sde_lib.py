@@ -12,7 +12,7 @@ differentiation where no closed form is given. `N` belongs to the discrete chain
 that the paper puts on the same path.
 
 Symbols: x (B, ...) the state, of any rank ≥ 2; t, s (B,) times with 0 ≤ s ≤ t ≤ T; z standard
-normal noise.
+normal noise. The paper's SDEs end at T = 1, as their formulas say; a new one may set its own T.
 
 Source: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential
 Equations" (ICLR), cited below as (Song, eq. n).
@@ -26,7 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tensor_ops import expand_to, sum_per_sample
+from tensor_ops import expand_to, look_up, sum_per_sample
 
 Score = Callable[[Tensor, Tensor], Tensor]
 
@@ -37,7 +37,7 @@ class SDE(ABC):
     Attributes:
         name: what configs and messages call it.
         N: number of scales of the discrete chain on the same path.
-        T: where the forward process ends.
+        T: where the forward process ends; 1 for the paper's SDEs.
         eps: where sampling ends by default; below it the score is too steep to be learnt.
         network_output: what a network trained for this SDE puts out, the "score" itself
             (Song & Ermon) or the "noise", −σ times the score (Ho et al.). `score.py` knows what
@@ -239,7 +239,7 @@ class VESDE(SDE):
     has_chain = True
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0, N: int = 1000) -> None:
-        """`sigma_min` and `sigma_max` are the noise levels at t = 0 and T, in data units."""
+        """`sigma_min` and `sigma_max` are the noise levels at t = 0 and 1, in data units."""
         super().__init__(N)
         if not 0 < sigma_min < sigma_max:
             raise ValueError(
@@ -258,8 +258,8 @@ class VESDE(SDE):
         return torch.ones_like(t)
 
     def std(self, t: Tensor) -> Tensor:
-        """σ(t) = σ_min (σ_max/σ_min)^{t/T}; the released code, too, does not subtract σ_min²."""
-        return self.sigma_min * torch.exp(self.log_ratio * t / self.T)
+        """σ(t) = σ_min (σ_max/σ_min)^t; the released code, too, does not subtract σ_min²."""
+        return self.sigma_min * torch.exp(self.log_ratio * t)
 
     def mean_rate(self, t: Tensor) -> Tensor:
         """0."""
@@ -267,16 +267,16 @@ class VESDE(SDE):
 
     def diffusion_squared(self, t: Tensor) -> Tensor:
         """g² = (σ²)'."""
-        return self.std(t) ** 2 * (2 * self.log_ratio / self.T)
+        return 2 * self.log_ratio * self.std(t) ** 2
 
     def transition(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """r = 1, G² = σ(t)² − σ(s)², without its cancellation."""
-        shrunk = -torch.expm1(-2 * self.log_ratio * (t - s) / self.T)
+        shrunk = -torch.expm1(-2 * self.log_ratio * (t - s))
         return torch.ones_like(t), self.std(t) * shrunk.clamp_min(0).sqrt()
 
     def time_of_noise_level(self, level: Tensor) -> Tensor:
-        """t = T log(level/σ_min) / log(σ_max/σ_min)."""
-        return torch.log(level / self.sigma_min) * (self.T / self.log_ratio)
+        """t = log(level/σ_min) / log(σ_max/σ_min)."""
+        return torch.log(level / self.sigma_min) / self.log_ratio
 
     def ancestral_step(self, t: Tensor, s: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The posterior's noise, σ_{i−1} √(σ_i² − σ_{i−1}²) / σ_i on SMLD's chain."""
@@ -292,8 +292,8 @@ class VESDE(SDE):
         # SMLD: σ_i, σ_{i−1} and G² = σ_i² − σ_{i−1}², with σ_{−1} = 0. The ratio of neighbours is
         # constant, so no squares cancel.
         i = self.index(t)
-        sigma = _look_up(self.discrete_sigmas, i, t)
-        below = _look_up(self.discrete_sigmas, (i - 1).clamp_min(0), t)
+        sigma = look_up(self.discrete_sigmas, i, t)
+        below = look_up(self.discrete_sigmas, (i - 1).clamp_min(0), t)
         kept = math.sqrt(-math.expm1(-2 * self.log_ratio / max(self.N - 1, 1)))
         first = i == 0
         return sigma, below.masked_fill(first, 0), torch.where(first, sigma, sigma * kept)
@@ -303,20 +303,19 @@ class _BetaSDE(SDE):
     """What VP and sub-VP share: β(t) linear from β_min to β_max, α = exp(−½ ∫β), DDPM's tables."""
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, N: int = 1000) -> None:
-        """`beta_min` and `beta_max` are β(0) and β(T), per unit of time; N scales."""
+        """`beta_min` and `beta_max` are β(0) and β(1), per unit of time; N scales.
+
+        The chain's β_i = β/N are variances of at most 1: where N < beta_max the last ones are cut
+        to 1, and a step of such a scale forgets everything.
+        """
         super().__init__(N)
         if not 0 < beta_min <= beta_max:
             raise ValueError(
                 f"beta_min={beta_min}, beta_max={beta_max}: rates must satisfy "
                 "0 < beta_min <= beta_max"
             )
-        if beta_max > N:
-            raise ValueError(
-                f"N={N}: the chain needs N >= beta_max={beta_max}, since beta_max/N is a variance "
-                "of at most 1; for fewer sampling steps set sampling.num_steps, not N"
-            )
         self.beta_0, self.beta_1 = beta_min, beta_max
-        betas = torch.linspace(beta_min / N, beta_max / N, N, dtype=torch.float64)
+        betas = torch.linspace(beta_min / N, beta_max / N, N, dtype=torch.float64).clamp_max(1)
         cumulative = (1 - betas).cumprod(0)
         self.discrete_betas = betas.float()
         self.alphas = (1 - betas).float()
@@ -342,7 +341,7 @@ class _BetaSDE(SDE):
 
     def chain_alpha(self, t: Tensor) -> Tensor:
         """1 − β_i of the chain's step at time t (the paper's α_i, not its product)."""
-        return _look_up(self.alphas, self.index(t), t)
+        return look_up(self.alphas, self.index(t), t)
 
     def _integral_between(self, t: Tensor, s: Tensor) -> Tensor:
         # ∫ₛᵗ β in a form without cancellation.
@@ -388,7 +387,7 @@ class VPSDE(_BetaSDE):
 
     def _chain_transition(self, t: Tensor) -> tuple[Tensor, Tensor]:
         i = self.index(t)
-        return _look_up(self.alphas, i, t).sqrt(), _look_up(self.discrete_betas, i, t).sqrt()
+        return look_up(self.alphas, i, t).sqrt(), look_up(self.discrete_betas, i, t).sqrt()
 
 
 class subVPSDE(_BetaSDE):
@@ -418,15 +417,9 @@ class subVPSDE(_BetaSDE):
 
     def time_of_noise_level(self, level: Tensor) -> Tensor:
         """The root of σ/α = 2 sinh(½ ∫₀ᵗ β) = level."""
-        # σ/α = 2 sinh(½ ∫β)
         return self._time_of_integral(2 * torch.asinh(level / 2))
 
 
 def _with_derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
     value, rate, *_ = torch.func.jvp(function, (t,), (torch.ones_like(t),))
     return value, rate
-
-
-def _look_up(table: Tensor, index: Tensor, like: Tensor) -> Tensor:
-    # Tables are made on the CPU and used wherever the state is.
-    return table.to(device=like.device, dtype=like.dtype, non_blocking=True)[index]

@@ -21,6 +21,20 @@ def expand_to(v: Tensor, x: Tensor) -> Tensor:
     return v.reshape(-1, *[1] * (x.ndim - 1)) if v.ndim else v
 
 
+def look_up(table: Tensor, index: Tensor, like: Tensor) -> Tensor:
+    """Entries of a table that was made on the CPU, with the device and dtype of `like`.
+
+    Args:
+        table: (N,).
+        index: int64 (B,).
+        like: any tensor.
+
+    Returns:
+        (B,).
+    """
+    return table.to(device=like.device, dtype=like.dtype, non_blocking=True)[index]
+
+
 def sum_per_sample(x: Tensor) -> Tensor:
     """Sums everything but the first axis: (B, ...) → (B,)."""
     return x.flatten(1).sum(1)

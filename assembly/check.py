@@ -72,12 +72,23 @@ def check(config: Config) -> None:
     canonical_name(config.data.dataset)
     image_shape(config)
     _check_conditioning(config)
+    _check_chain(config)
     sde = build_sde(config)
     build_objective(config, sde)
     build_sampler(config, sde)
     build_device(config)
     with torch.device("meta"):  # every option of a network, at no cost
         NETWORKS[config.model.name](config)
+
+
+def _check_chain(config: Config) -> None:
+    model = config.model
+    if config.training.sde != "vesde" and model.beta_max > model.num_scales:
+        raise ValueError(
+            f"config.model.num_scales={model.num_scales}: the chain needs at least "
+            f"beta_max={model.beta_max} scales, since beta_max/num_scales is a variance of at "
+            "most 1; for fewer sampling steps set config.sampling.num_steps"
+        )
 
 
 def _check_conditioning(config: Config) -> None:

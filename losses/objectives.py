@@ -18,7 +18,6 @@ Murray & Ermon 2021, "Maximum Likelihood Training of Score-Based Diffusion Model
 """
 
 from abc import ABC, abstractmethod
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -26,30 +25,30 @@ from torch import Tensor
 from losses.times import TIME_SAMPLERS, TimeSampler, UniformTimes
 from score import Network, NetworkScore
 from sde_lib import SDE, VESDE, VPSDE
-from tensor_ops import expand_to, mean_per_sample, sum_per_sample
+from tensor_ops import expand_to, look_up, mean_per_sample, sum_per_sample
 
 
-class Objective(Protocol):
+class Objective(ABC):
     """What training minimises: draws its times, and gives one loss per sample."""
 
+    @abstractmethod
     def times(
         self, n: int, device: torch.device | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """Draws times, or steps of the chain, (n,)."""
-        ...
 
+    @abstractmethod
     def time(self, t: Tensor) -> Tensor:
         """Where on [0, T] the drawn times stand, 0 without noise: (B,) → float (B,)."""
-        ...
 
+    @abstractmethod
     def __call__(
         self, net: Network, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None
     ) -> Tensor:
         """One loss per sample, (B,), of a network on data x_0 with noise z at times t."""
-        ...
 
 
-class ScoreMatching:
+class ScoreMatching(Objective):
     """Denoising score matching in continuous time (Song, eq. 7).
 
     Args:
@@ -109,28 +108,17 @@ class ScoreMatching:
         return self.weight(t) * _reduce((std * score + z) ** 2, self.reduce_mean)
 
 
-class _ChainObjective(ABC):
+class _ChainObjective(Objective):
     """What SMLD and DDPM share: times are the integer labels of a chain of N noise levels."""
 
     def __init__(self, sde: SDE, reduce_mean: bool) -> None:
-        self.N, self.T = sde.N, sde.T
-        self.reduce_mean = reduce_mean
+        self.N, self.reduce_mean = sde.N, reduce_mean
 
     def times(
         self, n: int, device: torch.device | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """Draws labels (n,), int64, uniform on 0 … N − 1."""
         return torch.randint(0, self.N, (n,), device=device, generator=generator)
-
-    @abstractmethod
-    def time(self, t: Tensor) -> Tensor:
-        """Where on [0, T] the labels stand: int64 (B,) → float (B,)."""
-
-    @abstractmethod
-    def __call__(
-        self, net: Network, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None
-    ) -> Tensor:
-        """One loss per sample: (B,)."""
 
 
 class SMLD(_ChainObjective):
@@ -155,14 +143,14 @@ class SMLD(_ChainObjective):
         self.sigmas = sde.discrete_sigmas.flip(0)
 
     def time(self, t: Tensor) -> Tensor:
-        """T (1 − label/(N − 1)): (B,) → (B,)."""
-        return self.T * (1 - t / max(self.N - 1, 1))
+        """1 − label/(N − 1): (B,) → (B,)."""
+        return 1 - t / max(self.N - 1, 1)
 
     def __call__(
         self, net: Network, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None
     ) -> Tensor:
         """‖σ_i s(x_0 + σ_i z, i) + z‖² of each sample, reduced over its dimensions: (B,)."""
-        sigma = expand_to(_look_up(self.sigmas, t, x_0), x_0)
+        sigma = expand_to(look_up(self.sigmas, t, x_0), x_0)
         score = _output(net, x_0 + sigma * z, t, label)
         return _reduce((sigma * score + z) ** 2, self.reduce_mean)
 
@@ -189,15 +177,15 @@ class DDPM(_ChainObjective):
         self.alphas, self.sigmas = sde.sqrt_alphas_cumprod, sde.sqrt_1m_alphas_cumprod
 
     def time(self, t: Tensor) -> Tensor:
-        """T step/(N − 1): (B,) → (B,)."""
-        return self.T * t / max(self.N - 1, 1)
+        """step/(N − 1): (B,) → (B,)."""
+        return t / max(self.N - 1, 1)
 
     def __call__(
         self, net: Network, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None
     ) -> Tensor:
         """‖ε(x_i, i) − z‖² of each sample, reduced over its dimensions: (B,)."""
-        alpha = expand_to(_look_up(self.alphas, t, x_0), x_0)
-        sigma = expand_to(_look_up(self.sigmas, t, x_0), x_0)
+        alpha = expand_to(look_up(self.alphas, t, x_0), x_0)
+        sigma = expand_to(look_up(self.sigmas, t, x_0), x_0)
         noise = _output(net, alpha * x_0 + sigma * z, t, label)
         return _reduce((noise - z) ** 2, self.reduce_mean)
 
@@ -255,8 +243,3 @@ def _reduce(squares: Tensor, reduce_mean: bool) -> Tensor:
 
 def _output(net: Network, x: Tensor, cond: Tensor, label: Tensor | None) -> Tensor:
     return net(x, cond) if label is None else net(x, cond, label)
-
-
-def _look_up(table: Tensor, index: Tensor, like: Tensor) -> Tensor:
-    # Tables are made on the CPU and used wherever the data are.
-    return table.to(device=like.device, dtype=like.dtype, non_blocking=True)[index]

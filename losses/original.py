@@ -85,7 +85,7 @@ def optimization_manager(config: Any) -> Callable[..., None]:
     Returns:
         optimize_fn(optimizer, params, step, lr=..., warmup=..., grad_clip=...). `step` counts the
         updates made before, so that the first one has a learning rate of 0 where there is a
-        warm-up. A negative `grad_clip` is none.
+        warm-up; without one the optimiser's own rate stays. A negative `grad_clip` is none.
     """
     from training import learning_rate
 
@@ -97,8 +97,9 @@ def optimization_manager(config: Any) -> Callable[..., None]:
         warmup: int = config.optim.warmup,
         grad_clip: float = config.optim.grad_clip,
     ) -> None:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, lr, warmup)
+        if warmup > 0:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, lr, warmup)
         if grad_clip >= 0:
             torch.nn.utils.clip_grad_norm_(params, max_norm=grad_clip)
         optimizer.step()

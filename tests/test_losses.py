@@ -193,6 +193,19 @@ def test_reference_updates_and_evaluation(golden, by_name):
     assert abs(raw(net, data["batches"][0], t=t, noise=data["eval/z"]) - loss) > 1e-3
 
 
+def test_without_a_warm_up_the_optimisers_own_rate_stays():
+    config = reference_config({"lr": 1e-3, "wd": 0.0, "warmup": 0, "clip": -1.0})
+    p = nn.Parameter(torch.ones(3))
+    optimizer = get_optimizer(config, [p])
+    optimizer.param_groups[0]["lr"] = 0.5  # a schedule of the notebook's own
+    p.grad = torch.full((3,), 7.0)
+    optimization_manager(config)(optimizer, [p], step=0)
+    assert optimizer.param_groups[0]["lr"] == 0.5
+    assert_close(p.detach(), torch.full((3,), 0.5), 1e-6)
+    optimization_manager(config)(optimizer, [p], step=1, lr=0.2, warmup=4)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+
+
 # ---- What the losses are, and what minimises them ----
 
 

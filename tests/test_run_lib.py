@@ -214,7 +214,7 @@ def sentence(capsys, *words: object, recipe: str = "configs/vp/digits.py") -> st
         ("--config.training.accumulation=3", "accumulation=3", "divide"),
         ("--config.model.embedding_type=fourier", "fourier", "positional"),
         ("--config.model.scale_by_sigma=true", "scale_by_sigma", "False"),
-        ("--config.model.num_scales=3", "N=3", "beta_max"),
+        ("--config.model.num_scales=3", "num_scales=3", "beta_max"),
         ("--config.training.time_sampling=importance", "importance", "likelihood_weighting"),
         ("--config.data.image_size=16", "16", "8"),
         ("--config.device=cuda:7", "cuda:7", "cpu"),

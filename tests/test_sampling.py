@@ -12,7 +12,7 @@ from torch import nn
 from noise import SampleNoise
 from sampling import GridSampler, ODESampler
 from score import NetworkScore
-from sde_lib import VESDE, VPSDE, subVPSDE
+from sde_lib import SDE, VESDE, VPSDE, subVPSDE
 from solvers.correctors import CORRECTORS, AnnealedLangevinDynamics, LangevinCorrector
 from solvers.few_step import DDIM, FEW_STEP, DPMSolverPP2M, Heun
 from solvers.grids import chain_grid, paper_grid, time_grid
@@ -20,6 +20,7 @@ from solvers.ode import Status
 from solvers.predictors import PREDICTORS, AncestralSamplingPredictor, ReverseDiffusionPredictor
 
 DATA_STD = 0.5
+STEPS = {**PREDICTORS, **FEW_STEP}
 
 
 def draw(sampler, score, n=4, shape=(3, 4), *, seed=0, batch_size=64, **options):
@@ -67,11 +68,12 @@ class TinyNet(nn.Module):
 
 
 @pytest.mark.parametrize("kind", SDES)
-@pytest.mark.parametrize("name", ["euler_maruyama", "reverse_diffusion", "ancestral_sampling"])
+@pytest.mark.parametrize("name", [name for name in STEPS if name != "none"])
 def test_final_moments_with_an_exact_score_are_those_of_the_data(kind, name):
     sde = SDES[kind]()
     data = Gaussian(sde, 0.7, DATA_STD**2)
-    sampler = GridSampler(sde, time_grid(sde, 250), PREDICTORS[name](sde))
+    step = STEPS[name](sde)
+    sampler = GridSampler(sde, time_grid(sde, 250, step.grid), step)
     x, _ = draw(sampler, data.score, 16, (1000,))
     assert x.mean().item() == pytest.approx(0.7, abs=0.05)
     assert x.std().item() == pytest.approx(DATA_STD, rel=0.03)
@@ -166,6 +168,46 @@ def test_few_step_solvers_approach_the_ode_on_a_mixture(kind, make):
         errors.append((x - reference).norm(dim=1).mean().item())
     assert errors[1] < errors[0] / 2.5**make.order
     assert errors[1] < {1: 0.05, 2: 0.01}[make.order]
+
+
+def stretched(base):
+    """The same path in twice the time, all but mean scale and std left to `SDE`."""
+
+    class Stretched(SDE):
+        name, T, eps, prior_std = "stretched", 2.0, 2 * base.eps, base.prior_std
+
+        def mean_scale(self, t):
+            return base.mean_scale(t / 2)
+
+        def std(self, t):
+            return base.std(t / 2)
+
+    return Stretched(base.N)
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("grid", ["uniform", "log_snr", "edm"])
+@pytest.mark.parametrize("kind", ["ve", "subvp"])
+def test_samples_do_not_depend_on_where_time_ends(kind, grid, name):
+    results = []
+    for sde in (SDES[kind](N=50), stretched(SDES[kind](N=50))):
+        data = Gaussian(sde, 0.7, DATA_STD**2)
+        sampler = GridSampler(sde, time_grid(sde, 20, grid), STEPS[name](sde), tweedie=True)
+        results.append(draw(sampler, data.score, dtype=torch.float64)[0])
+    assert_close(results[1], results[0], 1e-5)
+
+
+@pytest.mark.parametrize("kind", SDES)
+def test_the_flow_and_the_papers_grid_do_not_depend_on_where_time_ends(kind):
+    flows, walks = [], []
+    for sde in (SDES[kind](N=50), stretched(SDES[kind](N=50))):
+        data = Gaussian(sde, 0.7, DATA_STD**2)
+        flows.append(draw(ODESampler(sde), data.score, dtype=torch.float64)[0])
+        step = PREDICTORS["euler_maruyama"](sde)
+        sampler = GridSampler(sde, paper_grid(sde), step, chain=True)
+        walks.append(draw(sampler, data.score, dtype=torch.float64)[0])
+    assert_close(flows[1], flows[0], 1e-4)
+    assert_close(walks[1], walks[0], 1e-5)
 
 
 # The loop

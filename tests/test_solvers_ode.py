@@ -223,6 +223,20 @@ def test_a_free_slot_goes_to_the_next_sample():
     assert result.calls < 0.6 * naive
 
 
+def test_samples_that_cannot_start_do_not_stop_the_others():
+    def f(y, t, index):
+        return torch.where((index % 6 >= 2)[:, None], torch.nan, -y)
+
+    y0 = torch.ones(12, 2, dtype=torch.float64)
+    for batch_size in (1, 2, 4, 12):  # whole batches of them, among others
+        result = solve(f, y0, 0.0, 1.0, batch_size=batch_size, **TIGHT)
+        good = torch.arange(12) % 6 < 2
+        assert (result.status[good] == Status.DONE).all()
+        assert (result.status[~good] == Status.NON_FINITE).all()
+        assert_close(result.y[good], y0[good] * math.exp(-1), 1e-8)
+        assert torch.equal(result.y[~good], y0[~good])
+
+
 def test_f_is_told_who_is_in_each_slot():
     y0 = torch.arange(1.0, 8.0, dtype=torch.float64)[:, None]
     result = solve(lambda y, t, i: (i[:, None] + 1.0).to(y), y0, 0.0, 2.0, batch_size=3)

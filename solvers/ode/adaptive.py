@@ -137,7 +137,8 @@ class _Slots:
         """Puts the samples in `rows` of `source` into `slots`."""
         for slot, row in zip(slots, rows, strict=True):
             self.samples[slot] = source.samples[row]
-        to = torch.tensor(slots, device=self.y.device)
+        # The dtype is said for the sake of an empty list: none of the new samples can run.
+        to = torch.tensor(slots, dtype=torch.int64, device=self.y.device)
         self.index = self.index.index_copy(0, to, source.index[rows])
         self.y = self.y.index_copy(0, to, source.y[rows])
         self.slope = self.slope.index_copy(0, to, source.slope[rows])
