@@ -24,6 +24,7 @@ from run_lib.progress import Clock, Stop, duration, out_of_memory, stop_signals
 from sde_lib import SDE
 from training import StepRecord, TrainingDiverged, TrainState, check_finite, loss_by_level
 
+FIRST_STEPS = 10  # after which the time that all of them take can be told
 LEVELS = 5  # parts of [0, T] that the loss by noise level is logged for
 
 
@@ -143,6 +144,10 @@ def _after_step(run: _Run, clock: Clock, *, stopping: bool) -> None:
     snapshot = step % training.snapshot_freq == 0 or last
     save = snapshot or step % training.snapshot_freq_for_preemption == 0 or stopping
     clock.tick()
+    if clock.steps == FIRST_STEPS and not last:
+        run.log.say(
+            f"time        about {clock.to_come(training.n_iters - step)}, and the snapshots"
+        )
     if step % training.log_freq == 0 or save:
         check_finite(run.records)
     if step % training.log_freq == 0 or last:
@@ -219,7 +224,7 @@ data        {info.name}: {info.num_images:,} images of {info.shape}, {info.polic
 sde         {run.sde.name}, {"continuous" if training.continuous else f"{run.sde.N} scales"}
 memory      {5 * megabytes:,.0f} MB for weights and optimiser, and the activations
 steps       {left:,} of {training.n_iters:,} to go, {training.batch_size} images each
-time        told with the first line of the log, after {training.log_freq} steps
+time        told after {FIRST_STEPS} steps
 disk        up to {4 * megabytes * kept:,.0f} MB of checkpoints
 snapshots   {training.snapshot_images} images every {training.snapshot_freq:,} steps ({method})
 everything  goes to {run.workdir}"""
