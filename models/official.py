@@ -59,6 +59,7 @@ _REFINE_NAMES = {"adapt": "adapt_convs", "output": "output_convs", "fuse": "msf"
 _DOWN_NUMBERS = {4: ("1", "2", "3", "4"), 5: ("1", "2", "3", "4", "5")}
 _DOWN_NUMBERS[6] = ("1", "2", "3", "31", "4", "5")
 _UP_NUMBERS = _DOWN_NUMBERS | {6: ("1", "2", "31", "3", "4", "5")}
+_LISTED = 20  # misfits that an error names; with the wrong recipe there are hundreds
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,14 @@ class Entry:
     shape: tuple[int, ...]
     matrix: bool = False
     trainable: bool = True
+
+    def to_ours(self, value: Tensor) -> Tensor:
+        """The release's tensor in our shape; anything that goes with a weight, as a gradient."""
+        return value.t()[..., None, None] if self.matrix else value
+
+    def to_theirs(self, value: Tensor) -> Tensor:
+        """The inverse of `to_ours`; contiguous."""
+        return (value[..., 0, 0].t() if self.matrix else value).contiguous()
 
 
 @singledispatch
@@ -177,6 +186,32 @@ def uninformative(net: nn.Module) -> list[str]:
     return [entry.name for entry in entries(net) if entry.ours is None]
 
 
+def to_ours(net: UNet | RefineNet, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of the 2021 release under the names and in the shapes of a network, strictly.
+
+    Args:
+        net: NCSNpp, DDPM, NCSN or NCSNv2; only its shapes count, so it may be on the meta device.
+        state_dict: Under the release's names, with or without the prefix `module.`.
+
+    Raises:
+        ValueError: Keys are missing, left over or of the wrong shape, or the table of noise levels
+            is another one; the sentence lists them.
+    """
+    given = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    problems = _problems(net, given)
+    if problems:
+        more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+        raise ValueError(
+            f"the weights do not fit this {type(net).__name__}, build it with the configuration "
+            f"they were trained with: {'; '.join(problems[:_LISTED])}{more}"
+        )
+    return {
+        entry.ours: entry.to_ours(given[entry.name])
+        for entry in entries(net)
+        if entry.ours is not None
+    }
+
+
 def load(net: UNet | RefineNet, state_dict: Mapping[str, Tensor]) -> None:
     """Fills a network from a state dict of the 2021 release, strictly.
 
@@ -185,47 +220,47 @@ def load(net: UNet | RefineNet, state_dict: Mapping[str, Tensor]) -> None:
         state_dict: Under the release's names, with or without the prefix `module.`.
 
     Raises:
-        ValueError: Keys are missing, left over or of the wrong shape, or the table of noise levels
-            is another one; the sentence lists them all.
+        ValueError: As `to_ours`; nothing is changed then.
     """
-    given = {key.removeprefix("module."): value for key, value in state_dict.items()}
-    problems = _problems(net, given)
-    if problems:
-        raise ValueError(
-            f"the weights do not fit this {type(net).__name__}, build it with the configuration "
-            f"they were trained with: {'; '.join(problems)}"
-        )
     own = net.state_dict()
     with torch.no_grad():
-        for entry in entries(net):
-            if entry.ours is not None:
-                value = given[entry.name]
-                own[entry.ours].copy_(value.t()[..., None, None] if entry.matrix else value)
+        for name, value in to_ours(net, state_dict).items():
+            own[name].copy_(value)
 
 
-def dump(net: UNet | RefineNet) -> dict[str, Tensor]:
-    """The network's state under the release's names, in its shapes, order and dtypes.
+def to_theirs(net: UNet | RefineNet, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of a network under the release's names, in its shapes, order and dtypes.
 
     The buffer `sigmas` is computed anew, in float64; what carries no information (`uninformative`)
     is zero.
 
     Args:
-        net: NCSNpp, DDPM, NCSN or NCSNv2.
+        net: NCSNpp, DDPM, NCSN or NCSNv2; only its shapes count, so it may be on the meta device.
+        own: Under the network's names.
 
     Returns:
-        A copy, on the network's device (`sigmas` on the CPU).
+        Tensors on the device of `own` (`sigmas` on the CPU), copied only where needed.
     """
-    own = net.state_dict()
+    listed = entries(net)
     state = _sigmas(net)
-    for entry in entries(net):
+    for entry in listed:
         if entry.ours is None:
-            state[entry.name] = next(net.parameters()).new_zeros(entry.shape)
+            state[entry.name] = next(iter(own.values())).new_zeros(entry.shape)
         else:
-            value = own[entry.ours]
-            state[entry.name] = (value[..., 0, 0].t() if entry.matrix else value).clone(
-                memory_format=torch.contiguous_format
-            )
+            state[entry.name] = entry.to_theirs(own[entry.ours])
     return state
+
+
+def dump(net: UNet | RefineNet) -> dict[str, Tensor]:
+    """The network's own state as `to_theirs` gives it, in a copy.
+
+    Args:
+        net: NCSNpp, DDPM, NCSN or NCSNv2.
+    """
+    state = to_theirs(net, net.state_dict())
+    return {
+        name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()
+    }
 
 
 def _sigmas(net: UNet | RefineNet) -> dict[str, Tensor]:
@@ -235,9 +270,10 @@ def _sigmas(net: UNet | RefineNet) -> dict[str, Tensor]:
 
 def _problems(net: UNet | RefineNet, given: Mapping[str, Tensor]) -> list[str]:
     """What keeps a state dict from fitting, in words, each weight by both names."""
+    listed = entries(net)
     sigmas = _sigmas(net)
     shapes = {name: (tuple(value.shape), "derived") for name, value in sigmas.items()}
-    shapes |= {entry.name: (entry.shape, entry.ours or "unused") for entry in entries(net)}
+    shapes |= {entry.name: (entry.shape, entry.ours or "unused") for entry in listed}
     problems = [f"{name} is left over" for name in given if name not in shapes]
     for name, (shape, ours) in shapes.items():
         if name not in given:

@@ -168,7 +168,7 @@ def fail_halfway(monkeypatch, error: BaseException) -> None:
         file.write(b"half of a checkpoint")
         raise error
 
-    monkeypatch.setattr(checkpoints.torch, "save", save)
+    monkeypatch.setattr(torch, "save", save)
 
 
 def no_space() -> OSError:
@@ -186,7 +186,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
                 checkpoints.save(tmp_path, state_of(step), keep=1)
             assert "\n" not in str(caught.value)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints.os, "replace", lambda *names: (_ for _ in ()).throw(no_space()))
+        patch.setattr(os, "replace", lambda *names: (_ for _ in ()).throw(no_space()))
         with pytest.raises(OSError, match="No space left"):
             checkpoints.save(tmp_path, state_of(2), keep=1)
     assert names(tmp_path) == ["step_00000001.pt"]
@@ -225,10 +225,8 @@ def test_a_fault_of_ours_is_not_called_a_full_disk(tmp_path, monkeypatch):
 def test_the_bytes_are_on_disk_before_the_name(tmp_path, monkeypatch):
     events = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(checkpoints.os, "fsync", lambda f: (events.append("fsync"), fsync(f)))
-    monkeypatch.setattr(
-        checkpoints.os, "replace", lambda a, b: (events.append("rename"), replace(a, b))
-    )
+    monkeypatch.setattr(os, "fsync", lambda f: (events.append("fsync"), fsync(f)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (events.append("rename"), replace(a, b)))
     checkpoints.save(tmp_path, state_of())
     assert events[:2] == ["fsync", "rename"]
 

@@ -28,6 +28,7 @@ SIDE = {"datasets", "training", "checkpoints", "logbook", "pictures"}
 # Entry points of the 2021 release that take a config: inside these functions only.
 ENTRY_POINTS = {
     ("models.utils", "create_model"): {"assembly"},
+    ("checkpoints", "load_official"): {"assembly"},
     ("losses", "get_optimizer"): {"training", "assembly"},
     ("losses", "optimization_manager"): {"training", "assembly"},
     ("losses", "get_step_fn"): {"training", "assembly"},

@@ -264,7 +264,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(trained, tmp_path, capsys, mon
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "_write", full)
+    monkeypatch.setattr("checkpoints.files._write", full)
     assert train(tmp_path, 10) == 1
     assert "free some space" in capsys.readouterr().err
     monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""Checkpoints: the whole state of a run in one file of tensors, numbers and strings.
+"""Our checkpoints: the whole state of a run in one file of tensors, numbers and strings.
 
 A file is written under a temporary name, flushed to the disk and renamed. So a name
 `step_00001000.pt` always stands for a complete checkpoint, whatever happens to the process or the
@@ -9,30 +9,23 @@ Its entries are exactly `step` (int); `network`, `ema`, `optimizer` (state dicts
 (`rng_state`); `data` (position in the data); `config` (JSON text); `versions` (text).
 """
 
-import contextlib
 import hashlib
-import os
-import pickle
 import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from checkpoints.files import TEMPORARY, CheckpointError, read, write
 from models.ema import bare_name
 
 KEYS = ("step", "network", "ema", "optimizer", "rng", "data", "config", "versions")
 _TYPES = {"step": int, "config": str, "versions": str}
 _NAME = re.compile(r"step_(\d{8,})\.pt")
-_TEMPORARY = ".tmp"
-
-
-class CheckpointError(ValueError):
-    """A file that is damaged, or is not a checkpoint of this library."""
 
 
 def path_of(folder: str | Path, step: int) -> Path:
@@ -74,20 +67,18 @@ def save(
             f"got keep={keep} and milestone_every={milestone_every}: give at least 1 and 0"
         )
     _check_entries(state, "the state to save")
-    plain = {key: _plain(value, key) for key, value in state.items()}
     path = path_of(folder, state["step"])
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left_over in path.parent.glob(f"step_*.pt{_TEMPORARY}"):
-            left_over.unlink()  # of a save that was killed
-        _write(path, plain)
-    except OSError as error:
-        raise OSError(
-            f"cannot save {path} ({error.strerror or error}): free some space or choose another "
-            "work directory; what was saved before is untouched"
-        ) from error
+    for left_over in path.parent.glob(f"step_*.pt{TEMPORARY}"):
+        left_over.unlink()  # of a save that was killed
+    save_as(path, state)
     _delete_old(path.parent, state["step"], keep, milestone_every)
     return path
+
+
+def save_as(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes one checkpoint under a name of its own; see `save`."""
+    _check_entries(state, "the state to save")
+    write(path, {key: _plain(value, key) for key, value in state.items()})
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -97,6 +88,15 @@ def load(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: if there is no such file; the message lists those that are there.
         CheckpointError: if the file is damaged or is not a checkpoint of this library.
     """
+    return checked(load_any(path), path)
+
+
+def load_any(path: str | Path) -> Any:
+    """The content of a checkpoint of any format, onto the CPU, without running code of the file.
+
+    Raises:
+        FileNotFoundError, CheckpointError: as `load`.
+    """
     path = Path(path)
     if not path.is_file():
         there = [path_of(path.parent, step).name for step in steps(path.parent)]
@@ -104,13 +104,20 @@ def load(path: str | Path) -> dict[str, Any]:
             f"there is no checkpoint {path}: name one that exists "
             f"(its folder has {', '.join(there[-5:]) or 'none'})"
         )
-    with path.open("rb") as file:
-        state = _read(file, path)
+    return read(path)
+
+
+def checked(content: Any, path: str | Path) -> dict[str, Any]:
+    """The content of one of our files as it is, if it has the right entries.
+
+    Raises:
+        CheckpointError: if it has not.
+    """
     try:
-        _check_entries(state, str(path))
+        _check_entries(content, str(path))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{error}: use a checkpoint that this library wrote") from error
-    return state
+    return content
 
 
 def newest(
@@ -214,49 +221,6 @@ def _plain_dict(value: Mapping[Any, object], where: str) -> dict[str | int, obje
             raise ValueError(f"{where} has two entries {name}, prefixes of wrappers aside")
         result[name] = _plain(item, f"{where}.{key}")
     return result
-
-
-def _write(path: Path, plain: dict[str, object]) -> None:
-    temporary = path.with_name(path.name + _TEMPORARY)
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(plain, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except RuntimeError as error:
-        # torch's writer turns a full disk into a broken assertion: give the system's own error.
-        if isinstance(error.__context__, OSError):
-            raise OSError(*error.__context__.args) from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # bring the name to disk; Windows can't open a folder
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _read(file: BinaryIO, path: Path) -> Any:
-    try:
-        # Torch itself does not compare checksums: a flipped bit would quietly become a weight.
-        with zipfile.ZipFile(file) as archive:
-            if (broken := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(f"{broken} has another checksum than when written")
-        file.seek(0)
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is refused, as it holds more than tensors, numbers and strings: "
-            "use a checkpoint that this library wrote"
-        ) from error
-    except Exception as error:  # damaged bytes can end in an error of almost any type
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise CheckpointError(
-            f"{path} is damaged or not a checkpoint ({reason}): use another one"
-        ) from error
 
 
 def _delete_old(folder: Path, written: int, keep: int, milestone_every: int) -> None:

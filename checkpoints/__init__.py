@@ -1,0 +1,42 @@
+"""Checkpoints: ours, and those of the 2021 release and of NCSN and NCSNv2 before it.
+
+`files` reads and writes without running code or losing what was there, `state` is our format,
+`published` translates the others.
+"""
+
+from checkpoints.files import CheckpointError
+from checkpoints.published import from_published, is_published, load_official, save_published
+from checkpoints.state import (
+    KEYS,
+    checked,
+    fingerprint,
+    load,
+    load_any,
+    newest,
+    path_of,
+    restore_rng,
+    rng_state,
+    save,
+    save_as,
+    steps,
+)
+
+__all__ = [
+    "KEYS",
+    "CheckpointError",
+    "checked",
+    "fingerprint",
+    "from_published",
+    "is_published",
+    "load",
+    "load_any",
+    "load_official",
+    "newest",
+    "path_of",
+    "restore_rng",
+    "rng_state",
+    "save",
+    "save_as",
+    "save_published",
+    "steps",
+]
