@@ -7,6 +7,7 @@ import pytest
 import torch
 from ml_collections import ConfigDict
 
+import checkpoints
 import datasets
 import losses
 import sampling
@@ -39,6 +40,7 @@ SIGNATURES = [
     (ema.ExponentialMovingAverage.load_state_dict, "(self, state_dict)"),
     (official.load, "(net, state_dict)"),
     (official.dump, "(net)"),
+    (checkpoints.load_official, "(path, config)"),
     (losses.get_sde_loss_fn, f"(sde, train, {SCORE_MATCHING})"),
     (losses.get_smld_loss_fn, "(vesde, train, reduce_mean=False)"),
     (losses.get_ddpm_loss_fn, "(vpsde, train, reduce_mean=True)"),
@@ -130,10 +132,9 @@ def config(request, golden):
     fields["data"] |= {"dataset": "digits", "image_size": 8, "num_channels": 1}
     fields["training"] |= {"batch_size": 6}
     fields["eval"] |= {"batch_size": 7}
-    fields["model"] |= {"nf": 32, "num_scales": 60}
-    if "ch_mult" in fields["model"]:
-        small = {"ch_mult": (1, 1), "num_res_blocks": 1, "attn_resolutions": (4,)}
-        fields["model"] |= small
+    unet = {"nf": 32, "ch_mult": (1, 1), "num_res_blocks": 1, "attn_resolutions": (4,)}
+    fields["model"] |= {"nf": 8} if request.param.startswith("ve/ncsn") else unet
+    fields["model"]["num_scales"] = 60
     return ConfigDict(fields | {"device": torch.device("cpu")})
 
 
