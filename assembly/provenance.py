@@ -57,9 +57,13 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found, "commit": _commit()}
 
 
-def record(config: Config, workdir: Path) -> None:
-    """Writes the resolved config, the versions and the source's commit to WORKDIR/config.json."""
-    text = json.dumps({"config": json.loads(to_json(config)), **versions()}, indent=2)
+def record(config: Config, workdir: Path, origin: str = "") -> None:
+    """Writes the resolved config, the versions and the source's commit to WORKDIR/config.json.
+
+    Also where the run's first weights came from, if it did not begin with fresh ones.
+    """
+    known = {"config": json.loads(to_json(config)), **versions()}
+    text = json.dumps(known | ({"origin": origin} if origin else {}), indent=2)
     path = workdir / "config.json"
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text + "\n")

@@ -23,14 +23,10 @@ from torch import Tensor, nn
 from checkpoints.files import CheckpointError, write
 from checkpoints.state import load_any
 from models import official
-from models.refinenet import RefineNet
-from models.unet import UNet
 
 _ENTRIES = {"model", "ema", "optimizer", "step"}
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 _PREFIX = "module."
-
-Network = UNet | RefineNet
 
 
 def is_published(content: object) -> bool:
@@ -61,13 +57,13 @@ def load_official(path: str | Path, config: Any) -> nn.Module:
 
     content = load_any(path)
     network = build_network(config)
-    state = from_published(content, network, config.model.ema_rate, path)  # type: ignore[arg-type]
+    state = from_published(content, network, config.model.ema_rate, path)
     network.load_state_dict(state["ema"]["shadow"])
     return network.eval()
 
 
 def from_published(
-    content: Any, network: Network, ema_rate: float, path: str | Path
+    content: Any, network: nn.Module, ema_rate: float, path: str | Path
 ) -> dict[str, Any]:
     """The content of a published file as the entries step, network, ema and optimizer of ours.
 
@@ -109,7 +105,7 @@ def from_published(
 
 
 def save_published(
-    path: Path, state: Mapping[str, Any], network: Network, settings: Mapping[str, Any]
+    path: Path, state: Mapping[str, Any], network: nn.Module, settings: Mapping[str, Any]
 ) -> None:
     """Writes a checkpoint of ours in the format of the 2021 release.
 
@@ -188,7 +184,7 @@ def _bare(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(_PREFIX): value for name, value in weights.items()}
 
 
-def _averages(given: list[Tensor] | dict[str, Tensor], network: Network) -> dict[str, Tensor]:
+def _averages(given: list[Tensor] | dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
     """Averages by the release's names, one for each trained weight."""
     trained = official.trainable_order(network)
     if isinstance(given, list):
@@ -203,7 +199,7 @@ def _averages(given: list[Tensor] | dict[str, Tensor], network: Network) -> dict
     return given
 
 
-def _optimizer_by_name(given: Mapping[str, Any], network: Network) -> dict[str, dict[str, Any]]:
+def _optimizer_by_name(given: Mapping[str, Any], network: nn.Module) -> dict[str, dict[str, Any]]:
     """Adam's state by our names; empty for weights that had no gradient yet."""
     entries = official.entries(network)
     # Before torch 1.5 places were arbitrary numbers; the list of them is in order in any version.
@@ -237,7 +233,7 @@ def _moment(key: str, value: Any, entry: official.Entry) -> Tensor:
 
 
 def _optimizer_by_place(
-    named: Mapping[str, Mapping[str, Any]], network: Network, settings: Mapping[str, Any]
+    named: Mapping[str, Mapping[str, Any]], network: nn.Module, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The inverse of `_optimizer_by_name`, as torch's `Optimizer.state_dict` has it."""
     entries = official.entries(network)

@@ -186,7 +186,7 @@ def uninformative(net: nn.Module) -> list[str]:
     return [entry.name for entry in entries(net) if entry.ours is None]
 
 
-def to_ours(net: UNet | RefineNet, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_ours(net: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of the 2021 release under the names and in the shapes of a network, strictly.
 
     Args:
@@ -212,7 +212,7 @@ def to_ours(net: UNet | RefineNet, state_dict: Mapping[str, Tensor]) -> dict[str
     }
 
 
-def load(net: UNet | RefineNet, state_dict: Mapping[str, Tensor]) -> None:
+def load(net: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     """Fills a network from a state dict of the 2021 release, strictly.
 
     Args:
@@ -228,7 +228,7 @@ def load(net: UNet | RefineNet, state_dict: Mapping[str, Tensor]) -> None:
             own[name].copy_(value)
 
 
-def to_theirs(net: UNet | RefineNet, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_theirs(net: nn.Module, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of a network under the release's names, in its shapes, order and dtypes.
 
     The buffer `sigmas` is computed anew, in float64; what carries no information (`uninformative`)
@@ -241,9 +241,8 @@ def to_theirs(net: UNet | RefineNet, own: Mapping[str, Tensor]) -> dict[str, Ten
     Returns:
         Tensors on the device of `own` (`sigmas` on the CPU), copied only where needed.
     """
-    listed = entries(net)
     state = _sigmas(net)
-    for entry in listed:
+    for entry in entries(net):
         if entry.ours is None:
             state[entry.name] = next(iter(own.values())).new_zeros(entry.shape)
         else:
@@ -251,7 +250,7 @@ def to_theirs(net: UNet | RefineNet, own: Mapping[str, Tensor]) -> dict[str, Ten
     return state
 
 
-def dump(net: UNet | RefineNet) -> dict[str, Tensor]:
+def dump(net: nn.Module) -> dict[str, Tensor]:
     """The network's own state as `to_theirs` gives it, in a copy.
 
     Args:
@@ -263,17 +262,17 @@ def dump(net: UNet | RefineNet) -> dict[str, Tensor]:
     }
 
 
-def _sigmas(net: UNet | RefineNet) -> dict[str, Tensor]:
+def _sigmas(net: nn.Module) -> dict[str, Tensor]:
     """The release's buffer of noise levels, if the network has one there."""
-    return {} if net.sigma_table is None else {"sigmas": descending_sigmas(*net.sigma_table)}
+    table = getattr(net, "sigma_table", None)
+    return {} if table is None else {"sigmas": descending_sigmas(*table)}
 
 
-def _problems(net: UNet | RefineNet, given: Mapping[str, Tensor]) -> list[str]:
+def _problems(net: nn.Module, given: Mapping[str, Tensor]) -> list[str]:
     """What keeps a state dict from fitting, in words, each weight by both names."""
-    listed = entries(net)
     sigmas = _sigmas(net)
     shapes = {name: (tuple(value.shape), "derived") for name, value in sigmas.items()}
-    shapes |= {entry.name: (entry.shape, entry.ours or "unused") for entry in listed}
+    shapes |= {entry.name: (entry.shape, entry.ours or "unused") for entry in entries(net)}
     problems = [f"{name} is left over" for name in given if name not in shapes]
     for name, (shape, ours) in shapes.items():
         if name not in given:

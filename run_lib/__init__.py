@@ -13,5 +13,6 @@ Everything a run writes lies in its work directory:
 from run_lib.sampling_run import sample
 from run_lib.training_run import train
 from run_lib.trial import smoke
+from run_lib.weights import convert
 
-__all__ = ["sample", "smoke", "train"]
+__all__ = ["convert", "sample", "smoke", "train"]

@@ -15,6 +15,7 @@ from assembly import Config
 from logbook import Logbook
 from run_lib.drawing import draw
 from run_lib.progress import out_of_memory
+from run_lib.weights import load_any
 from sampling import Samples
 
 
@@ -31,9 +32,9 @@ def sample(
     """Draws images from a checkpoint.
 
     Args:
-        config: the recipe; the checkpoint's own config rules network, data and SDE.
+        config: the recipe; the config in a checkpoint of ours rules network, data and SDE.
         workdir: where the newest checkpoint is looked for, and where samples go by default.
-        checkpoint: a file to use instead.
+        checkpoint: a file to use instead, ours or a published one.
         num_samples: how many; image k is the same however many are drawn.
         output: a folder for PNG files, or a name ending in .npz; samples/step_… by default.
         raw: the weights as trained instead of their moving average.
@@ -46,7 +47,7 @@ def sample(
         ValueError: no checkpoint, or one that does not fit the recipe.
     """
     reports: list[str] = []
-    path, state = _load(checkpoint, workdir, reports)
+    path, state = _load(config, checkpoint, workdir, reports)
     config = assembly.adopt(config, state["config"], overrides or {}, path)
     assembly.check(config)
     device, sde = assembly.build_device(config), assembly.build_sde(config)
@@ -103,10 +104,10 @@ def _report_unfinished(log: Logbook, part: Samples) -> None:
 
 
 def _load(
-    checkpoint: Path | None, workdir: Path, reports: list[str]
+    config: Config, checkpoint: Path | None, workdir: Path, reports: list[str]
 ) -> tuple[Path, dict[str, Any]]:
     if checkpoint is not None:
-        return checkpoint, checkpoints.load(checkpoint)
+        return checkpoint, load_any(checkpoint, config)
     found = checkpoints.newest(workdir / "checkpoints", reports.append)
     if found is None:
         raise ValueError(

@@ -21,6 +21,7 @@ from logbook import Logbook
 from losses import Objective
 from run_lib.drawing import FILM_IMAGES, FILM_PIXELS, draw_with_film
 from run_lib.progress import Clock, Stop, duration, out_of_memory, stop_signals
+from run_lib.weights import begin_from, origin_of, provenance
 from sde_lib import SDE
 from training import StepRecord, TrainingDiverged, TrainState, check_finite, loss_by_level
 
@@ -41,6 +42,7 @@ class _Run:
     state: TrainState
     train_source: Source
     test_source: Source
+    origin: str
     records: list[StepRecord] = field(default_factory=list)
 
     @property
@@ -52,6 +54,7 @@ def train(
     config: Config,
     workdir: Path,
     *,
+    init_from: Path | None = None,
     sources: tuple[Source, Source] | None = None,
     quiet: bool = False,
 ) -> None:
@@ -60,6 +63,7 @@ def train(
     Args:
         config: the recipe.
         workdir: made where missing.
+        init_from: a checkpoint, ours or published, whose averaged weights a new run begins with.
         sources: training and test images; the config's own by default.
         quiet: leave the screen alone.
 
@@ -71,9 +75,11 @@ def train(
     """
     assembly.check(config)
     reports: list[str] = []
+    origin = ""
     found = checkpoints.newest(workdir / "checkpoints", reports.append)
     if found:
         assembly.refuse_other_run(found[1]["config"], config, workdir)
+        origin = origin_of(found[1], init_from, workdir)
     train_source, test_source = sources or assembly.build_sources(config)
     assembly.check_data(config, train_source.info)
     torch.manual_seed(config.seed)
@@ -82,13 +88,16 @@ def train(
     if found:
         state.load_state_dict(found[1])
         checkpoints.restore_rng(found[1]["rng"])
+    elif init_from:
+        origin = begin_from(init_from, config, state)
     with Logbook(workdir, quiet=quiet) as log, stop_signals() as stop:
-        assembly.record(config, workdir)
+        assembly.record(config, workdir, origin)
         device = assembly.build_device(config)
         objective = assembly.build_objective(config, sde)
-        run = _Run(config, workdir, log, device, sde, objective, state, train_source, test_source)
+        data = (train_source, test_source)
+        run = _Run(config, workdir, log, device, sde, objective, state, *data, origin)
         log.begin(state.step)
-        for report in reports:
+        for report in filter(None, [*reports, origin]):
             log.say(report)
         _announce(run)
         _loop(run, stop)
@@ -238,7 +247,7 @@ def _save(run: _Run) -> None:
         "rng": checkpoints.rng_state(),
         "data": {"step": run.state.step},
         "config": assembly.to_json(run.config),
-        "versions": "\n".join(f"{k} {v}" for k, v in assembly.versions().items()),
+        "versions": provenance(run.origin),
     }
     checkpoints.save(
         run.checkpoints,
