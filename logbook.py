@@ -10,10 +10,11 @@ import json
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import numpy as np
 from torch import Tensor
@@ -34,7 +35,7 @@ class Logbook:
         active: whether to do anything at all; False on all but the main process.
 
     Raises:
-        OSError: if the work directory can't be written to, in one sentence.
+        OSError: if the work directory can't be written to, in one sentence; so do all methods.
     """
 
     def __init__(
@@ -55,21 +56,30 @@ class Logbook:
         self._open = contextlib.ExitStack()
         if not active:
             return
-        try:
+        with self._writing():
             self.workdir.mkdir(parents=True, exist_ok=True)
             # Line buffered: after a crash the last line is there.
-            self._log = self._open.enter_context(
-                open(self.workdir / "log.txt", "a" if append else "w", 1, encoding="utf-8")
-            )
-            self._metrics = self._open.enter_context(
-                open(self._metrics_path, "a", 1, encoding="utf-8")
-            )
+            self._log = open(self.workdir / "log.txt", "a" if append else "w", 1, encoding="utf-8")
+            self._open.callback(_close, self._log)
+            self._metrics = self._open_metrics()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Says in one sentence that something could not be written."""
+        try:
+            yield
         except OSError as error:
-            self._open.close()
+            self.close()
             raise OSError(
                 f"cannot write to the work directory {self.workdir} "
-                f"({error.strerror or error}): choose another one with --workdir"
+                f"({error.strerror or error}): free some space or choose another one with "
+                "--workdir; what was saved before is untouched"
             ) from error
+
+    def _open_metrics(self) -> TextIO:
+        file = open(self._metrics_path, "a", 1, encoding="utf-8")
+        self._open.callback(_close, file)
+        return file
 
     @property
     def _metrics_path(self) -> Path:
@@ -86,13 +96,15 @@ class Logbook:
             return
         first_new = step + 1 if step else 0
         kept = [line for line, entry in self._lines() if entry and entry["step"] < first_new]
-        self._metrics.close()
         temporary = self._metrics_path.with_suffix(".jsonl.tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, self._metrics_path)
-        self._metrics = self._open.enter_context(
-            open(self._metrics_path, "a", 1, encoding="utf-8")
-        )
+        with self._writing():
+            self._metrics.close()
+            try:
+                temporary.write_text("".join(kept), encoding="utf-8")
+                os.replace(temporary, self._metrics_path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            self._metrics = self._open_metrics()
         self._purge_step = first_new
         self.say(f"resumed at step {step}" if step else "started")
 
@@ -101,7 +113,8 @@ class Logbook:
         if not self.active:
             return
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        self._log.writelines(f"{stamp} {line}\n" for line in text.splitlines())
+        with self._writing():
+            self._log.writelines(f"{stamp} {line}\n" for line in text.splitlines())
         if self._on_screen:
             tqdm.write(text)
 
@@ -118,10 +131,11 @@ class Logbook:
         numbers = {name: float(value) for name, value in values.items()}
         # JSON has no NaN and no infinity: they are written as null, and read back as NaN.
         finite = {name: v if math.isfinite(v) else None for name, v in numbers.items()}
-        self._metrics.write(json.dumps({"step": step, **finite}) + "\n")
-        if writer := self._events():
-            for name, value in numbers.items():
-                writer.add_scalar(name, value, step)
+        with self._writing():
+            self._metrics.write(json.dumps({"step": step, **finite}) + "\n")
+            if writer := self._events():
+                for name, value in numbers.items():
+                    writer.add_scalar(name, value, step)
 
     def images(self, step: int, name: str, image: np.ndarray) -> None:
         """Shows a picture in TensorBoard.
@@ -131,8 +145,9 @@ class Logbook:
             name: its title.
             image: (H, W, C) uint8.
         """
-        if writer := self._events():
-            writer.add_image(name, image, step, dataformats="HWC")
+        with self._writing():
+            if writer := self._events():
+                writer.add_image(name, image, step, dataformats="HWC")
 
     def progress(self, total: int, initial: int = 0, unit: str = "step") -> "tqdm[Any]":
         """A progress bar with time left; close it, or use it as a context manager.
@@ -167,10 +182,10 @@ class Logbook:
 
     def close(self) -> None:
         """Flushes and closes everything; harmless when called twice."""
-        self._open.close()
         if self._writer is not None:
-            self._writer.close()
+            _close(self._writer)
             self._writer = None
+        self._open.close()
 
     def __enter__(self) -> "Logbook":
         return self
@@ -197,7 +212,25 @@ class Logbook:
             # Here, not on top: this import takes seconds, and nothing else needs it.
             from torch.utils.tensorboard.writer import SummaryWriter
 
+            self._open.callback(setattr, threading, "excepthook", threading.excepthook)
+            threading.excepthook = _without_trace
             self._writer = SummaryWriter(
                 str(self.workdir / "tensorboard"), purge_step=self._purge_step, flush_secs=30
             )
         return self._writer
+
+
+class _Closes(Protocol):
+    def close(self) -> None: ...
+
+
+def _close(file: _Closes) -> None:
+    # On a full disk closing fails once more, over what a write that was reported left behind.
+    with contextlib.suppress(OSError):
+        file.close()
+
+
+def _without_trace(failed: threading.ExceptHookArgs) -> None:
+    # TensorBoard's own thread writes, and `add_scalar` raises once more what it could not write.
+    if not issubclass(failed.exc_type, OSError):
+        threading.__excepthook__(failed)

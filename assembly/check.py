@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,10 +43,31 @@ AT_LEAST_ONE = (
     "training.keep_checkpoints",
     "sampling.batch_size",
     "sampling.n_steps_each",
+    "sampling.max_steps",
+    "eval.batch_size",
     "data.image_size",
     "data.num_channels",
     "model.num_scales",
+    "model.nf",
+    "model.num_res_blocks",
 )
+ABOVE_ZERO = ("optim.lr", "optim.eps", "sampling.snr", "sampling.rtol", "sampling.atol")
+NOT_NEGATIVE = (
+    "optim.warmup",
+    "optim.weight_decay",
+    "sampling.num_steps",
+    "sampling.s_churn",
+    "sampling.s_min",
+    "sampling.s_max",
+    "sampling.s_noise",
+    "data.image_width",
+    "model.num_classes",
+    "model.init_scale",
+)
+FRACTIONS = ("optim.beta1", "model.ema_rate", "model.dropout", "data.test_fraction")
+FINITE = ("optim.grad_clip", "model.fourier_scale")
+WHOLE_NUMBERS = ("model.ch_mult", "model.attn_resolutions")
+DEVICES = ("cpu", "cuda", "mps")
 
 
 def check(config: Config) -> None:
@@ -56,13 +78,8 @@ def check(config: Config) -> None:
     """
     for name, allowed in CHOICES.items():
         _one_of(f"config.{name}", _get(config, name), allowed)
-    for name in AT_LEAST_ONE:
-        if _get(config, name) < 1:
-            raise ValueError(f"config.{name}={_get(config, name)}: it must be at least 1")
-    if not config.optim.lr > 0:
-        raise ValueError(f"config.optim.lr={config.optim.lr}: a learning rate is above 0")
-    if not 0 <= config.model.ema_rate < 1:
-        raise ValueError(f"config.model.ema_rate={config.model.ema_rate}: give 0 <= rate < 1")
+    _check_numbers(config)
+    _check_tuples(config)
     batch, parts = config.training.batch_size, config.training.accumulation
     if batch % parts:
         raise ValueError(
@@ -76,14 +93,69 @@ def check(config: Config) -> None:
     sde = build_sde(config)
     build_objective(config, sde)
     build_sampler(config, sde)
-    build_device(config)
+    _check_device(config)
     with torch.device("meta"):  # every option of a network, at no cost
         NETWORKS[config.model.name](config)
 
 
+def _check_numbers(config: Config) -> None:
+    """Every number is finite and within its range; fields that a network lacks are left out."""
+    rules = (
+        (AT_LEAST_ONE, lambda x: x >= 1, "it must be at least 1"),
+        (ABOVE_ZERO, lambda x: x > 0, "it must be above 0"),
+        (NOT_NEGATIVE, lambda x: x >= 0, "it may not be negative"),
+        (FRACTIONS, lambda x: 0 <= x < 1, "it must be from 0 to below 1"),
+        (FINITE, lambda x: True, "it must be a finite number"),
+    )
+    for names, holds, words in rules:
+        for name in names:
+            value = _get(config, name)
+            if value is not None and not (math.isfinite(value) and holds(value)):
+                raise ValueError(f"config.{name}={value}: {words}")
+    if not -(2**63) <= config.seed < 2**63:
+        raise ValueError(f"config.seed={config.seed}: a seed has 64 bits")
+
+
+def _check_tuples(config: Config) -> None:
+    for name in WHOLE_NUMBERS:
+        value = _get(config, name) or ()
+        if not all(type(item) is int and item >= 1 for item in value):
+            raise ValueError(f"config.{name}={value}: give whole numbers from 1 up, as (1, 2)")
+    if _get(config, "model.ch_mult") == ():
+        raise ValueError("config.model.ch_mult=(): a network has at least one level, as (1, 2)")
+    kernel = _get(config, "model.fir_kernel")
+    numbers = all(isinstance(item, int | float) for item in kernel or ())
+    if kernel is not None and not (numbers and math.isfinite(sum(kernel)) and sum(kernel)):
+        raise ValueError(
+            f"config.model.fir_kernel={kernel}: give numbers whose sum is not 0, as (1, 3, 3, 1)"
+        )
+    attended, levels = _get(config, "model.attn_resolutions"), _get(config, "model.ch_mult")
+    if attended and levels:
+        sides = [min(image_shape(config)[1:]) // 2**level for level in range(len(levels))]
+        if not set(attended) & set(sides):
+            raise ValueError(
+                f"config.model.attn_resolutions={attended}: none is the shorter side of a level "
+                f"of this network, which are {', '.join(map(str, sides))}; choose among these, or "
+                "() for no attention"
+            )
+
+
+def _check_device(config: Config) -> None:
+    device = build_device(config)
+    if device.type not in DEVICES:
+        raise ValueError(f"config.device={config.device!r}: give auto, {', '.join(DEVICES)}")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"config.device={config.device!r}: it is not there; set auto or cpu")
+
+
 def _check_chain(config: Config) -> None:
-    model = config.model
-    if config.training.sde != "vesde" and model.beta_max > model.num_scales:
+    model, training = config.model, config.training
+    if not training.continuous and training.time_sampling != "uniform":
+        raise ValueError(
+            f"config.training.time_sampling={training.time_sampling!r}: a discrete chain draws "
+            "its steps uniformly, so set 'uniform' (or training.continuous=True)"
+        )
+    if training.sde != "vesde" and model.beta_max > model.num_scales:
         raise ValueError(
             f"config.model.num_scales={model.num_scales}: the chain needs at least "
             f"beta_max={model.beta_max} scales, since beta_max/num_scales is a variance of at "
@@ -126,8 +198,13 @@ def check_data(config: Config, info: DatasetInfo) -> None:
     """Refuses data that do not fit the network.
 
     Raises:
-        ValueError: class labels that the data set does not have.
+        ValueError: images of another shape, or class labels that the data set does not have.
     """
+    if info.shape != image_shape(config):
+        raise ValueError(
+            f"the images of {info.name} are {info.shape} (channels, height, width), the network's "
+            f"{image_shape(config)}: set data.num_channels, data.image_size and data.image_width"
+        )
     classes = config.model.get("num_classes", 0)
     if classes and classes != info.num_classes:
         raise ValueError(
@@ -169,9 +246,9 @@ def reduced(config: Config) -> Config:
 
 
 def _get(config: Config, name: str) -> Any:
-    for part in name.split("."):
-        config = config[part]
-    return config
+    """A field, or None where there is none: networks differ in theirs."""
+    group, _, leaf = name.partition(".")
+    return config[group].get(leaf)
 
 
 def _one_of(name: str, given: object, allowed: Sequence[str]) -> None:

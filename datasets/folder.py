@@ -122,25 +122,42 @@ def scan(root: Path) -> list[ImageFile]:
         ValueError: where there are none, saying what was looked for and what was seen.
     """
     files, others = [], []
+    seen_folders: set[str] = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        if os.path.realpath(folder) in seen_folders:  # a link may lead back up
+            subfolders.clear()
+            continue
+        seen_folders.add(os.path.realpath(folder))
         for name in names:
             path = Path(folder, name)
             if name.startswith("."):
                 continue
             if path.suffix.lower() in EXTENSIONS:
-                files.append(ImageFile(path.relative_to(root).as_posix(), path.stat().st_size))
+                files.append(ImageFile(path.relative_to(root).as_posix(), _size(path)))
             else:
                 others.append(path.relative_to(root).as_posix())
     if not files:
         seen = (
-            f"{len(others)} other file(s), such as {min(others)}" if others else "no files at all"
+            f"it has {len(others)} other file(s), such as {min(others)}"
+            if others
+            else "it is empty"
         )
         raise ValueError(
-            f"no images in {root.resolve()}: {seen}, but none that ends in "
-            f"{', '.join(sorted(EXTENSIONS))}; put images there or set data.root to their folder"
+            f"no images in {root.resolve()}: it has {seen}, and files that end in "
+            f"{', '.join(sorted(EXTENSIONS))} are looked for; put images there or set data.root "
+            "to their folder"
         )
     return sorted(files, key=lambda file: file.path)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror or error}): repair the link or remove it"
+        ) from error
 
 
 def class_folders(files: list[ImageFile]) -> tuple[str, ...]:

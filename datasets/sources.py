@@ -7,6 +7,7 @@ by worker processes (`StreamingSource`).
 
 import hashlib
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,6 +208,7 @@ class StreamingSource:
             batch_size=None,
             collate_fn=_unchanged,
             num_workers=self._num_workers,
+            worker_init_fn=_leave_signals_to_the_run,
             generator=torch.Generator(),  # else every loader would draw from torch's global one
         )
         return map(_raised, loader)
@@ -265,6 +267,12 @@ def _raised(result: np.ndarray | ValueError) -> Tensor:
     if isinstance(result, ValueError):
         raise result
     return torch.from_numpy(result)
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    # Ctrl-C and a cluster's SIGTERM reach all processes: the run wants one more batch to stop at.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _unchanged(result: Any) -> Any:

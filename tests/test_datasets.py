@@ -3,7 +3,10 @@
 import gzip
 import hashlib
 import itertools
+import multiprocessing
+import os
 import pickle
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -338,6 +341,30 @@ def test_an_empty_folder_is_refused_with_what_was_seen(tmp_path):
         open_images(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"set data\.root"):
         open_images(tmp_path / "absent")
+
+
+def test_a_link_back_up_does_not_count_images_twice(tmp_path):
+    write_image(tmp_path / "inner" / "a.png")
+    (tmp_path / "inner" / "up").symlink_to(tmp_path)
+    assert len(open_images(tmp_path, test_fraction=0.0)) == 1
+
+
+def test_a_link_to_nothing_is_named_with_the_remedy(tmp_path):
+    (tmp_path / "gone.png").symlink_to(tmp_path / "elsewhere.png")
+    with pytest.raises(ValueError, match=r"gone\.png cannot be read .*repair the link or remove"):
+        open_images(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_does_not_end_the_workers(number, tmp_path):
+    write_image(tmp_path / "a.png")
+    source = open_images(tmp_path, test_fraction=0.0, memory_limit_bytes=0)
+    source = StreamingSource(source.info, source._decode.decode, num_workers=1)
+    batches = train_batches(source, batch_size=1, seed=0)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, number)
+    assert len(take(batches, 20)) == 20  # more than are decoded ahead
 
 
 @pytest.mark.parametrize("memory_limit_bytes", [0, 2**20])

@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import re
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,3 +151,42 @@ def test_a_work_directory_that_can_not_be_made_is_one_sentence(tmp_path):
     ) as caught:
         Logbook(tmp_path / "file" / "run")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
+@pytest.mark.parametrize("name", ["log.txt", "metrics.jsonl"])
+def test_a_full_disk_is_one_sentence_with_the_remedy(tmp_path, name):
+    (tmp_path / name).symlink_to("/dev/full")
+    with plain(tmp_path, quiet=True) as log:
+        record = {"log.txt": log.say, "metrics.jsonl": lambda _: log.scalars(1, {"loss": 1.0})}
+        with pytest.raises(OSError, match=r"No space left.*free some.*untouched") as caught:
+            record[name]("hello")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_tensorboard_cannot_write_is_told_without_a_stack_trace(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)  # not pytest's
+    log = Logbook(tmp_path, quiet=True)
+    log.scalars(1, {"loss": 1.0})
+    thread = threading.Thread(target=lambda: os.open(tmp_path / "gone", os.O_RDONLY))
+    thread.start()
+    thread.join()
+    log.close()
+    assert "Traceback" not in capfd.readouterr().err
+    assert threading.excepthook is threading.__excepthook__
+
+
+def test_a_resume_that_cannot_be_written_keeps_the_curves(tmp_path, monkeypatch):
+    with plain(tmp_path, quiet=True) as log:
+        log.begin(0)
+        log.scalars(1, {"loss": 0.5})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("logbook.os.replace", full)
+    with plain(tmp_path, quiet=True) as log, pytest.raises(OSError, match="free some space"):
+        log.begin(1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.txt", "metrics.jsonl"]
+    with plain(tmp_path, quiet=True) as log:
+        assert log.history("loss") == ([1], [0.5])
