@@ -28,6 +28,9 @@ from torch import Tensor
 from sde_lib import SDE, VPSDE, Score
 from tensor_ops import expand_to, look_up
 
+ScoreFor = Callable[[Tensor], Score]
+"""int64 (b,) sample indices → the score for these samples, so that labels follow their samples."""
+
 Network = Callable[..., Tensor]
 """net(x, cond, label=None): x (B, ...), cond (B,), label int64 (B,) → the shape of x."""
 
@@ -176,6 +179,7 @@ __all__ = [
     "NetworkScore",
     "Parameterisation",
     "Score",
+    "ScoreFor",
     "denoised_from_score",
     "noise_from_score",
     "parameterisation",

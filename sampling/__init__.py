@@ -6,8 +6,9 @@ and names predictors and correctors as notebooks import them.
 """
 
 from sampling.adaptive import ODESampler
-from sampling.loop import Constraint, GridSampler, OnStep, Sampler, Samples, ScoreFor
+from sampling.loop import Constraint, GridSampler, OnStep, Sampler, Samples
 from sampling.original import get_ode_sampler, get_pc_sampler, get_sampling_fn
+from score import ScoreFor
 from solvers.correctors import (
     CORRECTORS,
     AnnealedLangevinDynamics,

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from noise import SampleNoise
-from sampling.loop import OnStep, Samples, ScoreFor, batches
-from score import denoised_from_score
+from sampling.loop import OnStep, Samples, batches
+from score import ScoreFor, denoised_from_score
 from sde_lib import SDE
 from solvers.ode import solve
 

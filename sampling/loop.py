@@ -16,13 +16,10 @@ import torch
 from torch import Tensor
 
 from noise import Noise, SampleNoise
-from score import denoised_from_score
+from score import ScoreFor, denoised_from_score
 from sde_lib import SDE, Score
 from solvers.correctors import NoneCorrector
 from solvers.step import Step
-
-ScoreFor = Callable[[Tensor], Score]
-"""int64 (b,) sample indices → the score for these samples, so that labels follow their samples."""
 
 OnStep = Callable[[int, int, float, Tensor, Tensor], None]
 """Is told (k, total, t, x, x_mean) after k of `total` steps, when x (b, ...) stands at time t.
@@ -32,8 +29,8 @@ At k = 0 that is the prior."""
 Constraint = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 """(x, x_mean, t, t_next) → (x, x_mean): where inpainting and measurements take hold.
 
-Called after a corrector, which stays at t (t_next is t), and after a predictor (t_next is None on
-the paper's chain)."""
+Called after a corrector, which stays at t (t_next is t), and after a predictor, where t_next is
+the grid's next time, and None after the last step of the paper's chain, which has none."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +212,7 @@ class GridSampler:
         t, arrival = self.times[k], self.times[k + 1] if k + 1 < len(self.times) else None
         if self.corrector_first:
             walk.correct(self.corrector, t)
-        walk.predict(self.predictor, t, None if self.chain else arrival)
+        walk.predict(self.predictor, t, arrival, self.chain)
         # A corrector that does nothing must not pass its x for the predictor's mean.
         if not self.corrector_first and arrival is not None and self.corrector.evaluations:
             walk.correct(self.corrector, arrival)
@@ -244,9 +241,10 @@ class _Walk:
         t_B = self.at(t)
         self._keep(corrector.step(self.x, t_B, None, self.score, self.noise), t_B, t_B)
 
-    def predict(self, predictor: Step, t: float, t_next: float | None) -> None:
-        t_B, next_B = self.at(t), None if t_next is None else self.at(t_next)
-        self._keep(predictor.step(self.x, t_B, next_B, self.score, self.noise), t_B, next_B)
+    def predict(self, predictor: Step, t: float, arrival: float | None, chain: bool) -> None:
+        t_B, next_B = self.at(t), None if arrival is None else self.at(arrival)
+        step_to = None if chain else next_B
+        self._keep(predictor.step(self.x, t_B, step_to, self.score, self.noise), t_B, next_B)
 
     def _keep(self, state: tuple[Tensor, Tensor], t: Tensor, t_next: Tensor | None) -> None:
         self.x, self.x_mean = state

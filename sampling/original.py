@@ -69,23 +69,39 @@ def get_pc_sampler(
     Raises:
         ValueError: where a name is unknown, or the combination has no meaning.
     """
-    predictor_step = _step_class(PREDICTORS, predictor, "predictor")(sde, probability_flow)
-    corrector_step = _step_class(CORRECTORS, corrector, "corrector")(sde, snr, n_steps, "batch")
-    if probability_flow and predictor_step.evaluations:
-        predictor_step = _DrawsAnyway(predictor_step)
-    sampler = GridSampler(
-        sde, paper_grid(sde, eps), predictor_step, corrector_step, chain=True, denoise=denoise
+    sampler = paper_sampler(
+        sde, predictor, corrector, snr, n_steps, probability_flow, denoise, eps
     )
 
     @torch.no_grad()
     def pc_sampler(model: nn.Module) -> tuple[Tensor, int]:
-        place = _device_of(model) if device is None else device
+        place = device_of(model) if device is None else device
         x = sde.prior_sampling(shape, noise=noise).to(place)
         score = NetworkScore(model.eval(), sde, continuous)
-        x, nfe = sampler.run(x, score, _placed(noise, place))
+        x, nfe = sampler.run(x, score, placed(noise, place))
         return inverse_scaler(x), nfe
 
     return pc_sampler
+
+
+def paper_sampler(
+    sde: SDE,
+    predictor: Any,
+    corrector: Any,
+    snr: float,
+    n_steps: int,
+    probability_flow: bool,
+    denoise: bool,
+    eps: float,
+) -> GridSampler:
+    """The loop of `get_pc_sampler`, which explains the arguments: its steps, grid and draws."""
+    predictor_step = _step_class(PREDICTORS, predictor, "predictor")(sde, probability_flow)
+    corrector_step = _step_class(CORRECTORS, corrector, "corrector")(sde, snr, n_steps, "batch")
+    if probability_flow and predictor_step.evaluations:
+        predictor_step = _DrawsAnyway(predictor_step)
+    return GridSampler(
+        sde, paper_grid(sde, eps), predictor_step, corrector_step, chain=True, denoise=denoise
+    )
 
 
 def get_ode_sampler(
@@ -127,13 +143,13 @@ def get_ode_sampler(
 
     @torch.no_grad()
     def ode_sampler(model: nn.Module, z: Tensor | None = None) -> tuple[Tensor, int]:
-        place = _device_of(model) if device is None else device
+        place = device_of(model) if device is None else device
         x = sde.prior_sampling(shape, noise=noise) if z is None else z
         score = CountedScore(NetworkScore(model.eval(), sde, continuous=True))
         x = _solve_jointly(sde, score, x.to(place, torch.float32), eps, rtol, atol, method)
         if denoise:
             t = x.new_full((len(x),), eps)
-            _, x = last_step.step(x, t, None, score, _placed(noise, place))
+            _, x = last_step.step(x, t, None, score, placed(noise, place))
         return inverse_scaler(x), score.calls
 
     return ode_sampler
@@ -226,12 +242,14 @@ def _step_class(table: Mapping[str, StepClass], given: Any, what: str) -> StepCl
     return by_name(table, given, what) if isinstance(given, str) else given
 
 
-def _device_of(model: nn.Module) -> torch.device:
+def device_of(model: nn.Module) -> torch.device:
+    """Where the tensors of a network are; the CPU if it has none."""
     tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device
 
 
-def _placed(noise: Noise | None, device: torch.device | str) -> Noise:
+def placed(noise: Noise | None, device: torch.device | str) -> Noise:
+    """The noise on a device; None is torch's global generator."""
     if noise is None:
         return torch_noise(device)
     return lambda shape: noise(shape).to(device)

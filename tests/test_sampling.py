@@ -266,7 +266,7 @@ def test_a_constraint_acts_after_each_corrector_and_predictor():
     chain = GridSampler(sde, torch.tensor([1.0, 0.5]), step, corrector, chain=True, denoise=False)
     result, _ = chain.run(x, lambda x, t: -x, noise, constraint=constraint)
     assert torch.equal(result, torch.full((2, 3), 3.0))
-    assert seen == [(1.0, 1.0), (1.0, None), (0.5, 0.5), (0.5, None)]
+    assert seen == [(1.0, 1.0), (1.0, 0.5), (0.5, 0.5), (0.5, None)]
 
 
 def test_on_step_sees_every_state_and_changes_nothing():
