@@ -83,58 +83,55 @@ COMMON: Part = {
     "optim.grad_clip": 1.0,  # total norm; negative: no clipping
 }
 
-# Data sets, with what the papers set for each.
+# Data sets, with what the papers set for each. `sigma_max` is about the largest distance between
+# two images (Song & Ermon 2020, technique 1).
 
 DIGITS: Part = {
     "data.dataset": "digits",
     "data.image_size": 8,
     "data.num_channels": 1,
     "data.random_flip": False,
-    "training.batch_size": 128,
     "eval.batch_size": 300,
     "eval.num_samples": 2000,
-    "eval.begin_ckpt": 1,
 }
 FASHION_MNIST: Part = {
     "data.dataset": "fashion_mnist",
     "data.image_size": 28,
     "data.num_channels": 1,
-    "data.random_flip": True,
     "eval.num_samples": 10000,
 }
 CIFAR10: Part = {
     "data.dataset": "CIFAR10",
     "data.image_size": 32,
-    "model.dropout": 0.1,
     "model.sigma_max": 50.0,
     "sampling.snr": 0.16,
-    "eval.begin_ckpt": 9,
 }
 CELEBA: Part = {
     "data.dataset": "CELEBA",
     "data.image_size": 64,
-    "model.dropout": 0.1,
     "model.sigma_max": 90.0,
     "sampling.snr": 0.17,
-    "eval.enable_sampling": True,
 }
 LARGE_IMAGES: Part = {
     "data.image_size": 256,
-    "model.dropout": 0.0,
     "model.sigma_max": 378.0,
-    "model.num_scales": 2000,
     "training.batch_size": 64,
     "training.n_iters": 2400001,
     "training.snapshot_freq_for_preemption": 5000,
     "sampling.snr": 0.075,
     "eval.batch_size": 512,
-    "eval.begin_ckpt": 50,
-    "eval.end_ckpt": 96,
-    "eval.enable_sampling": True,
 }
-LSUN: Part = LARGE_IMAGES | {"data.dataset": "LSUN"}
+BEDROOM: Part = LARGE_IMAGES | {"data.dataset": "LSUN", "data.category": "bedroom"}
+CHURCH: Part = LARGE_IMAGES | {"data.dataset": "LSUN", "data.category": "church_outdoor"}
 CELEBAHQ: Part = LARGE_IMAGES | {"data.dataset": "CelebAHQ"}
 FFHQ: Part = LARGE_IMAGES | {"data.dataset": "FFHQ"}
+MEGAPIXEL: Part = {
+    "data.image_size": 1024,
+    "model.sigma_max": 1348.0,
+    "training.batch_size": 8,
+    "sampling.snr": 0.15,
+    "eval.batch_size": 1024,
+}
 
 # SDEs, with the objective and sampler of the paper.
 
@@ -159,6 +156,7 @@ VP: Part = {
 }
 SUBVP: Part = VP | {"training.sde": "subvpsde"}
 SMLD: Part = VE | {"training.continuous": False}
+ANNEALED_LANGEVIN: Part = SMLD | {"sampling.predictor": "none", "sampling.corrector": "ald"}
 DDPM_CHAIN: Part = VP | {"training.continuous": False, "sampling.predictor": "ancestral_sampling"}
 
 # Networks.
@@ -171,7 +169,6 @@ NCSNPP: Part = {
     "model.attn_resolutions": (16,),
     "model.dropout": 0.1,
     "model.ema_rate": 0.999,
-    "model.normalization": "GroupNorm",
     "model.nonlinearity": "swish",
     "model.resamp_with_conv": True,
     "model.conditional": True,
@@ -188,13 +185,26 @@ NCSNPP: Part = {
     "model.fourier_scale": 16.0,
     "model.scale_by_sigma": True,
 }
-DDPMPP: Part = NCSNPP | {
-    "model.fir": False,
-    "model.progressive_input": "none",
+NCSNPP_256: Part = NCSNPP | {
+    "model.ch_mult": (1, 1, 2, 2, 2, 2, 2),
+    "model.num_res_blocks": 2,
+    "model.dropout": 0.0,
+    "model.progressive": "output_skip",
+    "model.progressive_input": "input_skip",
+    "model.num_scales": 2000,
+}
+NCSNPP_1024: Part = NCSNPP_256 | {
+    "model.nf": 16,
+    "model.ch_mult": (1, 2, 4, 8, 16, 32, 32, 32),
+    "model.num_res_blocks": 1,
+    "model.ema_rate": 0.9999,
+}
+NCSNPP_VP: Part = NCSNPP | {  # puts out the noise, and is told the time
     "model.embedding_type": "positional",
     "model.scale_by_sigma": False,
     "model.ema_rate": 0.9999,
 }
+DDPMPP: Part = NCSNPP_VP | {"model.fir": False, "model.progressive_input": "none"}
 DDPM: Part = {
     "model.name": "ddpm",
     "model.nf": 128,
@@ -203,14 +213,54 @@ DDPM: Part = {
     "model.attn_resolutions": (16,),
     "model.dropout": 0.1,
     "model.ema_rate": 0.9999,
-    "model.normalization": "GroupNorm",
     "model.nonlinearity": "swish",
     "model.resamp_with_conv": True,
     "model.conditional": True,
     "model.num_classes": 0,
     "model.scale_by_sigma": False,
 }
+DDPM_256: Part = DDPM | {
+    "model.ch_mult": (1, 1, 2, 2, 4, 4),
+    "model.dropout": 0.0,
+    "optim.lr": 2e-5,
+}
+NCSN: Part = {
+    "model.name": "ncsn",
+    "model.nf": 128,
+    "model.ema_rate": 0.0,  # without an average
+    "model.normalization": "InstanceNorm++",
+    "model.nonlinearity": "elu",
+    "optim.lr": 1e-3,
+    "optim.warmup": 0,
+    "optim.grad_clip": -1.0,
+}
+NCSNV2: Part = NCSN | {
+    "model.name": "ncsnv2_64",  # ncsnv2_64, ncsnv2_128, ncsnv2_256: for images up to this side
+    "model.ema_rate": 0.999,
+    "optim.lr": 1e-4,
+}
 
+# Noise levels for annealed Langevin dynamics, with the corrector's steps at each: those of NCSN,
+# and those that Song & Ermon 2020 compute from the data (techniques 1, 2 and 4).
+
+TEN_LEVELS: Part = {
+    "model.sigma_max": 1.0,
+    "model.num_scales": 10,
+    "sampling.n_steps_each": 100,
+    "sampling.snr": 0.316,
+}
+CIFAR10_LEVELS: Part = {
+    "model.sigma_max": 50.0,
+    "model.num_scales": 232,
+    "sampling.n_steps_each": 5,
+    "sampling.snr": 0.176,
+}
+CELEBA_LEVELS: Part = {
+    "model.sigma_max": 90.0,
+    "model.num_scales": 500,
+    "sampling.n_steps_each": 5,
+    "sampling.snr": 0.128,
+}
 
 # A network and a length for two CPU cores.
 

@@ -1,0 +1,21 @@
+"""DDPM++ (continuous, twice as deep) on CIFAR-10 with the sub-VP SDE.
+
+Published: FID 2.41, Inception score 9.57, FID 2.92 with ODE sampling (50,000 samples); 2.99
+           bits/dim.
+Command:   python main.py --config configs/subvp/cifar10_ddpmpp_deep_continuous.py --mode train
+Cost:      106.6 M parameters, 0.95 M steps of 128 images; made for a GPU.
+"""
+
+import ml_collections
+
+from configs import parts
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The recipe."""
+    return parts.recipe(
+        parts.DDPMPP,
+        parts.CIFAR10,
+        parts.SUBVP,
+        {"model.num_res_blocks": 8, "training.n_iters": 950001},
+    )

@@ -1,0 +1,1 @@
+"""Recipes for NCSNv2 (Song & Ermon 2020)."""
