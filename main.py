@@ -21,7 +21,8 @@ from absl import flags
 from ml_collections import config_flags
 
 HERE = Path(__file__).resolve().parent
-MODES = ("train", "sample")
+MODES = ("train", "sample", "convert")
+WITHOUT_RECIPE = ("convert",)
 
 
 @dataclass(frozen=True)
@@ -29,24 +30,27 @@ class Command:
     """What the command line asks for.
 
     Attributes:
-        config: the resolved recipe.
+        config: the resolved recipe; None where the mode needs none.
         overrides: dotted names and values of the fields given on the command line.
         workdir: where the run keeps everything.
         mode: one of `MODES`.
         checkpoint: a file, or None for the newest of the work directory.
+        init_from: a checkpoint whose weights a new run begins with.
         num_samples: images to draw.
-        output: a folder for PNG files or a name ending in .npz; None for the work directory.
+        output: a folder for PNG files or a name ending in .npz, None for the work directory; the
+            file that `convert` writes.
         raw: use the weights as trained instead of their moving average.
         smoke: try the whole recipe at reduced width in a temporary folder.
         print_config: print the config and stop.
         debug: show stack traces.
     """
 
-    config: ml_collections.ConfigDict
+    config: ml_collections.ConfigDict | None
     overrides: dict[str, object]
     workdir: Path
     mode: str
     checkpoint: Path | None
+    init_from: Path | None
     num_samples: int
     output: Path | None
     raw: bool
@@ -64,8 +68,14 @@ def _define_flags(argv: Sequence[str] = ()) -> flags.FlagValues:
         (flags.DEFINE_string, "mode", None, f"One of {', '.join(MODES)}."),
         (flags.DEFINE_string, "workdir", None, "Default: runs/ and the recipe's path."),
         (flags.DEFINE_string, "checkpoint", None, "Default: the newest of the work directory."),
+        (flags.DEFINE_string, "init_from", None, "Train from this checkpoint's weights."),
         (flags.DEFINE_integer, "num_samples", 64, "How many images to draw."),
-        (flags.DEFINE_string, "output", None, "A folder for PNG files, or NAME.npz."),
+        (
+            flags.DEFINE_string,
+            "output",
+            None,
+            "A folder for PNG files, or NAME.npz; for convert, a file.",
+        ),
         (flags.DEFINE_bool, "raw", False, "Use the raw weights, not their moving average."),
         (flags.DEFINE_bool, "smoke", False, "Try the recipe at reduced width, in a minute."),
         (flags.DEFINE_bool, "print_config", False, "Print the resolved config and stop."),
@@ -85,8 +95,11 @@ def _flat(config: ml_collections.ConfigDict, prefix: str = "config.") -> dict[st
     return fields
 
 
-def _split_recipe(argv: Sequence[str]) -> tuple[Path, list[str]]:
-    """Finds --config, relative to here or to this file's folder, and the other words."""
+def _split_recipe(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Finds --config, relative to here or to this file's folder, and the other words.
+
+    Only the modes of `WITHOUT_RECIPE` can do without.
+    """
     words, given = list(argv), ""
     for place, word in enumerate(words):
         if word.startswith("--config="):
@@ -96,6 +109,10 @@ def _split_recipe(argv: Sequence[str]) -> tuple[Path, list[str]]:
             given = words.pop(place + 1)
             words.pop(place)
             break
+    if not given and any(
+        f"--mode={mode}" in words or ["--mode", mode] in _pairs(words) for mode in WITHOUT_RECIPE
+    ):
+        return None, words
     if not given:
         raise ValueError(
             "--config is missing: name a recipe, such as --config configs/vp/digits.py"
@@ -107,6 +124,10 @@ def _split_recipe(argv: Sequence[str]) -> tuple[Path, list[str]]:
     near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else "; recipes lie under configs/"
     raise ValueError(f"--config {given}: there is no such file{hint}")
+
+
+def _pairs(words: list[str]) -> list[list[str]]:
+    return [words[place : place + 2] for place in range(len(words))]
 
 
 def _explain(argv: Sequence[str], recipe: Path) -> str | None:
@@ -145,13 +166,14 @@ def parse(argv: Sequence[str]) -> Command:
         ValueError: what is wrong and what to write instead, in one sentence.
     """
     recipe, words = _split_recipe(argv)
-    words.insert(1, f"--config={recipe}")
+    if recipe:
+        words.insert(1, f"--config={recipe}")
     values = _define_flags(words)
     try:
         rest = values(words)
         config = values.config
     except (AttributeError, KeyError, flags.Error) as error:
-        sentence = _explain(words, recipe)
+        sentence = _explain(words, recipe) if recipe else None
         raise ValueError(sentence or str(error)) from error
     if rest[1:]:
         raise ValueError(f"{rest[1]!r} is not an option; options are written --name=value")
@@ -161,15 +183,15 @@ def parse(argv: Sequence[str]) -> Command:
         raise ValueError(f"--mode {values.mode} is unknown: give one of {', '.join(MODES)}")
     if values.num_samples < 1:
         raise ValueError(f"--num_samples {values.num_samples}: give at least 1")
-    resolved = recipe.resolve()
-    inside = resolved.is_relative_to(HERE / "configs")
-    name = resolved.relative_to(HERE / "configs") if inside else Path(resolved.name)
+    if values.init_from and values.mode not in (None, "train"):
+        raise ValueError(f"--init_from begins a training: it has no use in --mode {values.mode}")
     return Command(
         config=config,
-        overrides=dict(values["config"].override_values),  # type: ignore[attr-defined]
-        workdir=Path(values.workdir) if values.workdir else Path("runs") / name.with_suffix(""),
+        overrides=dict(values["config"].override_values) if recipe else {},  # type: ignore[attr-defined]
+        workdir=Path(values.workdir) if values.workdir else _default_workdir(recipe),
         mode=values.mode or "train",
         checkpoint=Path(values.checkpoint) if values.checkpoint else None,
+        init_from=Path(values.init_from) if values.init_from else None,
         num_samples=values.num_samples,
         output=Path(values.output) if values.output else None,
         raw=values.raw,
@@ -177,6 +199,15 @@ def parse(argv: Sequence[str]) -> Command:
         print_config=values.print_config,
         debug=values.debug,
     )
+
+
+def _default_workdir(recipe: Path | None) -> Path:
+    if recipe is None:
+        return Path("runs")
+    resolved = recipe.resolve()
+    inside = resolved.is_relative_to(HERE / "configs")
+    name = resolved.relative_to(HERE / "configs") if inside else Path(resolved.name)
+    return Path("runs") / name.with_suffix("")
 
 
 def run(command: Command) -> None:
@@ -189,7 +220,12 @@ def run(command: Command) -> None:
     if command.smoke:
         run_lib.smoke(command.config)
     elif command.mode == "train":
-        run_lib.train(command.config, command.workdir)
+        run_lib.train(command.config, command.workdir, init_from=command.init_from)
+    elif command.mode == "convert":
+        if command.checkpoint is None or command.output is None:
+            raise ValueError("--mode convert takes --checkpoint FILE and --output FILE: give both")
+        done = run_lib.convert(command.checkpoint, command.output, command.config)
+        sys.stdout.write(f"{done}\n")
     else:
         run_lib.sample(
             command.config,
