@@ -24,15 +24,15 @@ from checkpoints.files import CheckpointError, write
 from checkpoints.state import load_any
 from models import official
 
-_ENTRIES = {"model", "ema", "optimizer", "step"}
+_ENTRIES = ("model", "ema", "optimizer", "step")
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 _PREFIX = "module."
 
 
 def is_published(content: object) -> bool:
-    """Whether the content of a file has the outer form of the release's, or of the older lists."""
+    """Whether the content of a file looks like the release's, or like the older lists."""
     if isinstance(content, Mapping):
-        return content.keys() == _ENTRIES
+        return "model" in content and "network" not in content
     return isinstance(content, list) and len(content) in (2, 4, 5)
 
 
@@ -76,11 +76,12 @@ def from_published(
     Raises:
         CheckpointError: the file has another format, or does not fit the network.
     """
-    if not is_published(content):
-        has = list(map(str, content))[:6] if isinstance(content, Mapping) else type(content)
+    lacking = [name for name in _ENTRIES if isinstance(content, Mapping) and name not in content]
+    if not is_published(content) or lacking:
+        lack = f" (it lacks {', '.join(lacking)})" if lacking else ""
         raise CheckpointError(
-            f"{path} is no published checkpoint (it holds {has}): use a checkpoint_N.pth of the "
-            "2021 release, with the entries model, ema, optimizer and step"
+            f"{path} is no published checkpoint{lack}: use a checkpoint_N.pth of the 2021 "
+            "release, or a list of NCSN or NCSNv2"
         )
     try:
         parts = _of_release(content) if isinstance(content, Mapping) else _of_older(content)
