@@ -6,6 +6,7 @@ curves hold past the resumed step is dropped, so that no step is counted twice.
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -91,9 +92,13 @@ class Logbook:
         Metrics and TensorBoard curves past `step`, from a run that went on beyond its last
         checkpoint, are dropped; at a start, all are. So are lines of metrics that a crash left
         unreadable. Call it before anything is recorded.
+
+        Raises:
+            OSError: if another process is training here.
         """
         if not self.active:
             return
+        self._claim()
         first_new = step + 1 if step else 0
         kept = [line for line, entry in self._lines() if entry and entry["step"] < first_new]
         temporary = self._metrics_path.with_suffix(".jsonl.tmp")
@@ -107,6 +112,24 @@ class Logbook:
             self._metrics = self._open_metrics()
         self._purge_step = first_new
         self.say(f"resumed at step {step}" if step else "started")
+
+    def _claim(self) -> None:
+        """Locks the log file against a second run, which would write the same checkpoints.
+
+        The lock goes with the process, however it ends. Some file systems have none.
+        """
+        try:
+            import fcntl
+
+            fcntl.lockf(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows
+            pass
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise OSError(
+                    f"another process is training in {self.workdir}: wait until it is done, or "
+                    "choose another one with --workdir"
+                ) from error
 
     def say(self, text: str) -> None:
         """Writes text to the log file, each line with its time, and above the progress bar."""

@@ -21,7 +21,14 @@ from assembly.build import (
     synthetic_sources,
 )
 from assembly.check import check, check_data, reduced
-from assembly.provenance import adopt, record, refuse_other_run, to_json, versions
+from assembly.provenance import (
+    adopt,
+    record,
+    refuse_other_data,
+    refuse_other_run,
+    to_json,
+    versions,
+)
 
 __all__ = [
     "Config",
@@ -42,6 +49,7 @@ __all__ = [
     "image_shape",
     "record",
     "reduced",
+    "refuse_other_data",
     "refuse_other_run",
     "synthetic_sources",
     "to_json",

@@ -10,6 +10,7 @@ from typing import Any
 import ml_collections
 
 from assembly.build import Config
+from datasets import DatasetInfo
 
 # What may differ when a run is resumed: lengths, logging, where things lie, and what only sampling
 # and evaluation read. Everything else would silently make another experiment of it.
@@ -66,8 +67,15 @@ def record(config: Config, workdir: Path, origin: str = "") -> None:
     text = json.dumps(known | ({"origin": origin} if origin else {}), indent=2)
     path = workdir / "config.json"
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(text + "\n")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text + "\n")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(
+            f"cannot write {path} ({error.strerror or error}): free some space or choose another "
+            "--workdir"
+        ) from error
 
 
 def refuse_other_run(written: str, config: Config, workdir: Path) -> None:
@@ -92,6 +100,24 @@ def refuse_other_run(written: str, config: Config, workdir: Path) -> None:
         raise ValueError(
             f"{workdir} holds checkpoints of another run: {', '.join(differing[:3])}{more}; "
             "repeat the first command to resume it, or choose another --workdir"
+        )
+
+
+def refuse_other_data(written: dict[str, Any], info: DatasetInfo, workdir: Path) -> None:
+    """Raises where a work directory's checkpoints were trained on other images.
+
+    Args:
+        written: the entry `data` of its checkpoint; converted ones do not know their images.
+        info: the training images of this run.
+        workdir: named in the message.
+
+    Raises:
+        ValueError: the images differ.
+    """
+    if written.get("fingerprint", info.fingerprint) != info.fingerprint:
+        raise ValueError(
+            f"{workdir} holds checkpoints of other images than the {info.num_images:,} of "
+            f"{info.name} here: set data.root to those it began with, or choose another --workdir"
         )
 
 

@@ -1,6 +1,6 @@
 """Samples by their index, for snapshots and for `--mode sample`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,22 @@ FILM_PIXELS = 32  # tiny images are enlarged up to this side
 
 
 def draw_with_film(
-    config: Config, network: nn.Module, sde: SDE, index: Tensor, device: torch.device
+    config: Config,
+    network: nn.Module,
+    sde: SDE,
+    index: Tensor,
+    device: torch.device,
+    check: Callable[[], None],
 ) -> tuple[Tensor, list[Tensor]]:
-    """Images in [0, 1], and the states on the way, brought to the same range of values."""
+    """Images in [0, 1], and the states on the way, brought to the same range of values.
+
+    `check` is called at every step; what it raises ends the drawing.
+    """
     inverse_scale = datasets.get_data_inverse_scaler(config)
     frames: dict[int, list[Tensor]] = {}
 
     def keep(k: int, total: int, t: float, x: Tensor, x_mean: Tensor) -> None:
+        check()
         if k % -(-total // FILM_FRAMES) == 0:
             level = torch.tensor([t])
             size = (sde.mean_scale(level) ** 2 + sde.std(level) ** 2).sqrt().item()

@@ -22,9 +22,17 @@ def duration(seconds: float) -> str:
     return " ".join(words[:2]) or "0 s"
 
 
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error of torch says that memory ran out; on the CPU only its text does."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+@contextmanager
+def advice_on_memory(advice: str) -> Iterator[None]:
+    """Turns torch's RuntimeError for memory that ran out into a ValueError with advice."""
+    try:
+        yield
+    except RuntimeError as error:
+        # On the CPU only the text tells; Windows and Linux have one each.
+        words = ("not enough memory", "can't allocate memory")
+        if isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words):
+            raise ValueError(f"out of memory {advice}") from error
+        raise
 
 
 class Clock:
@@ -37,7 +45,7 @@ class Clock:
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
         self.steps = self._steps_before = 0
-        self.elapsed_sec = self._elapsed_before_sec = 0.0
+        self.elapsed_sec = self._elapsed_before_sec = self._first_sec = 0.0
         self._last = time.perf_counter()
 
     def tick(self) -> None:
@@ -46,6 +54,8 @@ class Clock:
         self.elapsed_sec += now - self._last
         self._last = now
         self.steps += 1
+        if self.steps == 1:
+            self._first_sec = self.elapsed_sec
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -61,8 +71,17 @@ class Clock:
         return steps * self.batch_size / max(elapsed, 1e-9)
 
     def to_come(self, steps: int) -> str:
-        """How long that many further steps take, at the mean rate so far."""
-        return duration(steps * self.elapsed_sec / max(self.steps, 1))
+        """How long that many further steps take, at the mean rate so far.
+
+        The first step, in which much is compiled and allocated, does not count if there are more.
+        """
+        first = self._first_sec if self.steps > 1 else 0.0
+        made = self.steps - 1 if self.steps > 1 else max(self.steps, 1)
+        return duration(steps * (self.elapsed_sec - first) / made)
+
+
+class Interrupted(Exception):  # noqa: N818, it says what happened
+    """Something long was left off, as the run is to stop."""
 
 
 class Stop:
@@ -73,6 +92,11 @@ class Stop:
     """
 
     signal: int | None = None
+
+    def check(self) -> None:
+        """Raises Interrupted where somebody did."""
+        if self.signal is not None:
+            raise Interrupted
 
 
 @contextmanager

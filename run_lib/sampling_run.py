@@ -14,7 +14,7 @@ import pictures
 from assembly import Config
 from logbook import Logbook
 from run_lib.drawing import draw
-from run_lib.progress import out_of_memory
+from run_lib.progress import advice_on_memory
 from run_lib.weights import load_any
 from sampling import Samples
 
@@ -45,32 +45,52 @@ def sample(
 
     Raises:
         ValueError: no checkpoint, or one that does not fit the recipe.
+        OSError: an output that cannot be written; found out before anything is drawn.
     """
     reports: list[str] = []
     path, state = _load(config, checkpoint, workdir, reports)
     config = assembly.adopt(config, state["config"], overrides or {}, path)
     assembly.check(config)
     device, sde = assembly.build_device(config), assembly.build_sde(config)
-    network = _network_of(config, state, raw=raw)
     output = output or workdir / "samples" / f"step_{state['step']:08d}_{config.sampling.method}"
-    with Logbook(workdir, tensorboard=False) as log:
+    _prepare(output)
+    advice = (
+        f"with {config.sampling.batch_size} images at a time: lower --config.sampling.batch_size"
+    )
+    with Logbook(workdir, tensorboard=False) as log, advice_on_memory(advice):
+        network = _network_of(config, state, raw=raw)
         for report in reports:
             log.say(report)
         log.say(f"drawing {num_samples} images from {path} into {output}")
         parts = draw(config, network, sde, torch.arange(num_samples), device)
-        try:
-            images, nfe = _write(log, config, parts, num_samples, output)
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            raise ValueError(
-                f"out of memory with {config.sampling.batch_size} images at a time: "
-                "lower --config.sampling.batch_size"
-            ) from error
+        images, nfe = _write(log, config, parts, num_samples, output)
         grid = output.with_name(output.stem + "_grid.png")
         pictures.save_png(grid, pictures.grid(images[:100]))
         log.say(f"{num_samples} images, {nfe:.1f} network evaluations each; grid: {grid}")
+        older = sum(int(path.stem) >= num_samples for path in _numbered(output))
+        if older:
+            log.say(f"{output} also holds {older} images of an earlier command, of higher numbers")
     return output
+
+
+def _prepare(output: Path) -> None:
+    """Refuses an output that cannot be written, before anything is drawn; makes its folder."""
+    folder = output.parent if output.suffix == ".npz" else output
+    if output.suffix.lower() in (".png", ".jpg", ".jpeg", ".gif"):
+        raise ValueError(f"--output {output}: give a folder for PNG files, or a name in .npz")
+    if output.suffix == ".npz" and output.is_dir():
+        raise ValueError(f"--output {output} is a folder: give another name in .npz")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"--output {output} cannot be made ({error.strerror or error}): choose another place"
+        ) from error
+
+
+def _numbered(output: Path) -> list[Path]:
+    files = output.glob("*.png") if output.is_dir() else ()
+    return [path for path in files if path.stem.isdecimal()]
 
 
 def _write(
@@ -79,16 +99,15 @@ def _write(
     """Images to files as they come; gives them back with the mean number of evaluations."""
     inverse_scale = datasets.get_data_inverse_scaler(config)
     images, index, nfe = [], [], []
-    bar = log.progress(total, unit="image")
-    for part in parts:
-        _report_unfinished(log, part)
-        images.append(pictures.to_uint8(inverse_scale(part.x)).cpu())
-        index.append(part.index.cpu())
-        nfe.append(part.nfe.cpu())
-        if output.suffix != ".npz":
-            pictures.save_images(output, images[-1], index[-1])
-        bar.update(len(part.index))
-    bar.close()
+    with log.progress(total, unit="image") as bar:
+        for part in parts:
+            _report_unfinished(log, part)
+            images.append(pictures.to_uint8(inverse_scale(part.x)).cpu())
+            index.append(part.index.cpu())
+            nfe.append(part.nfe.cpu())
+            if output.suffix != ".npz":
+                pictures.save_images(output, images[-1], index[-1])
+            bar.update(len(part.index))
     if output.suffix == ".npz":
         pictures.save_npz(output, torch.cat(images), torch.cat(index))
     return torch.cat(images), torch.cat(nfe).float().mean().item()

@@ -20,12 +20,12 @@ from datasets import Source
 from logbook import Logbook
 from losses import Objective
 from run_lib.drawing import FILM_IMAGES, FILM_PIXELS, draw_with_film
-from run_lib.progress import Clock, Stop, duration, out_of_memory, stop_signals
+from run_lib.first_screen import FIRST_STEPS, first_screen
+from run_lib.progress import Clock, Interrupted, Stop, advice_on_memory, duration, stop_signals
 from run_lib.weights import begin_from, origin_of, provenance
 from sde_lib import SDE
 from training import StepRecord, TrainingDiverged, TrainState, check_finite, loss_by_level
 
-FIRST_STEPS = 10  # after which the time that all of them take can be told
 LEVELS = 5  # parts of [0, T] that the loss by noise level is logged for
 
 
@@ -43,6 +43,7 @@ class _Run:
     train_source: Source
     test_source: Source
     origin: str
+    stop: Stop
     records: list[StepRecord] = field(default_factory=list)
 
     @property
@@ -82,29 +83,40 @@ def train(
         origin = origin_of(found[1], init_from, workdir)
     train_source, test_source = sources or assembly.build_sources(config)
     assembly.check_data(config, train_source.info)
+    if found:
+        assembly.refuse_other_data(found[1]["data"], train_source.info, workdir)
     torch.manual_seed(config.seed)
     sde = assembly.build_sde(config)
-    state = assembly.build_state(config)
+    with advice_on_memory(_less_memory(config)):
+        state = assembly.build_state(config)
     if found:
         state.load_state_dict(found[1])
         checkpoints.restore_rng(found[1]["rng"])
     elif init_from:
         origin = begin_from(init_from, config, state)
     with Logbook(workdir, quiet=quiet) as log, stop_signals() as stop:
-        assembly.record(config, workdir, origin)
+        log.begin(state.step)
         device = assembly.build_device(config)
         objective = assembly.build_objective(config, sde)
         data = (train_source, test_source)
-        run = _Run(config, workdir, log, device, sde, objective, state, *data, origin)
-        log.begin(state.step)
+        run = _Run(config, workdir, log, device, sde, objective, state, *data, origin, stop)
         for report in filter(None, [*reports, origin]):
             log.say(report)
-        _announce(run)
-        _loop(run, stop)
+        if state.step >= config.training.n_iters:
+            log.say(
+                f"nothing to do: {state.step} steps are made and {config.training.n_iters} asked "
+                "for; raise --config.training.n_iters to go on"
+            )
+            return
+        assembly.record(config, workdir, origin)
+        infos = (train_source.info, test_source.info)
+        log.say(first_screen(config, state, sde, device, *infos, workdir))
+        with advice_on_memory(_less_memory(config)):
+            _loop(run)
 
 
-def _loop(run: _Run, stop: Stop) -> None:
-    config, state, log = run.config, run.state, run.log
+def _loop(run: _Run) -> None:
+    config, state, log, stop = run.config, run.state, run.log, run.stop
     scale = datasets.get_data_scaler(config)
     labelled = config.model.get("num_classes", 0) > 0
     step = assembly.build_train_step(config, run.objective)
@@ -127,17 +139,21 @@ def _loop(run: _Run, stop: Stop) -> None:
             x_0 = scale(batch["image"]).contiguous(memory_format=memory)
             run.records.append(step(state, x_0, batch["label"] if labelled else None))
             bar.update()
-            _after_step(run, clock, stopping=stop.signal is not None)
-            if stop.signal is not None:
+            stopping = stop.signal is not None  # asked once: what comes later waits for a save
+            _after_step(run, clock, stopping=stopping)
+            if stopping and stop.signal is not None:
                 name = signal.Signals(stop.signal).name
                 log.say(f"stopped by {name}; step {state.step} is saved, the same command resumes")
                 raise SystemExit(128 + stop.signal)
     except TrainingDiverged as error:
         raise _diverged(run, error) from None
     except RuntimeError as error:
-        if not out_of_memory(error):
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
-        raise ValueError(_less_memory(config)) from error
+        raise ValueError(
+            f"the network cannot be compiled here ({str(error).splitlines()[0]}): "
+            "set --config.training.compile=off"
+        ) from error
     finally:
         bar.close()
         state.network = bare
@@ -152,14 +168,15 @@ def _after_step(run: _Run, clock: Clock, *, stopping: bool) -> None:
     last = step == training.n_iters
     snapshot = step % training.snapshot_freq == 0 or last
     save = snapshot or step % training.snapshot_freq_for_preemption == 0 or stopping
+    log, tell_time = step % training.log_freq == 0, clock.steps + 1 == FIRST_STEPS and not last
+    if log or save or tell_time:
+        check_finite(run.records)  # waits for the device, so that the clock reads true
     clock.tick()
-    if clock.steps == FIRST_STEPS and not last:
+    if tell_time:
         run.log.say(
             f"time        about {clock.to_come(training.n_iters - step)}, and the snapshots"
         )
-    if step % training.log_freq == 0 or save:
-        check_finite(run.records)
-    if step % training.log_freq == 0 or last:
+    if log or last:
         _log_progress(run, clock)
     if (step % training.eval_freq == 0 or last) and len(run.test_source):
         run.log.scalars(step, {"held_out_loss": held_out_loss(run)})
@@ -216,36 +233,12 @@ def held_out_loss(run: _Run) -> float:
     return losses.mean().item()
 
 
-def _announce(run: _Run) -> None:
-    """One screen: what begins here, what it takes, and where everything goes."""
-    config, training = run.config, run.config.training
-    weights = sum(p.numel() for p in run.state.network.parameters())
-    # In float32: weights, gradients, their average, and two moments of Adam. Activations come on
-    # top. A checkpoint holds all but the gradients.
-    megabytes = weights * 4 / 2**20
-    kept = training.keep_checkpoints + training.n_iters // training.snapshot_freq
-    left = training.n_iters - run.state.step
-    info, method = run.train_source.info, config.sampling.method
-    run.log.say(
-        f"""network     {config.model.name}, {weights:,} parameters, on {run.device}
-data        {info.name}: {info.num_images:,} images of {info.shape}, {info.policy}
-            held out: {run.test_source.info.num_images:,}
-sde         {run.sde.name}, {"continuous" if training.continuous else f"{run.sde.N} scales"}
-memory      {5 * megabytes:,.0f} MB for weights and optimiser, and the activations
-steps       {left:,} of {training.n_iters:,} to go, {training.batch_size} images each
-time        told after {FIRST_STEPS} steps
-disk        up to {4 * megabytes * kept:,.0f} MB of checkpoints
-snapshots   {training.snapshot_images} images every {training.snapshot_freq:,} steps ({method})
-everything  goes to {run.workdir}"""
-    )
-
-
 def _save(run: _Run) -> None:
     training = run.config.training
     state: dict[str, Any] = {
         **run.state.state_dict(),
         "rng": checkpoints.rng_state(),
-        "data": {"step": run.state.step},
+        "data": {"step": run.state.step, "fingerprint": run.train_source.info.fingerprint},
         "config": assembly.to_json(run.config),
         "versions": provenance(run.origin),
     }
@@ -261,17 +254,20 @@ def _snapshot(run: _Run) -> None:
     """A sample grid, its film and the loss curve; first also a grid of the raw weights."""
     config, step, folder = run.config, run.state.step, run.workdir / "samples"
     network = run.state.network
-    index = torch.arange(config.training.snapshot_images)
+    what = (run.sde, torch.arange(config.training.snapshot_images), run.device, run.stop.check)
     first = step == min(config.training.snapshot_freq, config.training.n_iters)
     try:
         with _evaluating(network):
             if first:  # the average lags behind at first: a user sees that the weights do learn
-                raw, _ = draw_with_film(config, network, run.sde, index, run.device)
+                raw, _ = draw_with_film(config, network, *what)
                 pictures.save_png(folder / f"step_{step:08d}_raw.png", pictures.grid(raw))
             with run.state.ema.applied(network):
-                images, frames = draw_with_film(config, network, run.sde, index, run.device)
+                images, frames = draw_with_film(config, network, *what)
     except pictures.NotFiniteError as error:
         run.log.say(f"no samples at step {step}: {error}")
+        return
+    except Interrupted:
+        run.log.say(f"the samples of step {step} were left off")
         return
     grid = pictures.grid(images)
     pictures.save_png(folder / f"step_{step:08d}.png", grid)
@@ -306,7 +302,7 @@ def _diverged(run: _Run, error: TrainingDiverged) -> TrainingDiverged:
 def _less_memory(config: Config) -> str:
     training = config.training
     return (
-        f"out of memory with {training.batch_size} images in {training.accumulation} part(s): "
+        f"with {training.batch_size} images in {training.accumulation} part(s): "
         f"raise --config.training.accumulation (to {2 * training.accumulation}), lower "
         "--config.training.batch_size, set --config.training.precision=bf16, or take a narrower "
         "network (--config.model.nf)"

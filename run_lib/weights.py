@@ -38,7 +38,7 @@ def load_any(path: Path, config: Config) -> dict[str, Any]:
 
 def _of_published(content: Any, path: Path, config: Config) -> dict[str, Any]:
     assembly.check(config)
-    state = checkpoints.from_published(content, _skeleton(config), config.model.ema_rate, path)
+    state = checkpoints.from_published(content, skeleton(config), config.model.ema_rate, path)
     origin = f"{_CONVERTED}{path} (sha256 {checkpoints.fingerprint(path)})"
     return {
         **state,
@@ -132,11 +132,11 @@ def convert(path: Path, output: Path, config: Config | None) -> str:
         "weight_decay": optim.weight_decay,
         "amsgrad": optim.amsgrad,
     }
-    checkpoints.save_published(output, state, _skeleton(config), settings)
+    checkpoints.save_published(output, state, skeleton(config), settings)
     return f"{path} is now {output}, in the format of the 2021 release"
 
 
-def _skeleton(config: Config) -> nn.Module:
+def skeleton(config: Config) -> nn.Module:
     """The network of a config without memory for its weights: names and shapes."""
     config = copy.deepcopy(config)
     with config.unlocked(), torch.device("meta"):
