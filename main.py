@@ -20,9 +20,11 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+import configs
+
 HERE = Path(__file__).resolve().parent
-MODES = ("train", "sample", "convert")
-WITHOUT_RECIPE = ("convert",)
+MODES = ("train", "sample", "convert", "recipes")
+WITHOUT_RECIPE = ("convert", "recipes")
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,12 @@ def _default_workdir(recipe: Path | None) -> Path:
 
 def run(command: Command) -> None:
     """Carries out a command."""
+    if command.mode == "recipes":
+        titles = configs.catalogue()
+        width = max(map(len, titles))
+        for recipe, title in titles.items():
+            sys.stdout.write(f"{recipe:<{width}}  {title}\n")
+        return
     if command.print_config:
         sys.stdout.write(f"{command.config}\n")
         return
