@@ -21,6 +21,7 @@ from absl import flags
 from ml_collections import config_flags
 
 import configs
+from configs import parts
 
 HERE = Path(__file__).resolve().parent
 MODES = ("train", "sample", "convert", "recipes")
@@ -111,6 +112,8 @@ def _split_recipe(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
             given = words.pop(place + 1)
             words.pop(place)
             break
+    if given and any(word.partition("=")[0] == "--config" for word in words):
+        raise ValueError("--config is given twice: name one recipe")
     if not given and any(
         f"--mode={mode}" in words or ["--mode", mode] in _pairs(words) for mode in WITHOUT_RECIPE
     ):
@@ -132,12 +135,45 @@ def _pairs(words: list[str]) -> list[list[str]]:
     return [words[place : place + 2] for place in range(len(words))]
 
 
-def _explain(argv: Sequence[str], recipe: Path) -> str | None:
+def _last_of_each(words: list[str]) -> list[str]:
+    """Of a field that is given twice the last word counts; absl would join tuples."""
+    last = {word.partition("=")[0]: place for place, word in enumerate(words)}
+    return [
+        word
+        for place, word in enumerate(words)
+        if not (word.startswith("--config.") and "=" in word)
+        or last[word.partition("=")[0]] == place
+    ]
+
+
+def _fields(recipe: Path) -> dict[str, object]:
+    """What the recipe holds, as long dotted names and values.
+
+    Raises:
+        ValueError: the file gives no recipe. It is the user's code, so any error may come of it.
+    """
+    bare = ["main.py", f"--config={recipe}"]
+    try:
+        values = _define_flags(bare)
+        values(bare)
+        fields = _flat(values.config)
+    except Exception as error:
+        raise ValueError(
+            f"--config {recipe}: its get_config() gives no recipe ({type(error).__name__}: "
+            f"{error}); write it like those under configs/"
+        ) from error
+    missing = [name for name in parts.COMMON if f"config.{name}" not in fields]
+    if missing:
+        raise ValueError(
+            f"--config {recipe}: the recipe lacks {missing[0]} and {len(missing) - 1} more "
+            "fields; compose it with recipe() of configs/parts.py"
+        )
+    return fields
+
+
+def _explain(argv: Sequence[str], recipe: Path, known: dict[str, object]) -> str | None:
     """A sentence about the first --config.NAME=VALUE that does not fit the recipe."""
     bare = [argv[0], f"--config={recipe}"]
-    values = _define_flags(bare)
-    values(bare)
-    known = _flat(values.config)
     for word in argv[1:]:
         name, _, value = word.lstrip("-").partition("=")
         field = name if name in known else name.removeprefix("no")
@@ -168,14 +204,15 @@ def parse(argv: Sequence[str]) -> Command:
         ValueError: what is wrong and what to write instead, in one sentence.
     """
     recipe, words = _split_recipe(argv)
+    known = _fields(recipe) if recipe else {}
     if recipe:
-        words.insert(1, f"--config={recipe}")
+        words = [words[0], f"--config={recipe}", *_last_of_each(words[1:])]
     values = _define_flags(words)
     try:
         rest = values(words)
         config = values.config
     except (AttributeError, KeyError, flags.Error) as error:
-        sentence = _explain(words, recipe) if recipe else None
+        sentence = _explain(words, recipe, known) if recipe else None
         raise ValueError(sentence or str(error)) from error
     if rest[1:]:
         raise ValueError(f"{rest[1]!r} is not an option; options are written --name=value")
