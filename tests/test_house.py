@@ -20,6 +20,7 @@ LAYERS = {
     "solvers": 3,
     "models.utils": 3,
     "sampling": 4,
+    "likelihood": 4,
     "assembly": 6,
     "run_lib": 7,
     "main": 8,

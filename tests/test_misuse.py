@@ -1,0 +1,226 @@
+"""What users and systems do to a run: bad values, signals at bad moments, two at once, no room."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_run_lib import arguments, final, sentence, start, train, wait_for_step
+
+import assembly
+import checkpoints
+import main
+from run_lib import sampling_run, training_run
+from run_lib.first_screen import activation_bytes
+from run_lib.progress import Clock, advice_on_memory
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("run") / "work"
+    assert train(workdir, 6, "--config.training.snapshot_sampling=false") == 0
+    return workdir
+
+
+def images(folder: Path, seed: int) -> Path:
+    folder.mkdir()
+    for k, pixels in enumerate(np.random.default_rng(seed).integers(0, 256, (12, 8, 8))):
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{seed}{k}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("word", "remedy"),
+    [
+        ("model.nf=0", "at least 1"),
+        ("model.num_res_blocks=-1", "at least 1"),
+        ("model.ch_mult=()", "at least one level"),
+        ("model.ch_mult=(1,-2)", "whole numbers"),
+        ("model.ch_mult=(1.5,2)", "whole numbers"),
+        ("model.ch_mult=('a','b')", "whole numbers"),
+        ("model.attn_resolutions=(3,)", "8, 4"),
+        ("model.fir_kernel=()", "(1, 3, 3, 1)"),
+        ("model.dropout=nan", "below 1"),
+        ("model.init_scale=-1.0", "negative"),
+        ("model.num_classes=-1", "negative"),
+        ("optim.lr=inf", "above 0"),
+        ("optim.beta1=1.0", "below 1"),
+        ("optim.eps=-1.0", "above 0"),
+        ("optim.weight_decay=-1.0", "negative"),
+        ("optim.warmup=-1", "negative"),
+        ("optim.grad_clip=nan", "finite"),
+        ("sampling.rtol=-1.0", "above 0"),
+        ("sampling.max_steps=0", "at least 1"),
+        ("sampling.s_churn=-1.0", "negative"),
+        ("data.test_fraction=1.5", "below 1"),
+        ("data.image_width=-3", "negative"),
+        ("seed=99999999999999999999999", "64 bits"),
+        ("device=meta", "cpu, cuda, mps"),
+        ("device=mps", "auto or cpu"),
+        ("training.continuous=false", "'uniform'"),
+    ],
+)
+def test_a_bad_value_is_refused_before_data_are_read(word, remedy, tmp_path, capsys, monkeypatch):
+    if word == "device=mps" and torch.backends.mps.is_available():
+        pytest.skip("there is one here")
+    monkeypatch.setattr(assembly, "build_sources", None)
+    said = sentence(capsys, "--mode=train", f"--workdir={tmp_path / 'run'}", f"--config.{word}")
+    assert "config." + word.partition("=")[0].replace("continuous", "time_sampling") in said
+    assert remedy in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_of_a_tuple_given_twice_the_last_counts():
+    words = ("--config.model.ch_mult=(1,2)", "--config.model.ch_mult=(3,)", "--mode=train")
+    command = main.parse(["main.py", "--config", "configs/vp/digits.py", *words])
+    assert command.config.model.ch_mult == (3,)
+
+
+def test_a_signal_during_the_held_out_loss_is_answered_by_a_save(tmp_path, monkeypatch, capfd):
+    def interrupted(run: object) -> float:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 1.0
+
+    monkeypatch.setattr(training_run, "held_out_loss", interrupted)
+    assert train(tmp_path, 20, "--config.training.eval_freq=2") == 143
+    assert "step 3 is saved" in capfd.readouterr().out
+    assert final(tmp_path, 3)["step"] == 3
+
+
+def test_a_snapshot_gives_way_to_a_signal(tmp_path, capfd):
+    def interrupt() -> None:
+        while not checkpoints.path_of(tmp_path / "checkpoints", 10).exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    watcher = threading.Thread(target=interrupt, daemon=True)
+    watcher.start()
+    assert train(tmp_path, 20, "--config.sampling.num_steps=1000000") == 130
+    said = capfd.readouterr().out
+    assert "the samples of step 10 were left off" in said
+    assert "step 11 is saved" in said
+    assert final(tmp_path, 11)["step"] == 11
+
+
+def test_two_runs_in_one_work_directory_are_refused(tmp_path, capsys):
+    first = start(tmp_path, 100_000)
+    try:
+        wait_for_step(tmp_path, 5, first)
+        said = sentence(
+            capsys, "--mode=train", f"--workdir={tmp_path}", "--config.training.n_iters=100000"
+        )
+        assert "another process is training" in said
+        assert "--workdir" in said
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.communicate()
+    # The lock has gone with the process.
+    last = checkpoints.steps(tmp_path / "checkpoints")[-1]
+    assert train(tmp_path, last + 1, "--config.training.snapshot_sampling=false") == 0
+
+
+def test_other_images_in_the_same_work_directory_are_refused(tmp_path, capsys):
+    words = ["--config.data.dataset=folder", "--config.training.snapshot_sampling=false"]
+    one, other = images(tmp_path / "one", 1), images(tmp_path / "other", 2)
+    assert train(tmp_path / "run", 2, *words, f"--config.data.root={one}") == 0
+    words += ["--mode=train", f"--workdir={tmp_path / 'run'}", f"--config.data.root={other}"]
+    capsys.readouterr()
+    assert "other images" in sentence(capsys, *words)
+    # The same images elsewhere are the same data.
+    one.rename(tmp_path / "moved")
+    words = [*words[:2], f"--config.data.root={tmp_path / 'moved'}"]
+    assert train(tmp_path / "run", 3, *words) == 0
+
+
+def test_fewer_steps_than_were_made_change_nothing(trained, capfd):
+    files = {path: path.read_bytes() for path in trained.rglob("*.*") if path.name != "log.txt"}
+    assert train(trained, 3, "--config.training.snapshot_sampling=false") == 0
+    assert "nothing to do: 6 steps are made and 3 asked for" in capfd.readouterr().out
+    after = {path: path.read_bytes() for path in trained.rglob("*.*") if path.name != "log.txt"}
+    assert after == files
+
+
+def test_memory_that_runs_out_ends_in_advice():
+    with (
+        pytest.raises(ValueError, match=r"out of memory with 3 images: take two"),
+        advice_on_memory("with 3 images: take two"),
+    ):
+        torch.empty(2**52)
+    with pytest.raises(RuntimeError, match="something else"), advice_on_memory("unused"):
+        raise RuntimeError("something else")
+
+
+def test_a_network_that_does_not_fit_ends_in_advice(tmp_path, capsys):
+    said = sentence(
+        capsys, "--mode=train", f"--workdir={tmp_path / 'run'}", "--config.model.nf=16000000"
+    )
+    assert "out of memory" in said
+    assert "--config.model.nf" in said
+
+
+def test_a_missing_compiler_is_named_with_the_remedy(tmp_path, capsys, monkeypatch):
+    from torch._dynamo.exc import TorchDynamoException
+
+    class Failing(torch.nn.Module):
+        def forward(self, *_: object) -> None:
+            raise TorchDynamoException("no compiler found\nmany more lines")
+
+    monkeypatch.setattr(assembly, "compiled", lambda *_: Failing())
+    assert train(tmp_path, 2) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "no compiler found" in said
+    assert "--config.training.compile=off" in said
+
+
+@pytest.mark.parametrize("name", ["file", "file/inside.npz", "folder.npz", "grid.png"])
+def test_an_output_that_cannot_be_is_refused_before_drawing(
+    name, trained, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.npz").mkdir()
+    monkeypatch.setattr(sampling_run, "draw", None)
+    said = sentence(capsys, "--mode=sample", f"--workdir={trained}", f"--output={tmp_path / name}")
+    assert f"--output {tmp_path / name}" in said
+
+
+def test_images_left_by_an_earlier_command_are_told(trained, tmp_path, capfd):
+    command = arguments("--mode=sample", f"--workdir={trained}", f"--output={tmp_path / 'out'}")
+    assert main.main([*command, "--num_samples=5"]) == 0
+    assert "earlier command" not in capfd.readouterr().out
+    assert main.main([*command, "--num_samples=2"]) == 0
+    assert "also holds 3 images of an earlier command" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("recipe", ["configs/vp/digits.py", "configs/ve/digits.py"])
+def test_the_memory_to_expect_is_what_autograd_keeps(recipe):
+    config = main.parse(["main.py", "--config", recipe, "--mode=train"]).config
+    network = assembly.build_network(config).train()
+    weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def count(saved: torch.Tensor) -> torch.Tensor:
+        kept[saved.untyped_storage().data_ptr()] = saved.untyped_storage()
+        return saved
+
+    n = 8
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda saved: saved):
+        network(torch.randn(n, *assembly.image_shape(config)), torch.rand(n))
+    measured = sum(s.nbytes() for at, s in kept.items() if at not in weights)
+    assert n * activation_bytes(config) == pytest.approx(measured, rel=0.02)
+
+
+def test_the_first_step_does_not_count_in_the_time_to_come(monkeypatch):
+    now = iter([0.0, 100.0, 102.0, 104.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(now))
+    clock = Clock(batch_size=4)
+    clock.tick()
+    assert clock.to_come(1) == "1 min 40 s"
+    clock.tick()
+    clock.tick()
+    assert clock.to_come(10) == "20 s"
