@@ -50,6 +50,10 @@ class Samples:
     status: Tensor | None = None
 
 
+ConstraintFor = Callable[[Tensor, Noise], Constraint]
+"""int64 (b,) sample indices and their source of noise → the constraint on these samples."""
+
+
 class Sampler(Protocol):
     """What draws samples: `GridSampler` and `ODESampler`."""
 
@@ -183,6 +187,7 @@ class GridSampler:
         device: torch.device | str,
         dtype: torch.dtype = torch.float32,
         on_step: OnStep | None = None,
+        constraint_for: ConstraintFor | None = None,
     ) -> Iterator[Samples]:
         """Draws the samples with the given indices, `batch_size` at a time.
 
@@ -195,6 +200,7 @@ class GridSampler:
             device: where they are drawn.
             dtype: of the state.
             on_step: is told of every step of every batch.
+            constraint_for: gives the constraint of each batch, which also acts on the prior.
 
         Yields:
             `Samples` of up to `batch_size`, in the order of `index`.
@@ -204,8 +210,12 @@ class GridSampler:
         """
         for part in batches(index, batch_size, device):
             noise = SampleNoise(seed, part, dtype=dtype)
-            prior = self.sde.prior_sampling((len(part), *shape), noise=noise)
-            x, nfe = self.run(prior, score_for(part), noise, on_step=on_step)
+            x = self.sde.prior_sampling((len(part), *shape), noise=noise)
+            constraint = None if constraint_for is None else constraint_for(part, noise)
+            if constraint is not None:
+                start = x.new_full((len(part),), self.sde.T)
+                x, _ = constraint(x, x, start, start)
+            x, nfe = self.run(x, score_for(part), noise, constraint=constraint, on_step=on_step)
             yield Samples(part, x, torch.full_like(part, nfe))
 
     def _step(self, walk: "_Walk", k: int) -> None:

@@ -8,7 +8,9 @@ import torch
 from ml_collections import ConfigDict
 
 import checkpoints
+import controllable_generation
 import datasets
+import likelihood
 import losses
 import sampling
 import sde_lib
@@ -22,6 +24,14 @@ PC = (
 ODE = (
     "(sde, shape, inverse_scaler, denoise=False, rtol=1e-05, atol=1e-05, method='RK45', "
     "eps=0.001, device=None, *, noise=None)"
+)
+CONDITIONAL = (
+    "(sde, predictor, corrector, inverse_scaler, snr, n_steps=1, probability_flow=False, "
+    "continuous=False, denoise=True, eps=1e-05, *, noise=None, parity=False)"
+)
+LIKELIHOOD = (
+    "(sde, inverse_scaler, hutchinson_type='Rademacher', rtol=1e-05, atol=1e-05, method='RK45', "
+    "eps=1e-05, *, levels=256)"
 )
 SIGNATURES = [
     (sde_lib.VESDE, "(sigma_min=0.01, sigma_max=50.0, N=1000)"),
@@ -54,6 +64,9 @@ SIGNATURES = [
     (sampling.get_pc_sampler, PC),
     (sampling.get_ode_sampler, ODE),
     (sampling.get_sampling_fn, "(config, sde, shape, inverse_scaler, eps)"),
+    (likelihood.get_likelihood_fn, LIKELIHOOD),
+    (controllable_generation.get_pc_inpainter, CONDITIONAL),
+    (controllable_generation.get_pc_colorizer, CONDITIONAL),
     (datasets.get_data_scaler, "(config)"),
     (datasets.get_data_inverse_scaler, "(config)"),
     (datasets.get_dataset, "(config, uniform_dequantization=False, evaluation=False)"),
@@ -102,6 +115,12 @@ def test_what_the_makers_give_is_called_as_in_the_release():
     assert signature(losses.get_smld_loss_fn(sde_lib.VESDE(), True)) == draws
     assert signature(sampling.get_pc_sampler(sde, shape, None, None, abs, 0.1)) == "(model)"
     assert signature(sampling.get_ode_sampler(sde, shape, abs)) == "(model, z=None)"
+    assert signature(likelihood.get_likelihood_fn(sde, abs)) == "(model, data, *, probe=None)"
+    given = (sde, None, None, abs, 0.1)
+    inpainter = controllable_generation.get_pc_inpainter(*given)
+    colorizer = controllable_generation.get_pc_colorizer(*given)
+    assert signature(inpainter) == "(model, data, mask)"
+    assert signature(colorizer) == "(model, gray_scale_img)"
     for train in (True, False):
         step_fn = losses.get_step_fn(sde, train, lambda *_, **__: None)
         assert signature(step_fn) == "(state, batch, **draws)"
@@ -118,6 +137,7 @@ RECIPES = [
     "subvp/cifar10_ddpm_continuous",
     "ve/ncsnv2/cifar10",
 ]
+CONTINUOUS = [name for name in RECIPES if name.endswith("_continuous")]
 
 
 @pytest.fixture(params=RECIPES)
@@ -213,6 +233,66 @@ def test_a_config_of_the_release_samples(config, method):
     assert nfe == len(calls) > 0
     assert torch.equal(draw(1)[0], images)
     assert not torch.equal(draw(2)[0], images)
+
+
+@pytest.mark.parametrize("config", CONTINUOUS, indirect=True)
+def test_a_config_of_the_release_gives_bits_per_dim(config):
+    state, (sde, _) = new_state(config), sde_of(config)
+    _, test_ds, _ = datasets.get_dataset(config, uniform_dequantization=True, evaluation=True)
+    likelihood_fn = likelihood.get_likelihood_fn(
+        sde=sde,
+        inverse_scaler=datasets.get_data_inverse_scaler(config),
+        hutchinson_type="Rademacher",
+        rtol=1e-2,
+        atol=1e-2,
+        method="RK45",
+        eps=1e-2,
+    )
+    images = datasets.get_data_scaler(config)(next(iter(test_ds))["image"])
+    torch.manual_seed(1)
+    bits, z, nfe = likelihood_fn(state["model"], images)
+    assert bits.shape == (len(images),)
+    assert bits.isfinite().all()
+    assert z.shape == images.shape
+    assert nfe > 7
+    torch.manual_seed(1)
+    assert torch.equal(likelihood_fn(model=state["model"], data=images)[0], bits)
+
+
+@pytest.mark.parametrize("task", ["inpaint", "colorize"])
+def test_a_config_of_the_release_completes_images(config, task):
+    if task == "colorize":
+        config.data.num_channels = 3
+    state, (sde, eps) = new_state(config), sde_of(config)
+    maker = {
+        "inpaint": controllable_generation.get_pc_inpainter,
+        "colorize": controllable_generation.get_pc_colorizer,
+    }[task]
+    complete = maker(
+        sde=sde,
+        predictor=sampling.PREDICTORS[config.sampling.predictor],
+        corrector=sampling.CORRECTORS[config.sampling.corrector],
+        inverse_scaler=datasets.get_data_inverse_scaler(config),
+        snr=config.sampling.snr,
+        n_steps=1,
+        probability_flow=config.sampling.probability_flow,
+        continuous=config.training.continuous,
+        denoise=True,
+        eps=eps,
+    )
+    torch.manual_seed(0)
+    images = torch.rand(2, config.data.num_channels, 8, 8)
+    scaled = datasets.get_data_scaler(config)(images)
+    if task == "colorize":
+        gray = scaled.mean(dim=1, keepdim=True).expand_as(scaled)
+        done = complete(model=state["model"], gray_scale_img=gray)
+    else:
+        mask = torch.ones_like(images)
+        mask[..., 4:] = 0
+        done = complete(model=state["model"], data=scaled, mask=mask)
+        assert torch.allclose(done[..., :4], images[..., :4], atol=1e-3)
+    assert done.shape == images.shape
+    assert done.isfinite().all()
 
 
 def test_sigmas_and_scalers_of_a_config(config):

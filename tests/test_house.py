@@ -21,6 +21,7 @@ LAYERS = {
     "models.utils": 3,
     "sampling": 4,
     "likelihood": 4,
+    "controllable_generation": 5,
     "assembly": 6,
     "run_lib": 7,
     "main": 8,

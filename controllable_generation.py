@@ -1,0 +1,355 @@
+"""Inverse problems with an unconditional score: inpainting and colourisation.
+
+What is known of an image is known of x_t too, up to its noise: the noise of p(x_t | x_0) is
+independent and of one size, so that in any orthonormal basis each coordinate of x_t is that of
+x_0, scaled and noised by itself. After each step of a sampler the known coordinates are replaced
+by a fresh draw at the sample's own noise level, and the score draws the others to fit (Song et al.
+2021, section 5 and appendix I). The basis is that of the pixels for inpainting; for colourisation
+it is one of colours, whose first axis is grey.
+
+`Replacement` is the constraint that does so in `sampling.GridSampler`, `complete` draws with it,
+and `get_pc_inpainter` and `get_pc_colorizer` are the 2021 release's.
+
+Symbols: x (B, ...), of rank 4 (B, 3, H, W) for colours; t (B,).
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from noise import Noise, uniform
+from sampling import GridSampler, OnStep, Samples, ScoreFor
+from sampling.original import Scaler, device_of, paper_sampler, placed
+from score import NetworkScore
+from sde_lib import SDE
+from tensor_ops import expand_to
+
+COLOUR_BASIS = torch.tensor(
+    [
+        [1 / math.sqrt(3), -2 / math.sqrt(6), 0.0],
+        [1 / math.sqrt(3), 1 / math.sqrt(6), 1 / math.sqrt(2)],
+        [1 / math.sqrt(3), 1 / math.sqrt(6), -1 / math.sqrt(2)],
+    ],
+    dtype=torch.float64,
+)
+"""Orthonormal: red, green and blue in its rows, grey and two axes of colour in its columns (the
+matrix of Song et al. 2021, appendix I.3, in closed form)."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of images.
+
+    Attributes:
+        value: (B, ...) the images' coordinates; 0 where they are not known.
+        mask: bool (B, ...), True where they are.
+        basis: (C, C) orthonormal, whose columns are the axes of the channels' coordinates; None
+            where pixels are their own coordinates.
+    """
+
+    value: Tensor
+    mask: Tensor
+    basis: Tensor | None = None
+
+    def put(self, x: Tensor, value: Tensor) -> Tensor:
+        """The images x with `value` for the known coordinates."""
+        if self.basis is None:
+            return torch.where(self.mask, value, x)
+        known = torch.where(self.mask, value, rotate(x, self.basis))
+        return rotate(known, self.basis.T)
+
+
+def known_pixels(data: Tensor, mask: Tensor) -> Known:
+    """Images of which some pixels are known.
+
+    Args:
+        data: (B, ...), as the network sees them; what is hidden may hold anything.
+        mask: 1 or True where known; of a shape that broadcasts to that of `data`.
+
+    Raises:
+        ValueError: a mask with other values, or of another shape.
+    """
+    if not ((mask == 0) | (mask == 1)).all():
+        raise ValueError(
+            f"a mask with values from {mask.min().item():.3g} to {mask.max().item():.3g}: "
+            "give 1 for known pixels and 0 for hidden ones"
+        )
+    try:
+        mask = (mask == 1).to(data.device).expand(data.shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"a mask of shape {tuple(mask.shape)} for images of shape {tuple(data.shape)}: give "
+            "one that broadcasts to it, such as (B, 1, H, W)"
+        ) from error
+    return Known(torch.where(mask, data, 0.0), mask)
+
+
+def known_gray(image: Tensor) -> Known:
+    """Images (B, 3, H, W), as the network sees them, of which the mean of the channels is known.
+
+    Raises:
+        ValueError: images without three channels.
+    """
+    if image.ndim != 4 or image.shape[1] != 3:
+        raise ValueError(
+            f"images of shape {tuple(image.shape)}: colours are put into (B, 3, H, W), with the "
+            "grey image repeated in each channel"
+        )
+    basis = COLOUR_BASIS.to(image)
+    mask = torch.zeros_like(image, dtype=torch.bool)
+    mask[:, 0] = True
+    return Known(torch.where(mask, rotate(image, basis), 0.0), mask, basis)
+
+
+def rotate(x: Tensor, basis: Tensor) -> Tensor:
+    """Coordinates of the channels in an orthonormal basis: out_j = Σ_i x_i basis_ij.
+
+    Args:
+        x: (B, C, ...).
+        basis: (C, C); its transpose leads back.
+    """
+    # Not a matrix product, which TF32 would round to three digits at every step.
+    rows = (expand_to(row, x[0]) for row in basis)
+    return torch.stack(
+        [channel[:, None] * row for channel, row in zip(x.unbind(1), rows, strict=True)]
+    ).sum(0)
+
+
+class Replacement:
+    """The constraint that keeps what is known, at the noise level of the sample.
+
+    Args:
+        sde: the forward SDE.
+        known: what is known of each image.
+        noise: gives a draw for every step.
+        as_released: after a predictor, put the known part at the level that the step came from,
+            as the 2021 release does.
+    """
+
+    def __init__(self, sde: SDE, known: Known, noise: Noise, *, as_released: bool = False) -> None:
+        self.sde = sde
+        self.known = known
+        self.noise = noise
+        self.as_released = as_released
+
+    def __call__(
+        self, x: Tensor, x_mean: Tensor, t: Tensor, t_next: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The state with its known coordinates replaced: noisy in x, without noise in x_mean."""
+        level = t if self.as_released else t_next
+        if level is None:  # the chain has ended at the image itself
+            return self.known.put(x, self.known.value), self.known.put(x_mean, self.known.value)
+        mean, std = self.sde.marginal_prob(self.known.value, level)
+        noisy = mean + expand_to(std, x) * self.noise(x.shape)
+        return self.known.put(x, noisy), self.known.put(x_mean, mean)
+
+
+def complete(
+    sampler: GridSampler,
+    score_for: ScoreFor,
+    known_for: Callable[[Tensor], Known],
+    index: Tensor,
+    shape: Sequence[int],
+    *,
+    seed: int,
+    batch_size: int,
+    device: torch.device | str,
+    on_step: OnStep | None = None,
+) -> Iterator[Samples]:
+    """Draws completions by their index; what is known is in them as it was given.
+
+    The known part has the noise of T at the start, and that of the sample's own time on the way.
+
+    Args:
+        sampler: any but the adaptive ODE, which has no steps in common to take hold at.
+        score_for: see `GridSampler.draw`, like the others.
+        known_for: int64 (b,) sample indices → what is known of these.
+        index: see there.
+        shape: see there.
+        seed: see there.
+        batch_size: see there.
+        device: see there.
+        on_step: see there.
+
+    Yields:
+        `Samples` of up to `batch_size`.
+    """
+
+    def constraint_for(part: Tensor, noise: Noise) -> Replacement:
+        return Replacement(sampler.sde, known_for(part), noise)
+
+    for samples in sampler.draw(
+        score_for,
+        index,
+        shape,
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+        on_step=on_step,
+        constraint_for=constraint_for,
+    ):
+        known = known_for(samples.index)
+        yield dataclasses.replace(samples, x=known.put(samples.x, known.value))
+
+
+# ---- Masks by name: True where an image is known ----
+
+
+def _middle(height: int, width: int, seed: int) -> Tensor:
+    mask = torch.ones(height, width, dtype=torch.bool)
+    mask[height // 4 : height - height // 4, width // 4 : width - width // 4] = False
+    return mask
+
+
+def _half(hidden: str) -> Callable[[int, int, int], Tensor]:
+    def mask(height: int, width: int, seed: int) -> Tensor:
+        row, column = torch.arange(height)[:, None], torch.arange(width)
+        at = row < height // 2 if hidden in ("top", "bottom") else column < width // 2
+        known = ~at if hidden in ("top", "left") else at
+        return known.expand(height, width)
+
+    return mask
+
+
+def _scattered(height: int, width: int, seed: int) -> Tensor:
+    return uniform(seed, torch.zeros(1, dtype=torch.int64), 0, (height, width))[0] < 0.25
+
+
+MASKS: Mapping[str, Callable[[int, int, int], Tensor]] = {
+    "middle": _middle,
+    "left": _half("left"),
+    "right": _half("right"),
+    "top": _half("top"),
+    "bottom": _half("bottom"),
+    "scattered": _scattered,
+}
+"""What each hides: the middle square of half the side, one half, three random pixels of four.
+Called with height, width and seed; gives bool (H, W)."""
+
+
+# ---- The entry points of the 2021 release ----
+
+
+def get_pc_inpainter(
+    sde: SDE,
+    predictor: Any,
+    corrector: Any,
+    inverse_scaler: Scaler,
+    snr: float,
+    n_steps: int = 1,
+    probability_flow: bool = False,
+    continuous: bool = False,
+    denoise: bool = True,
+    eps: float = 1e-5,
+    *,
+    noise: Noise | None = None,
+    parity: bool = False,
+) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
+    """Inpainting by the predictor–corrector sampler (Song et al. 2021, appendix I.2).
+
+    Known pixels begin clean, and have the noise of the time at which a step begins.
+
+    Args:
+        sde: the forward SDE; its N is the number of steps.
+        predictor: see `sampling.get_pc_sampler`, like the next seven.
+        corrector: see there.
+        inverse_scaler: see there.
+        snr: see there.
+        n_steps: see there.
+        probability_flow: see there.
+        continuous: see there.
+        denoise: returns the mean of the last step.
+        eps: the last time.
+        noise: see there. Order of the draws: the prior; then at each time the corrector's and one
+            for the known pixels, the predictor's and another for the known pixels.
+        parity: repeats a fault of the 2021 release: the hidden pixels keep the noise of the last
+            step whatever `denoise` says.
+
+    Returns:
+        fn(model, data, mask) → images: data (B, C, H, W) as the network sees them, of which hidden
+        pixels are never looked at; mask 1 where they are known, of a shape that broadcasts.
+    """
+    sampler = paper_sampler(
+        sde, predictor, corrector, snr, n_steps, probability_flow, denoise, eps
+    )
+    run = _Released(sampler, continuous, noise, parity)
+
+    @torch.no_grad()
+    def pc_inpainter(model: nn.Module, data: Tensor, mask: Tensor) -> Tensor:
+        known = known_pixels(data.to(device_of(model)), mask)
+        return inverse_scaler(run(model, known, known.put(run.prior(known), known.value)))
+
+    return pc_inpainter
+
+
+def get_pc_colorizer(
+    sde: SDE,
+    predictor: Any,
+    corrector: Any,
+    inverse_scaler: Scaler,
+    snr: float,
+    n_steps: int = 1,
+    probability_flow: bool = False,
+    continuous: bool = False,
+    denoise: bool = True,
+    eps: float = 1e-5,
+    *,
+    noise: Noise | None = None,
+    parity: bool = False,
+) -> Callable[[nn.Module, Tensor], Tensor]:
+    """Colourisation by the predictor–corrector sampler (Song et al. 2021, appendix I.3).
+
+    Arguments and draws are those of `get_pc_inpainter`, with the grey component in the place of
+    the known pixels. `parity` also repeats that the prior's noise leaks into the grey component at
+    the start.
+
+    Returns:
+        fn(model, gray_scale_img) → images; gray_scale_img (B, 3, H, W) as the network sees it, the
+        grey image in each channel. Of colours in it nothing but their mean is looked at.
+    """
+    sampler = paper_sampler(
+        sde, predictor, corrector, snr, n_steps, probability_flow, denoise, eps
+    )
+    run = _Released(sampler, continuous, noise, parity)
+
+    @torch.no_grad()
+    def pc_colorizer(model: nn.Module, gray_scale_img: Tensor) -> Tensor:
+        known = known_gray(gray_scale_img.to(device_of(model)))
+        prior = run.prior(known)
+        x = known.put(prior, known.value)
+        if parity:  # the grey component's mask, on the red channel
+            x = torch.where(known.mask, 0.0, prior) + known.put(torch.zeros_like(x), known.value)
+        return inverse_scaler(run(model, known, x))
+
+    return pc_colorizer
+
+
+class _Released:
+    """What the release's inpainter and colouriser have in common."""
+
+    def __init__(
+        self, sampler: GridSampler, continuous: bool, noise: Noise | None, parity: bool
+    ) -> None:
+        self.sampler, self.sde = sampler, sampler.sde
+        self.continuous, self.noise, self.parity = continuous, noise, parity
+
+    def prior(self, known: Known) -> Tensor:
+        x = self.sde.prior_sampling(known.value.shape, noise=self.noise)
+        return x.to(known.value.device)
+
+    def __call__(self, model: nn.Module, known: Known, x: Tensor) -> Tensor:
+        noise = placed(self.noise, x.device)
+        keep = Replacement(self.sde, known, noise, as_released=True)
+
+        def constraint(
+            x: Tensor, x_mean: Tensor, t: Tensor, t_next: Tensor | None
+        ) -> tuple[Tensor, Tensor]:
+            return keep(x, x if self.parity else x_mean, t, t_next)
+
+        score = NetworkScore(model.eval(), self.sde, self.continuous)
+        return self.sampler.run(x, score, noise, constraint=constraint)[0]
