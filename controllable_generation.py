@@ -63,6 +63,15 @@ class Known:
         known = torch.where(self.mask, value, rotate(x, self.basis))
         return rotate(known, self.basis.T)
 
+    def of(self, row: Tensor) -> "Known":
+        """What is known of some of the images, int64 (b,)."""
+        return Known(self.value[row], self.mask[row], self.basis)
+
+    def to(self, device: torch.device | str) -> "Known":
+        """The same on a device."""
+        basis = None if self.basis is None else self.basis.to(device)
+        return Known(self.value.to(device), self.mask.to(device), basis)
+
 
 def known_pixels(data: Tensor, mask: Tensor) -> Known:
     """Images of which some pixels are known.

@@ -2,6 +2,7 @@
 
     python main.py --config configs/vp/digits.py --mode train
     python main.py --config configs/vp/digits.py --mode sample --num_samples 64
+    python main.py --config configs/vp/digits.py --mode inpaint --mask left
 
 Any field of the recipe can be overridden: --config.optim.lr=1e-4. Everything is written under
 --workdir, which defaults to runs/ and the recipe's path (runs/vp/digits). Running a command again
@@ -24,7 +25,7 @@ import configs
 from configs import parts
 
 HERE = Path(__file__).resolve().parent
-MODES = ("train", "sample", "convert", "recipes")
+MODES = ("train", "sample", "inpaint", "colorize", "tune", "convert", "recipes")
 WITHOUT_RECIPE = ("convert", "recipes")
 
 
@@ -39,7 +40,10 @@ class Command:
         mode: one of `MODES`.
         checkpoint: a file, or None for the newest of the work directory.
         init_from: a checkpoint whose weights a new run begins with.
-        num_samples: images to draw.
+        num_samples: images to draw, or to complete; None for the mode's own number.
+        input: images to complete, None for the recipe's test images.
+        mask: what is known of them, for `inpaint`.
+        completions: of each of them.
         output: a folder for PNG files or a name ending in .npz, None for the work directory; the
             file that `convert` writes.
         raw: use the weights as trained instead of their moving average.
@@ -54,7 +58,10 @@ class Command:
     mode: str
     checkpoint: Path | None
     init_from: Path | None
-    num_samples: int
+    num_samples: int | None
+    input: Path | None
+    mask: str
+    completions: int
     output: Path | None
     raw: bool
     smoke: bool
@@ -72,7 +79,21 @@ def _define_flags(argv: Sequence[str] = ()) -> flags.FlagValues:
         (flags.DEFINE_string, "workdir", None, "Default: runs/ and the recipe's path."),
         (flags.DEFINE_string, "checkpoint", None, "Default: the newest of the work directory."),
         (flags.DEFINE_string, "init_from", None, "Train from this checkpoint's weights."),
-        (flags.DEFINE_integer, "num_samples", 64, "How many images to draw."),
+        (
+            flags.DEFINE_integer,
+            "num_samples",
+            None,
+            "How many images to draw (default 64), or to inpaint or colorize (8).",
+        ),
+        (flags.DEFINE_string, "input", None, "An image or a folder. Default: the test images."),
+        (
+            flags.DEFINE_string,
+            "mask",
+            "middle",
+            "What to inpaint: middle, left, right, top, bottom, scattered, or a picture, white "
+            "where images are known.",
+        ),
+        (flags.DEFINE_integer, "completions", 4, "How many of each image to draw."),
         (
             flags.DEFINE_string,
             "output",
@@ -220,8 +241,10 @@ def parse(argv: Sequence[str]) -> Command:
         raise ValueError(f"--mode is missing: give one of {', '.join(MODES)}")
     if values.mode and values.mode not in MODES:
         raise ValueError(f"--mode {values.mode} is unknown: give one of {', '.join(MODES)}")
-    if values.num_samples < 1:
-        raise ValueError(f"--num_samples {values.num_samples}: give at least 1")
+    for name in ("num_samples", "completions"):
+        number = values[name].value
+        if number is not None and number < 1:
+            raise ValueError(f"--{name} {number}: give at least 1")
     if values.init_from and values.mode not in (None, "train"):
         raise ValueError(f"--init_from begins a training: it has no use in --mode {values.mode}")
     return Command(
@@ -232,6 +255,9 @@ def parse(argv: Sequence[str]) -> Command:
         checkpoint=Path(values.checkpoint) if values.checkpoint else None,
         init_from=Path(values.init_from) if values.init_from else None,
         num_samples=values.num_samples,
+        input=Path(values.input) if values.input else None,
+        mask=values.mask,
+        completions=values.completions,
         output=Path(values.output) if values.output else None,
         raw=values.raw,
         smoke=values.smoke,
@@ -266,21 +292,41 @@ def run(command: Command) -> None:
         run_lib.smoke(command.config)
     elif command.mode == "train":
         run_lib.train(command.config, command.workdir, init_from=command.init_from)
+    elif command.mode == "tune":
+        sys.stdout.write(f"{run_lib.tune(command.config, command.workdir)}\n")
     elif command.mode == "convert":
         if command.checkpoint is None or command.output is None:
             raise ValueError("--mode convert takes --checkpoint FILE and --output FILE: give both")
         done = run_lib.convert(command.checkpoint, command.output, command.config)
         sys.stdout.write(f"{done}\n")
-    else:
+    elif command.mode == "sample":
         run_lib.sample(
             command.config,
             command.workdir,
-            checkpoint=command.checkpoint,
-            num_samples=command.num_samples,
-            output=command.output,
-            raw=command.raw,
-            overrides=command.overrides,
+            num_samples=command.num_samples or 64,
+            **_of_checkpoint(command),
         )
+    else:
+        run_lib.complete(
+            command.config,
+            command.workdir,
+            command.mode,
+            source=command.input,
+            mask=command.mask,
+            num_images=command.num_samples or 8,
+            completions=command.completions,
+            **_of_checkpoint(command),
+        )
+
+
+def _of_checkpoint(command: Command) -> dict[str, Any]:
+    """The options of every mode that draws from a checkpoint."""
+    return {
+        "checkpoint": command.checkpoint,
+        "output": command.output,
+        "raw": command.raw,
+        "overrides": command.overrides,
+    }
 
 
 def _sentence(error: BaseException) -> str:

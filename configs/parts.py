@@ -94,6 +94,7 @@ DIGITS: Part = {
     "eval.batch_size": 300,
     "eval.num_samples": 2000,
 }
+COLOUR_DIGITS: Part = DIGITS | {"data.dataset": "colour_digits", "data.num_channels": 3}
 FASHION_MNIST: Part = {
     "data.dataset": "fashion_mnist",
     "data.image_size": 28,

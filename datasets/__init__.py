@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from datasets.batches import Batch, EpochOrder, dequantise, eval_batches, to_unit, train_batches
+from datasets.folder import open_pictures
 from datasets.named import NAMES, canonical_name, open_source
 from datasets.pixels import conform
 from datasets.sources import DatasetInfo, MemorySource, Source, StreamingSource
@@ -37,6 +38,7 @@ __all__ = [
     "get_dataset",
     "inverse_scale",
     "open_from_config",
+    "open_pictures",
     "open_source",
     "scale",
     "to_unit",

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from datasets.pixels import FileDecoder, conform_array, policy
-from datasets.sources import MemorySource, Request, Source, StreamingSource
+from datasets.sources import DatasetInfo, MemorySource, Request, Source, StreamingSource
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"})
 ARRAY_EXTENSIONS = frozenset({".npy", ".npz"})
@@ -69,6 +69,49 @@ def open_folder(request: Request, root: Path | None = None, *, labelled: bool = 
         classes = class_folders(by_split["train"] + by_split["test"])
         root, chosen = folders[request.split], by_split[request.split]
     return source_of_files(request, root, chosen, class_names=classes if labelled else ())
+
+
+def open_pictures(
+    path: Path, image_size: tuple[int, int], num_channels: int, count: int = 1
+) -> MemorySource:
+    """The first images of a user's own, in the order of their names: no splits, no labels.
+
+    Args:
+        path: an image, a folder of images, or a `.npy` or `.npz` file.
+        image_size: (H, W) to give.
+        num_channels: 1, 3 or 4.
+        count: how many, at most.
+
+    Raises:
+        OSError: where there is nothing at the path.
+        ValueError: where it holds no images, or one that cannot be decoded.
+    """
+    if path.is_file() and path.suffix.lower() in EXTENSIONS:
+        root, names = path.parent, (path.name,)
+    elif path.is_dir():
+        root, names = path, tuple(file.path for file in scan(path)[:count])
+    elif path.is_file():
+        stored, _ = _read_array(path)
+        return _pictures(path, conform_array(stored[:count], image_size, num_channels))
+    else:
+        raise FileNotFoundError(f"no image and no folder of images at {path}: check its name")
+    decode = FileDecoder(root, names, image_size, num_channels)
+    return _pictures(path, torch.stack([decode(index) for index in range(len(names))]))
+
+
+def _pictures(path: Path, images: Tensor) -> MemorySource:
+    info = DatasetInfo(
+        name=str(path),
+        split="test",
+        num_images=len(images),
+        shape=(images.shape[1], images.shape[2], images.shape[3]),
+        levels=256,
+        num_classes=0,
+        class_names=(),
+        fingerprint="",
+        policy="",
+    )
+    return MemorySource(info, images)
 
 
 def source_of_files(

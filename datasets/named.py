@@ -4,7 +4,7 @@ Where the sets lie under `root`, and what happens where they do not:
 
 | name | place | fetched where missing |
 |---|---|---|
-| `digits` | scikit-learn carries them | — |
+| `digits`, `colour_digits` | scikit-learn carries them | — |
 | `mnist`, `fashion_mnist` | `MNIST/raw/`, `FashionMNIST/raw/`: four idx files, also `.gz` | yes |
 | `cifar10` | `cifar-10-batches-py/` | yes |
 | `svhn` | `train_32x32.mat`, `test_32x32.mat` | yes |
@@ -20,7 +20,14 @@ from pathlib import Path
 
 from datasets.folder import ImageFile, open_folder, scan, source_of_files
 from datasets.pixels import MODES
-from datasets.public import open_cifar10, open_digits, open_fashion_mnist, open_mnist, open_svhn
+from datasets.public import (
+    open_cifar10,
+    open_colour_digits,
+    open_digits,
+    open_fashion_mnist,
+    open_mnist,
+    open_svhn,
+)
 from datasets.sources import MEMORY_LIMIT_BYTES, Request, Source
 
 SPLITS = ("train", "test")
@@ -108,11 +115,12 @@ def _check(request: Request) -> None:
         raise ValueError(
             f"data.test_fraction={request.test_fraction:g}: use a number from 0 to below 1"
         )
-    if request.name == "digits" and request.shape != (1, 8, 8):
+    channels = {"digits": 1, "colour_digits": 3}.get(request.name)
+    if channels and request.shape != (channels, 8, 8):
         raise ValueError(
-            f"digits have one channel and 8x8 pixels, not {request.num_channels} and "
-            f"{request.image_size[0]}x{request.image_size[1]}: "
-            "set data.num_channels=1, data.image_size=8 and data.image_width=0"
+            f"{request.name} have {channels} channels and 8x8 pixels, not {request.num_channels} "
+            f"and {request.image_size[0]}x{request.image_size[1]}: "
+            f"set data.num_channels={channels}, data.image_size=8 and data.image_width=0"
         )
     if request.name == "lsun" and not request.category:
         raise ValueError(
@@ -168,6 +176,7 @@ def _open_faces(request: Request) -> Source:
 
 _OPENERS: dict[str, Callable[[Request], Source]] = {
     "digits": open_digits,
+    "colour_digits": open_colour_digits,
     "cifar10": open_cifar10,
     "svhn": open_svhn,
     "mnist": open_mnist,

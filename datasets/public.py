@@ -1,5 +1,6 @@
 """Public sets that cost the user no work: the embedded one, and those that can be fetched."""
 
+import dataclasses
 import gzip
 import http.client
 import math
@@ -44,6 +45,23 @@ def open_digits(request: Request) -> MemorySource:
     images = torch.from_numpy(pixels[chosen].astype(np.uint8)).reshape(-1, 1, 8, 8)
     info = request.info(len(images), "8x8 as stored, grey", levels=17, class_names=DIGITS)
     return MemorySource(info, images, torch.from_numpy(labels[chosen].astype(np.int64)))
+
+
+def open_colour_digits(request: Request) -> MemorySource:
+    """The same digits in colours, whose mean of the channels is the grey digit at half brightness.
+
+    A class has a hue of its own or, in every other image, its complement: to give a grey image its
+    colour, one has to read the digit.
+    """
+    grey = open_digits(dataclasses.replace(request, num_channels=1))
+    every = torch.arange(len(grey))
+    turns = grey.labels(every) / 10 + every % 2 / 2
+    hue = 2 * math.pi * (turns[:, None] - torch.arange(3) / 3)
+    colour = (1 + hue.cos()) / 2
+    ink = grey.images(every) / (grey.info.levels - 1)
+    images = (255 * ink * colour[:, :, None, None]).round().to(torch.uint8)
+    info = request.info(len(images), "8x8, coloured by class", class_names=DIGITS)
+    return MemorySource(info, images, grey.labels(every))
 
 
 def open_mnist(request: Request) -> MemorySource:

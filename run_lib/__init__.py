@@ -8,11 +8,14 @@ Everything a run writes lies in its work directory:
     checkpoints/     step_00001000.pt: the newest, and the milestones
     samples/         step_00001000.png, and .gif: a film of the reverse process
     tensorboard/     the same curves and pictures
+    tune.json        what --mode tune computed
 """
 
+from run_lib.completion_run import complete
 from run_lib.sampling_run import sample
 from run_lib.training_run import train
 from run_lib.trial import smoke
+from run_lib.tuning import tune
 from run_lib.weights import convert
 
-__all__ = ["convert", "sample", "smoke", "train"]
+__all__ = ["complete", "convert", "sample", "smoke", "train", "tune"]

@@ -48,22 +48,22 @@ def sample(
         OSError: an output that cannot be written; found out before anything is drawn.
     """
     reports: list[str] = []
-    path, state = _load(config, checkpoint, workdir, reports)
+    path, state = load_checkpoint(config, checkpoint, workdir, reports)
     config = assembly.adopt(config, state["config"], overrides or {}, path)
     assembly.check(config)
     device, sde = assembly.build_device(config), assembly.build_sde(config)
     output = output or workdir / "samples" / f"step_{state['step']:08d}_{config.sampling.method}"
-    _prepare(output)
+    prepare_output(output)
     advice = (
         f"with {config.sampling.batch_size} images at a time: lower --config.sampling.batch_size"
     )
     with Logbook(workdir, tensorboard=False) as log, advice_on_memory(advice):
-        network = _network_of(config, state, raw=raw)
+        network = network_of(config, state, raw=raw)
         for report in reports:
             log.say(report)
         log.say(f"drawing {num_samples} images from {path} into {output}")
         parts = draw(config, network, sde, torch.arange(num_samples), device)
-        images, nfe = _write(log, config, parts, num_samples, output)
+        images, nfe = write_images(log, config, parts, num_samples, output)
         grid = output.with_name(output.stem + "_grid.png")
         pictures.save_png(grid, pictures.grid(images[:100]))
         log.say(f"{num_samples} images, {nfe:.1f} network evaluations each; grid: {grid}")
@@ -73,7 +73,7 @@ def sample(
     return output
 
 
-def _prepare(output: Path) -> None:
+def prepare_output(output: Path) -> None:
     """Refuses an output that cannot be written, before anything is drawn; makes its folder."""
     folder = output.parent if output.suffix == ".npz" else output
     if output.suffix.lower() in (".png", ".jpg", ".jpeg", ".gif"):
@@ -93,10 +93,10 @@ def _numbered(output: Path) -> list[Path]:
     return [path for path in files if path.stem.isdecimal()]
 
 
-def _write(
+def write_images(
     log: Logbook, config: Config, parts: Iterator[Samples], total: int, output: Path
 ) -> tuple[Tensor, float]:
-    """Images to files as they come; gives them back with the mean number of evaluations."""
+    """Images to files as they come; gives them back, with the mean number of evaluations."""
     inverse_scale = datasets.get_data_inverse_scaler(config)
     images, index, nfe = [], [], []
     with log.progress(total, unit="image") as bar:
@@ -122,9 +122,10 @@ def _report_unfinished(log: Logbook, part: Samples) -> None:
         )
 
 
-def _load(
+def load_checkpoint(
     config: Config, checkpoint: Path | None, workdir: Path, reports: list[str]
 ) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint named, or the newest of the work directory that is whole; and where it is."""
     if checkpoint is not None:
         return checkpoint, load_any(checkpoint, config)
     found = checkpoints.newest(workdir / "checkpoints", reports.append)
@@ -136,7 +137,7 @@ def _load(
     return found
 
 
-def _network_of(config: Config, state: dict[str, Any], *, raw: bool) -> nn.Module:
+def network_of(config: Config, state: dict[str, Any], *, raw: bool) -> nn.Module:
     """The network with a checkpoint's weights in place, ready to evaluate."""
     template = assembly.build_state(config)
     template.load_state_dict(state)

@@ -58,7 +58,7 @@ def get_pc_sampler(
         continuous: the network was trained on continuous times.
         denoise: returns the mean of the last step.
         eps: the last time.
-        device: where to draw; the network's by default.
+        device: where to draw; the network's by default, and for our recipes' "auto".
         noise: a shape gives standard normal noise, called in the order of the 2021 release: the
             prior, then at each time the corrector's draws and the predictor's. torch's global
             generator by default.
@@ -75,7 +75,7 @@ def get_pc_sampler(
 
     @torch.no_grad()
     def pc_sampler(model: nn.Module) -> tuple[Tensor, int]:
-        place = device_of(model) if device is None else device
+        place = device_of(model) if device in (None, "auto") else device
         x = sde.prior_sampling(shape, noise=noise).to(place)
         score = NetworkScore(model.eval(), sde, continuous)
         x, nfe = sampler.run(x, score, placed(noise, place))
@@ -132,7 +132,7 @@ def get_ode_sampler(
         method: "RK45", solved on the device, or another method of `scipy.integrate.solve_ivp`,
             solved by scipy.
         eps: where the solution ends.
-        device: where to draw; the network's by default.
+        device: where to draw; the network's by default, and for our recipes' "auto".
         noise: as in `get_pc_sampler`: the prior, then one draw for the denoising step.
 
     Returns:
@@ -143,7 +143,7 @@ def get_ode_sampler(
 
     @torch.no_grad()
     def ode_sampler(model: nn.Module, z: Tensor | None = None) -> tuple[Tensor, int]:
-        place = device_of(model) if device is None else device
+        place = device_of(model) if device in (None, "auto") else device
         x = sde.prior_sampling(shape, noise=noise) if z is None else z
         score = CountedScore(NetworkScore(model.eval(), sde, continuous=True))
         x = _solve_jointly(sde, score, x.to(place, torch.float32), eps, rtol, atol, method)

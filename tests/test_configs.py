@@ -29,6 +29,7 @@ OURS = {
     "configs/vp/cifar10.py": "configs/vp/cifar10_ddpmpp_continuous.py",
     "configs/subvp/cifar10.py": "configs/subvp/cifar10_ddpmpp_continuous.py",
     "configs/ve/digits.py": None,
+    "configs/ve/colour_digits.py": None,
     "configs/vp/digits.py": None,
     "configs/subvp/digits.py": None,
     "configs/vp/fashion_mnist.py": None,

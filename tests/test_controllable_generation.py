@@ -237,14 +237,10 @@ def test_what_is_known_comes_back_as_given(kind, method):
     image, score = seeded(2, 3, 8, 8), Gaussian(sde, 0.3, 0.25).score
     mask = MASKS["middle"](8, 8, 0)
     for known in (known_pixels(image, mask), known_gray(image)):
-
-        def of(row, known=known):
-            return type(known)(known.value[row % 2], known.mask[row % 2], known.basis)
-
         parts = complete(
             sampler,
             lambda row: score,
-            of,
+            lambda row, known=known: known.of(row % 2),
             torch.arange(5),
             (3, 8, 8),
             seed=0,
@@ -252,8 +248,8 @@ def test_what_is_known_comes_back_as_given(kind, method):
             device="cpu",
         )
         x = torch.cat([part.x for part in parts])
-        again = [of(torch.arange(5)).put(x, known.value[torch.arange(5) % 2])]
-        assert_close(x, again[0], 1e-6)
+        all_known = known.of(torch.arange(5) % 2)
+        assert_close(x, all_known.put(x, all_known.value), 1e-6)
         assert not torch.allclose(x[0], x[2])  # another completion of the same image
 
 

@@ -252,6 +252,27 @@ def test_digits_refuse_other_shapes(image_size, num_channels):
         open_source("digits", "train", root="", image_size=image_size, num_channels=num_channels)
 
 
+def test_coloured_digits_keep_the_grey_digit_and_have_two_hues_a_class():
+    for split, n in (("train", 1497), ("test", 300)):
+        grey = open_source("digits", split, root="", image_size=(8, 8), num_channels=1)
+        source = open_source("colour-digits", split, root="", image_size=(8, 8), num_channels=3)
+        assert source.info.shape == (3, 8, 8)
+        assert source.info.levels == 256
+        images, expected = all_images(source).double(), all_images(grey).double()
+        assert (images.mean(1, keepdim=True) - expected / 16 * 127.5).abs().max() < 0.5
+        labels = source.labels(torch.arange(n))
+        assert torch.equal(labels, grey.labels(torch.arange(n)))
+        # The channels of a whole image lie on one ray: its colour.
+        colour = images.sum((2, 3))
+        colour /= colour.sum(1, keepdim=True)
+        for label in range(10):
+            of_class = colour[labels == label]
+            hues = (of_class[:, None] - of_class[None]).norm(dim=-1) > 0.05
+            assert hues.unique(dim=0).shape[0] == 2
+    with pytest.raises(ValueError, match=r"set data\.num_channels=3"):
+        open_source("colour_digits", "test", root="", image_size=(8, 8), num_channels=1)
+
+
 # Folders
 
 

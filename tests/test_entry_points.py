@@ -14,6 +14,7 @@ import likelihood
 import losses
 import sampling
 import sde_lib
+from configs.vp import digits
 from models import ema, official, utils
 
 SCORE_MATCHING = "reduce_mean=True, continuous=True, likelihood_weighting=True, eps=1e-05"
@@ -293,6 +294,20 @@ def test_a_config_of_the_release_completes_images(config, task):
         assert torch.allclose(done[..., :4], images[..., :4], atol=1e-3)
     assert done.shape == images.shape
     assert done.isfinite().all()
+
+
+def test_the_device_of_our_recipes_may_be_passed_on():
+    config = digits.get_config()
+    net, shape = utils.create_model(config), (2, 1, 8, 8)
+    sde = sde_lib.VPSDE(N=2)
+    samplers = (
+        sampling.get_pc_sampler(
+            sde, shape, "euler_maruyama", "none", abs, 0.16, device=config.device
+        ),
+        sampling.get_ode_sampler(sde, shape, abs, rtol=1, atol=1, eps=0.9, device=config.device),
+    )
+    for sample in samplers:
+        assert sample(net)[0].device == next(net.parameters()).device
 
 
 def test_sigmas_and_scalers_of_a_config(config):

@@ -1,0 +1,49 @@
+"""The tour: it runs as it stands, and what is shown of it was made by a whole run."""
+
+import os
+
+import pytest
+from conftest import ROOT
+
+nbformat = pytest.importorskip("nbformat", reason="pip install -r requirements-dev.txt")
+nbclient = pytest.importorskip("nbclient", reason="pip install -r requirements-dev.txt")
+
+TOUR = ROOT / "examples" / "score_sde_tour.ipynb"
+
+
+def pictures_of(cell) -> int:
+    outputs = cell.get("outputs", [])
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_the_tour_runs_and_shows_its_pictures(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCORE_SDE_TOUR_QUICK", "1")
+    monkeypatch.setenv("SCORE_SDE_TOUR_WORKDIR", str(tmp_path / "tour"))
+    monkeypatch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "2"))
+    before = set(ROOT.iterdir())
+    notebook = nbformat.read(TOUR, as_version=4)
+    shown = [pictures_of(cell) for cell in notebook.cells]
+    for cell in notebook.cells:
+        cell.pop("outputs", None) if cell.cell_type != "code" else cell.update(outputs=[])
+    client = nbclient.NotebookClient(
+        notebook,
+        timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": ROOT / "examples"}},
+    )
+    client.execute()
+    assert [pictures_of(cell) for cell in notebook.cells] == shown
+    assert sum(shown) == 9
+    assert set(ROOT.iterdir()) == before  # it writes to its work directory only
+
+
+def test_what_the_repository_shows_comes_from_one_whole_run():
+    text = TOUR.read_text("utf-8")
+    notebook = nbformat.reads(text, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert not any(out.output_type == "error" for cell in code for out in cell.outputs)
+    assert not any(out.get("name") == "stderr" for cell in code for out in cell.outputs)
+    assert "QUICK" in code[0].source
+    assert str(ROOT) not in text
+    assert len(text) < 3_000_000
