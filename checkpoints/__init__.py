@@ -1,15 +1,15 @@
 """Checkpoints: ours, and those of the 2021 release and of NCSN and NCSNv2 before it.
 
 `files` reads and writes without running code or losing what was there, `state` is our format,
-`published` translates the others.
+`published` translates the others, `hugging_face` the folders of diffusers.
 """
 
 from checkpoints.files import CheckpointError
+from checkpoints.hugging_face import fingerprint, from_folder, save_folder
 from checkpoints.published import from_published, is_published, load_official, save_published
 from checkpoints.state import (
     KEYS,
     checked,
-    fingerprint,
     load,
     load_any,
     newest,
@@ -26,6 +26,7 @@ __all__ = [
     "CheckpointError",
     "checked",
     "fingerprint",
+    "from_folder",
     "from_published",
     "is_published",
     "load",
@@ -37,6 +38,7 @@ __all__ = [
     "rng_state",
     "save",
     "save_as",
+    "save_folder",
     "save_published",
     "steps",
 ]

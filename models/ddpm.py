@@ -24,6 +24,8 @@ class DDPM(UNet):
             up.
         attn_resolutions: A level has attention if its shorter side, image_size // 2^level, is
             among these.
+        attn_every_up: Whether it attends after every block on the way up, as Ho et al. do, or
+            after the level's last one only, as the 2021 release does.
         dropout: Probability in the residual blocks.
         resamp_with_conv: Whether resampling has a convolution.
         conditional: Whether the blocks are told of the time.
@@ -51,6 +53,7 @@ class DDPM(UNet):
         ch_mult: Sequence[int] = (1, 2, 2, 2),
         num_res_blocks: int = 2,
         attn_resolutions: Sequence[int] = (16,),
+        attn_every_up: bool = False,
         dropout: float = 0.1,
         resamp_with_conv: bool = True,
         conditional: bool = True,
@@ -96,4 +99,5 @@ class DDPM(UNet):
             noise_level=SigmaTable(*table) if scale_by_sigma else None,
             centered=centered,
             sigma_table=table,
+            attn_every_up=attn_every_up,
         )

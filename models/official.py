@@ -14,7 +14,7 @@ from functools import singledispatch
 import torch
 from torch import Tensor, nn
 
-from models.blocks import AttentionBlock, BigGANBlock, ResidualBlock
+from models.blocks import Attended, AttentionBlock, BigGANBlock, ResidualBlock
 from models.layers import GaussianFourierProjection, descending_sigmas
 from models.ncsnpp import InputSkip
 from models.refinenet import RefineNet
@@ -110,6 +110,12 @@ def _(net: UNet) -> list[Entry]:
         raise ValueError(
             f"the 2021 release has no class labels, but this network has "
             f"{net.conditioning.num_classes} classes: build it with num_classes=0"
+        )
+    on_the_way_up = [list(level.get_submodule("blocks").children()) for level in net.up]
+    if any(isinstance(block, Attended) for blocks in on_the_way_up for block in blocks[:-1]):
+        raise ValueError(
+            "the 2021 release attends after the last block of a level on the way up only: "
+            "build the network with attn_every_up=False"
         )
     found = []
     for place, (path, module) in enumerate(_listed(net)):

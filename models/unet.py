@@ -158,6 +158,8 @@ class UNet(nn.Module):
         noise_level: (B,) cond → (B,) σ by which the output is divided, or None.
         centered: Whether images come in [-1, 1]; if not they come in [0, 1] and are mapped there.
         sigma_table: (sigma_min, sigma_max, num_scales) of the chain the network belongs to.
+        attn_every_up: Whether an attended level attends after every block on the way up, or after
+            the last one only.
 
     Raises:
         ValueError: Class labels are wanted of an unconditional network.
@@ -181,6 +183,7 @@ class UNet(nn.Module):
         noise_level: nn.Module | None,
         centered: bool,
         sigma_table: tuple[float, float, int],
+        attn_every_up: bool = False,
     ) -> None:
         if num_classes and not conditional:
             raise ValueError(
@@ -205,7 +208,7 @@ class UNet(nn.Module):
         width = skips[-1]
         middle = [parts.attended_block(width, width, True), parts.block(width, width)]
         self.middle = nn.ModuleList(middle)
-        self._build_up(parts, skips, widths, num_res_blocks, attended)
+        self._build_up(parts, skips, widths, num_res_blocks, attended, attn_every_up)
         self.head = None if head is None else head(widths[0])
         self.noise_level = noise_level
 
@@ -242,6 +245,7 @@ class UNet(nn.Module):
         widths: list[int],
         num_res_blocks: int,
         attended: list[bool],
+        attn_every_up: bool,
     ) -> None:
         """Builds the way up, from the lowest level to level 0."""
         skips = list(skips)
@@ -250,9 +254,9 @@ class UNet(nn.Module):
         for level in reversed(range(len(widths))):
             blocks = []
             for i in range(num_res_blocks + 1):
-                last = i == num_res_blocks
+                here = attended[level] and (attn_every_up or i == num_res_blocks)
                 width_in, width = width + skips.pop(), widths[level]
-                blocks.append(parts.attended_block(width_in, width, attended[level] and last))
+                blocks.append(parts.attended_block(width_in, width, here))
             pyramid = output_pyramid(pyramid_width, width)
             pyramid_width, width = pyramid.widths
             upsample = parts.upsample(width) if level else None

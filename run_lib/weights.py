@@ -15,6 +15,7 @@ from assembly import Config
 from models.ema import check_fit
 from training import TrainState
 
+FILES = (".pt", ".pth")
 _BEGUN, _CONVERTED = "init_from ", "converted_from "
 
 
@@ -22,23 +23,38 @@ def load_any(path: Path, config: Config) -> dict[str, Any]:
     """A checkpoint with the entries of ours, whatever its format.
 
     Args:
-        path: one of ours, of the 2021 release, or of NCSN and NCSNv2.
-        config: the recipe that the weights of a published file were trained with; ours bring
-            their own.
+        path: one of ours, of the 2021 release, of NCSN and NCSNv2, or a folder of diffusers.
+        config: the recipe that the weights of a published file or folder were trained with; ours
+            bring their own.
 
     Raises:
         OSError: no such file.
         ValueError: a damaged file, another format, or weights that do not fit the recipe.
     """
-    content = checkpoints.load_any(path)
-    if checkpoints.is_published(content):
-        return _of_published(content, path, config)
-    return checkpoints.checked(content, path)
+    return _load(path, config)[0]
 
 
-def _of_published(content: Any, path: Path, config: Config) -> dict[str, Any]:
+def _load(path: Path, config: Config | None) -> tuple[dict[str, Any], bool]:
+    """A checkpoint with the entries of ours, and whether it is one of ours."""
+    content = None if path.is_dir() else checkpoints.load_any(path)
+    if not path.is_dir() and not checkpoints.is_published(content):
+        return checkpoints.checked(content, path), True
+    if config is None:
+        raise ValueError(
+            f"{path} is a published checkpoint, which does not say what it was trained with: "
+            "name its recipe, such as --config configs/ve/cifar10_ncsnpp_continuous.py"
+        )
     assembly.check(config)
-    state = checkpoints.from_published(content, skeleton(config), config.model.ema_rate, path)
+    network, decay = skeleton(config), config.model.ema_rate
+    if path.is_dir():
+        state = checkpoints.from_folder(path, network, network_options(config), decay)
+    else:
+        state = checkpoints.from_published(content, network, decay, path)
+    return _with_recipe(state, path, config), False
+
+
+def _with_recipe(state: dict[str, Any], path: Path, config: Config) -> dict[str, Any]:
+    """Adds what a published checkpoint does not hold."""
     origin = f"{_CONVERTED}{path} (sha256 {checkpoints.fingerprint(path)})"
     return {
         **state,
@@ -47,6 +63,12 @@ def _of_published(content: Any, path: Path, config: Config) -> dict[str, Any]:
         "config": assembly.to_json(config),
         "versions": provenance(origin),
     }
+
+
+def network_options(config: Config) -> dict[str, Any]:
+    """The fields of a config that describe its network."""
+    data = {"num_channels": config.data.num_channels, "centered": config.data.centered}
+    return {**config.model.to_dict(), **data, "image_size": assembly.image_shape(config)[1:]}
 
 
 def begin_from(path: Path, config: Config, state: TrainState) -> str:
@@ -96,34 +118,38 @@ def provenance(origin: str) -> str:
 
 
 def convert(path: Path, output: Path, config: Config | None) -> str:
-    """Writes a published checkpoint in our format, or ours in that of the 2021 release.
+    """Writes a checkpoint in another format.
+
+    A published checkpoint becomes one of ours, ours one of the 2021 release. Where the output's
+    name does not end in .pt or .pth, either becomes a folder of diffusers with the averaged
+    weights.
 
     Args:
-        path: the file to read.
-        output: the file to write, which may not exist.
-        config: the recipe of a published file; not needed for ours.
+        path: the file, or folder of diffusers, to read.
+        output: the file or folder to write, which may not exist.
+        config: the recipe of a published checkpoint; not needed for ours.
 
     Returns:
         What was done, in one sentence.
 
     Raises:
         OSError: a file that is missing or can't be written, or one that is there already.
-        ValueError: a file that can't be used, a missing recipe, or a network that the release does
-            not have.
+        ValueError: a checkpoint that can't be used, a missing recipe, or a network that the other
+            format does not have.
     """
     if output.exists():
         raise FileExistsError(f"{output} exists: move it away or choose another --output")
-    content = checkpoints.load_any(path)
-    if checkpoints.is_published(content):
-        if config is None:
-            raise ValueError(
-                f"{path} is a published checkpoint, which does not say what network it is of: "
-                "name its recipe, such as --config configs/ve/cifar10_ncsnpp_continuous.py"
-            )
-        checkpoints.save_as(output, _of_published(content, path, config))
-        return f"{path}, published, is now {output}, of the recipe given"
-    state = checkpoints.checked(content, path)
+    state, own = _load(path, config)
     config = ml_collections.ConfigDict(json.loads(state["config"]))
+    if output.suffix not in FILES:
+        weights = state["ema"]["shadow"]
+        checkpoints.save_folder(output, weights, skeleton(config), network_options(config))
+        return (
+            f"{path}, its averaged weights, is now the folder {output}, a UNet2DModel of diffusers"
+        )
+    if not own:
+        checkpoints.save_as(output, state)
+        return f"{path}, published, is now {output}, of the recipe given"
     optim = config.optim
     settings = {
         "lr": optim.lr,
