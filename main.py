@@ -25,7 +25,7 @@ import configs
 from configs import parts
 
 HERE = Path(__file__).resolve().parent
-MODES = ("train", "sample", "inpaint", "colorize", "tune", "convert", "recipes")
+MODES = ("train", "sample", "eval", "stats", "inpaint", "colorize", "tune", "convert", "recipes")
 WITHOUT_RECIPE = ("convert", "recipes")
 
 
@@ -38,14 +38,14 @@ class Command:
         overrides: dotted names and values of the fields given on the command line.
         workdir: where the run keeps everything.
         mode: one of `MODES`.
-        checkpoint: a file, or None for the newest of the work directory.
+        checkpoint: a file or a folder of diffusers, or None for the newest of the work directory.
         init_from: a checkpoint whose weights a new run begins with.
         num_samples: images to draw, or to complete; None for the mode's own number.
         input: images to complete, None for the recipe's test images.
         mask: what is known of them, for `inpaint`.
         completions: of each of them.
         output: a folder for PNG files or a name ending in .npz, None for the work directory; the
-            file that `convert` writes.
+            file or folder that `convert` writes.
         raw: use the weights as trained instead of their moving average.
         smoke: try the whole recipe at reduced width in a temporary folder.
         print_config: print the config and stop.
@@ -56,6 +56,7 @@ class Command:
     overrides: dict[str, object]
     workdir: Path
     mode: str
+    eval_folder: Path | None
     checkpoint: Path | None
     init_from: Path | None
     num_samples: int | None
@@ -77,7 +78,13 @@ def _define_flags(argv: Sequence[str] = ()) -> flags.FlagValues:
     options: list[tuple[Any, str, Any, str]] = [
         (flags.DEFINE_string, "mode", None, f"One of {', '.join(MODES)}."),
         (flags.DEFINE_string, "workdir", None, "Default: runs/ and the recipe's path."),
-        (flags.DEFINE_string, "checkpoint", None, "Default: the newest of the work directory."),
+        (
+            flags.DEFINE_string,
+            "checkpoint",
+            None,
+            "A file, or a folder of diffusers. Default: the newest of the work directory.",
+        ),
+        (flags.DEFINE_string, "eval_folder", None, "Default: eval/ in the work directory."),
         (flags.DEFINE_string, "init_from", None, "Train from this checkpoint's weights."),
         (
             flags.DEFINE_integer,
@@ -98,7 +105,8 @@ def _define_flags(argv: Sequence[str] = ()) -> flags.FlagValues:
             flags.DEFINE_string,
             "output",
             None,
-            "A folder for PNG files, or NAME.npz; for convert, a file.",
+            "A folder for PNG files, or NAME.npz; for convert, NAME.pt or NAME.pth for a file, "
+            "any other name for a folder of diffusers.",
         ),
         (flags.DEFINE_bool, "raw", False, "Use the raw weights, not their moving average."),
         (flags.DEFINE_bool, "smoke", False, "Try the recipe at reduced width, in a minute."),
@@ -252,6 +260,7 @@ def parse(argv: Sequence[str]) -> Command:
         overrides=dict(values["config"].override_values) if recipe else {},  # type: ignore[attr-defined]
         workdir=Path(values.workdir) if values.workdir else _default_workdir(recipe),
         mode=values.mode or "train",
+        eval_folder=Path(values.eval_folder) if values.eval_folder else None,
         checkpoint=Path(values.checkpoint) if values.checkpoint else None,
         init_from=Path(values.init_from) if values.init_from else None,
         num_samples=values.num_samples,
@@ -296,9 +305,20 @@ def run(command: Command) -> None:
         sys.stdout.write(f"{run_lib.tune(command.config, command.workdir)}\n")
     elif command.mode == "convert":
         if command.checkpoint is None or command.output is None:
-            raise ValueError("--mode convert takes --checkpoint FILE and --output FILE: give both")
+            raise ValueError("--mode convert takes --checkpoint and --output: give both")
         done = run_lib.convert(command.checkpoint, command.output, command.config)
         sys.stdout.write(f"{done}\n")
+    elif command.mode == "eval":
+        run_lib.evaluate(
+            command.config,
+            command.workdir,
+            eval_folder=command.eval_folder,
+            checkpoint=command.checkpoint,
+            raw=command.raw,
+            overrides=command.overrides,
+        )
+    elif command.mode == "stats":
+        sys.stdout.write(f"{run_lib.stats(command.config)}\n")
     elif command.mode == "sample":
         run_lib.sample(
             command.config,

@@ -41,6 +41,7 @@ class Stream(IntEnum):
     AUGMENT = 3
     HELD_OUT = 4
     ORDER = 5
+    BOUND = 6
 
 
 def philox(counter: Sequence[Tensor], key: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -121,7 +121,7 @@ def _ncsnpp(config: Config) -> nn.Module:
 
 
 def _ddpm(config: Config) -> nn.Module:
-    return DDPM(**_unet(config))
+    return DDPM(**_unet(config), attn_every_up=config.model.get("attn_every_up", False))
 
 
 def _ncsn(config: Config) -> nn.Module:
@@ -214,6 +214,7 @@ def build_objective(config: Config, sde: SDE) -> Objective:
     training = config.training
     return make_objective(
         sde,
+        objective=training.get("objective", "auto"),
         continuous=training.continuous,
         reduce_mean=training.reduce_mean,
         likelihood_weighting=training.likelihood_weighting,

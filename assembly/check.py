@@ -20,15 +20,21 @@ from assembly.build import (
     image_shape,
 )
 from datasets import DatasetInfo, canonical_name
+from losses import OBJECTIVES
 
 CHOICES = {
     "training.sde": tuple(SDES),
+    "training.objective": OBJECTIVES,
     "training.time_sampling": TIME_SAMPLINGS,
     "training.precision": ("auto", "float32", "tf32", "bf16"),
     "training.compile": ("auto", "on", "off"),
     "training.channels_last": ("auto", "on", "off"),
     "model.name": tuple(NETWORKS),
     "sampling.norms": ("sample", "batch"),
+    "eval.bpd_dataset": ("test", "train", "both"),
+    "eval.features": ("auto", "inception", "classifier"),
+    "eval.reference_split": ("train", "test"),
+    "eval.hutchinson_type": ("Rademacher", "Gaussian", "exact"),
     "optim.optimizer": ("Adam", "AdamW"),
 }
 AT_LEAST_ONE = (
@@ -45,13 +51,26 @@ AT_LEAST_ONE = (
     "sampling.n_steps_each",
     "sampling.max_steps",
     "eval.batch_size",
+    "eval.num_samples",
+    "eval.bpd_draws",
+    "eval.bpd_probes",
+    "eval.max_steps",
     "data.image_size",
     "data.num_channels",
     "model.num_scales",
     "model.nf",
     "model.num_res_blocks",
 )
-ABOVE_ZERO = ("optim.lr", "optim.eps", "sampling.snr", "sampling.rtol", "sampling.atol")
+ABOVE_ZERO = (
+    "optim.lr",
+    "optim.eps",
+    "sampling.snr",
+    "sampling.rtol",
+    "sampling.atol",
+    "eval.rtol",
+    "eval.atol",
+    "eval.bpd_eps",
+)
 NOT_NEGATIVE = (
     "optim.warmup",
     "optim.weight_decay",
@@ -224,7 +243,7 @@ def reduced(config: Config) -> Config:
         ):
             if name in small.model:
                 small.model[name] = min(small.model[name], most)
-        if small.training.sde != "vesde" and small.model.beta_max > small.model.num_scales:
+        if small.training.sde != "vesde" and small.model.beta_max >= small.model.num_scales:
             small.model.num_scales = 1 + int(small.model.beta_max)
         if "ch_mult" in small.model:
             small.model.ch_mult = tuple(min(factor, 2) for factor in small.model.ch_mult)

@@ -44,6 +44,9 @@ OF_CHECKPOINT = (
     "data.centered",
 )
 
+# Fields that configs written before them lack, with what those runs did.
+ADDED = {"training.objective": "auto"}
+
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "ml_collections")
 
 
@@ -89,7 +92,7 @@ def refuse_other_run(written: str, config: Config, workdir: Path) -> None:
     Raises:
         ValueError: names up to three fields that differ and may not.
     """
-    before, now = _flat(json.loads(written)), _flat(json.loads(to_json(config)))
+    before, now = _leaves(written), _leaves(to_json(config))
     differing = [
         f"{name} is {before.get(name, 'absent')!r} there and {now.get(name, 'absent')!r} here"
         for name in sorted(before.keys() | now.keys())
@@ -133,7 +136,7 @@ def adopt(config: Config, written: str, overrides: dict[str, Any], checkpoint: P
     Raises:
         ValueError: an override contradicts the checkpoint.
     """
-    before, now = _flat(json.loads(written)), _flat(json.loads(to_json(config)))
+    before, now = _leaves(written), _leaves(to_json(config))
     for name in overrides:
         if name.startswith(OF_CHECKPOINT) and now.get(name) != before.get(name):
             raise ValueError(
@@ -151,6 +154,10 @@ def adopt(config: Config, written: str, overrides: dict[str, Any], checkpoint: P
             tuple(value) if isinstance(value, list) else value
         )
     return result.lock()
+
+
+def _leaves(written: str) -> dict[str, Any]:
+    return ADDED | _flat(json.loads(written))
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

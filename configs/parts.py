@@ -17,6 +17,7 @@ Part = dict[str, Any]
 COMMON: Part = {
     "seed": 42,
     "device": "auto",  # auto (CUDA, then MPS, then CPU), or a name such as cuda:1
+    "training.objective": "auto",  # auto, score_matching, likelihood, simple, elbo
     "training.continuous": True,  # continuous times; False for the chains of SMLD and DDPM
     "training.reduce_mean": False,  # mean over dimensions; otherwise half their sum
     "training.likelihood_weighting": False,
@@ -56,12 +57,25 @@ COMMON: Part = {
     "sampling.s_noise": 1.0,
     "eval.batch_size": 1024,
     "eval.num_samples": 50000,
-    "eval.begin_ckpt": 1,
-    "eval.end_ckpt": 26,
-    "eval.enable_sampling": False,
+    "eval.begin_ckpt": 0,  # first step of the checkpoints to evaluate; both 0: the newest alone
+    "eval.end_ckpt": 0,  # last step; 0: no last one
+    "eval.enable_sampling": True,
     "eval.enable_loss": True,
-    "eval.enable_bpd": False,
-    "eval.bpd_dataset": "test",
+    "eval.enable_bpd": True,
+    "eval.bpd_dataset": "test",  # test, train, both
+    "eval.bpd_images": 0,  # of each split, the first; 0: as many as there are test images
+    "eval.bpd_draws": 1,  # uniform dequantisations of each image
+    "eval.bpd_probes": 1,  # for the trace, in each
+    "eval.bpd_eps": 1e-5,  # where the flow begins
+    "eval.hutchinson_type": "Rademacher",  # Rademacher, Gaussian, exact (for few dimensions)
+    "eval.rtol": 1e-5,
+    "eval.atol": 1e-5,
+    "eval.max_steps": 10000,
+    "eval.features": "auto",  # auto (Inception where its weights are), inception, classifier
+    "eval.inception_path": "",  # weights of Inception; where torch-fidelity keeps them by default
+    "eval.reference": "",  # a file of statistics; the data set's own by default
+    "eval.reference_split": "train",  # train (as in the papers), test
+    "eval.stats_folder": "runs/stats",  # of feature networks and statistics that were computed
     "data.dataset": "CIFAR10",
     "data.root": "data",
     "data.download": True,
@@ -91,8 +105,10 @@ DIGITS: Part = {
     "data.image_size": 8,
     "data.num_channels": 1,
     "data.random_flip": False,
-    "eval.batch_size": 300,
+    "eval.batch_size": 100,
     "eval.num_samples": 2000,
+    "eval.bpd_dataset": "both",
+    "eval.reference_split": "test",
 }
 COLOUR_DIGITS: Part = DIGITS | {"data.dataset": "colour_digits", "data.num_channels": 3}
 FASHION_MNIST: Part = {
@@ -100,6 +116,7 @@ FASHION_MNIST: Part = {
     "data.image_size": 28,
     "data.num_channels": 1,
     "eval.num_samples": 10000,
+    "eval.reference_split": "test",
 }
 CIFAR10: Part = {
     "data.dataset": "CIFAR10",
@@ -212,6 +229,7 @@ DDPM: Part = {
     "model.ch_mult": (1, 2, 2, 2),
     "model.num_res_blocks": 2,
     "model.attn_resolutions": (16,),
+    "model.attn_every_up": False,  # True: Ho et al.'s own network, as in google/ddpm-*
     "model.dropout": 0.1,
     "model.ema_rate": 0.9999,
     "model.nonlinearity": "swish",

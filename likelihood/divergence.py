@@ -29,6 +29,7 @@ def hutchinson_probes(
     *,
     seed: int,
     n_probes: int = 1,
+    first: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Probes as a function of (seed, sample index, probe).
@@ -39,6 +40,7 @@ def hutchinson_probes(
         index: int64 (N,) sample indices.
         seed: of the noise.
         n_probes: K, how many each sample gets.
+        first: number of the first one, for further probes.
         dtype: float32 or float64.
 
     Returns:
@@ -51,8 +53,9 @@ def hutchinson_probes(
     if n_probes < 1:
         raise ValueError(f"n_probes={n_probes}: an estimate needs at least one probe")
     draw = rademacher if kind == "Rademacher" else normal
+    numbers = range(first, first + n_probes)
     return torch.stack(
-        [draw(seed, index, k, shape, stream=Stream.PROBE, dtype=dtype) for k in range(n_probes)]
+        [draw(seed, index, k, shape, stream=Stream.PROBE, dtype=dtype) for k in numbers]
     )
 
 

@@ -1,6 +1,7 @@
 """Objectives: from a batch of data to one loss per sample; times and weights."""
 
-from losses.objectives import DDPM, SMLD, Objective, ScoreMatching, make_objective
+from losses.choice import OBJECTIVES, make_objective
+from losses.objectives import DDPM, ELBO, SMLD, Objective, ScoreMatching, elbo_weights
 from losses.original import (
     get_ddpm_loss_fn,
     get_optimizer,
@@ -19,6 +20,8 @@ from losses.times import (
 
 __all__ = [
     "DDPM",
+    "ELBO",
+    "OBJECTIVES",
     "SMLD",
     "TIME_SAMPLERS",
     "ImportanceTimes",
@@ -27,6 +30,7 @@ __all__ = [
     "StratifiedTimes",
     "TimeSampler",
     "UniformTimes",
+    "elbo_weights",
     "get_ddpm_loss_fn",
     "get_optimizer",
     "get_sde_loss_fn",

@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from losses.times import TIME_SAMPLERS, TimeSampler, UniformTimes
+from losses.times import TimeSampler, UniformTimes
 from score import Network, NetworkScore
 from sde_lib import SDE, VESDE, VPSDE
 from tensor_ops import expand_to, look_up, mean_per_sample, sum_per_sample
@@ -190,51 +190,74 @@ class DDPM(_ChainObjective):
         return _reduce((noise - z) ** 2, self.reduce_mean)
 
 
-def make_objective(
-    sde: SDE,
-    *,
-    continuous: bool = True,
-    reduce_mean: bool = False,
-    likelihood_weighting: bool = False,
-    times: str = "uniform",
-    eps: float = 1e-5,
-) -> Objective:
-    """The objective that a set of options asks for.
+class ELBO(DDPM):
+    """The variational bound of DDPM's chain (Sohl-Dickstein et al. 2015; Ho et al. 2020, eq. 12).
+
+    Every term of the bound on −log p(x_0) that has anything to learn is an error of the noise
+    prediction, w_i E ‖ε(x_i, i) − z‖² (`elbo_weights`). Steps are drawn with p_i ∝ w_i, so that
+    the loss of each is Σ w_i times its error: DDPM's own, at other steps. In expectation it is the
+    whole sum, in nats where the dimensions are summed.
+
+    What is left out does not depend on the network: the prior's term, and the constants of the
+    decoder.
 
     Args:
-        sde: the forward process.
-        continuous: continuous times; False for the chains of SMLD (VE) and DDPM (VP).
+        sde: gives the chain.
         reduce_mean: mean over the dimensions of a sample; otherwise half their sum.
-        likelihood_weighting: λ = g² instead of σ².
-        times: a name of `TIME_SAMPLERS`.
-        eps: the smallest continuous time.
 
     Raises:
-        ValueError: an unknown name, or options that exclude each other.
+        ValueError: the SDE is not variance preserving, or its chain has too few scales.
     """
-    if times not in TIME_SAMPLERS:
-        raise ValueError(f"times={times!r}: choose one of {', '.join(TIME_SAMPLERS)}")
-    if continuous:
-        sampler = TIME_SAMPLERS[times](sde, eps)
-        return ScoreMatching(sde, True, reduce_mean, likelihood_weighting, sampler)
-    if likelihood_weighting:
+
+    def __init__(self, sde: VPSDE, reduce_mean: bool = False) -> None:
+        super().__init__(sde, reduce_mean)
+        self.weights = elbo_weights(sde)
+        self.total = 2 * float(self.weights.sum())  # of half sums
+
+    def times(
+        self, n: int, device: torch.device | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draws steps (n,), int64, with p_i ∝ w_i."""
+        self.weights = self.weights.to(torch.float32).to(device)  # MPS has no float64
+        return self.weights.multinomial(n, replacement=True, generator=generator)
+
+    def __call__(
+        self, net: Network, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None
+    ) -> Tensor:
+        """2 Σ w_i times the loss of `DDPM`: (B,)."""
+        return self.total * super().__call__(net, x_0, t, z, label)
+
+
+def elbo_weights(sde: VPSDE) -> Tensor:
+    """w_i of the noise prediction's errors in the variational bound: float64 (N,).
+
+    With the posterior's variance β̃_i in the reverse steps (Ho et al. 2020, eq. 7 and 12), the
+    divergences of the steps 1 … N − 1 are w_i ‖ε − z‖² without any constant,
+
+        w_i = β_i² / (2 β̃_i α_i (1 − ᾱ_i)) = β_i / (2 α_i (1 − ᾱ_{i−1})).
+
+    β̃_0 is 0. Step 0 is the decoder instead, N(μ(x_1), β_0) with the chain's own variance, whose
+    density has −log p = w_0 ‖ε − z‖² + a constant, with w_0 = 1/(2 α_0). For quantised data it
+    stands for the integral over a level's cell (Ho et al. 2020, eq. 13), which it approaches
+    where √β_0 is wide against the cell; `likelihood.discrete_bound` integrates.
+
+    Raises:
+        ValueError: the SDE is not variance preserving, or a scale has β_i = 1.
+    """
+    if not isinstance(sde, VPSDE):
         raise ValueError(
-            "likelihood weighting is defined for continuous times only: "
-            "set training.continuous=True or training.likelihood_weighting=False"
+            f"{sde.name}: the variational bound belongs to DDPM's chain; use vpsde, or the "
+            "continuous bound and likelihood weighting"
         )
-    if times != "uniform":
+    betas = sde.discrete_betas.double()
+    if betas.max() >= 1:
         raise ValueError(
-            f"times={times!r}: a discrete chain draws its steps uniformly; "
-            "set training.continuous=True or take uniform times"
+            f"N={sde.N}, beta_max={sde.beta_1}: the variational bound needs more scales than "
+            "beta_max, since beta_max/N is a variance below 1"
         )
-    if isinstance(sde, VESDE):
-        return SMLD(sde, reduce_mean)
-    if isinstance(sde, VPSDE):
-        return DDPM(sde, reduce_mean)
-    raise ValueError(
-        f"{sde.name}: discrete training is defined for vesde (SMLD) and vpsde (DDPM); "
-        "set training.continuous=True"
-    )
+    before = 1 - (1 - betas).cumprod(0)[:-1]
+    first = betas.new_full((1,), 0.5)
+    return torch.cat([first, betas[1:] / (2 * before)]) / (1 - betas)
 
 
 def _reduce(squares: Tensor, reduce_mean: bool) -> Tensor:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from losses.objectives import DDPM, SMLD, Objective, ScoreMatching, make_objective
+from losses.choice import make_objective
+from losses.objectives import DDPM, SMLD, Objective, ScoreMatching
 from losses.times import UniformTimes
 from sde_lib import SDE, VESDE, VPSDE
 

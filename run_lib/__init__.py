@@ -6,16 +6,19 @@ Everything a run writes lies in its work directory:
     log.txt          what was said on the screen, appended on resume
     metrics.jsonl    the curves; loss.png draws them
     checkpoints/     step_00001000.pt: the newest, and the milestones
+    eval/            step_00001000.json: figures with their errors; shards/ to resume from
     samples/         step_00001000.png, and .gif: a film of the reverse process
     tensorboard/     the same curves and pictures
     tune.json        what --mode tune computed
 """
 
 from run_lib.completion_run import complete
+from run_lib.evaluation_run import evaluate
+from run_lib.quality import stats
 from run_lib.sampling_run import sample
 from run_lib.training_run import train
 from run_lib.trial import smoke
 from run_lib.tuning import tune
 from run_lib.weights import convert
 
-__all__ = ["complete", "convert", "sample", "smoke", "train", "tune"]
+__all__ = ["complete", "convert", "evaluate", "sample", "smoke", "stats", "train", "tune"]

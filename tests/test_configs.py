@@ -17,6 +17,7 @@ import main
 import run_lib
 from assembly.build import NETWORKS
 from configs import parts
+from losses import ScoreMatching
 from models import official
 
 RECIPES = sorted(
@@ -255,6 +256,66 @@ def test_recipe_trains_and_draws_at_full_image_size(recipe, tmp_path):
     with small.unlocked():
         small.data.image_size = config.data.image_size
     goes_through(small, tmp_path)
+
+
+CHAIN = ("--config.training.continuous=False", "--config.training.time_sampling=uniform")
+UNIFORM = ("--config.training.time_sampling=uniform",)
+
+
+@pytest.mark.parametrize(("name", "words"), [("likelihood", UNIFORM), ("elbo", CHAIN)])
+def test_training_for_likelihood_goes_through(name, words, tmp_path):
+    words = (f"--config.training.objective={name}", *words)
+    config = config_of("configs/vp/digits.py", *words).config
+    assembly.check(config)
+    goes_through(assembly.reduced(config), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name", "words", "remedy"),
+    [
+        ("vp", "vlb", UNIFORM, "must be one of auto, score_matching"),
+        ("vp", "elbow", UNIFORM, "did you mean 'elbo'"),
+        ("vp", "elbo", UNIFORM, "training.continuous=False"),
+        ("subvp", "simple", CHAIN, "training.sde='vpsde'"),
+        ("vp", "likelihood", CHAIN, "'elbo'"),
+        (
+            "ve",
+            "likelihood",
+            ("--config.training.time_sampling=stratified",),
+            "training.time_sampling='importance'",
+        ),
+        (
+            "ve",
+            "score_matching",
+            (*UNIFORM, "--config.training.likelihood_weighting=True"),
+            "training.likelihood_weighting=False",
+        ),
+    ],
+)
+def test_options_that_contradict_the_objective_are_refused(recipe, name, words, remedy):
+    words = (f"--config.training.objective={name}", *words)
+    config = config_of(f"configs/{recipe}/digits.py", *words).config
+    with pytest.raises(ValueError, match=re.escape(remedy)) as error:
+        assembly.check(config)
+    assert f"training.objective='{name}'" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_from_before_objectives_had_names_is_the_same_experiment(tmp_path):
+    config = config_of("configs/vp/digits.py").config
+    written = json.loads(assembly.to_json(config))
+    assert written["training"].pop("objective") == "auto"
+    assembly.refuse_other_run(json.dumps(written), config, tmp_path)
+    assert assembly.adopt(config, json.dumps(written), {}, tmp_path) == config
+    with config.unlocked():
+        config.training.objective = "likelihood"
+    with pytest.raises(ValueError, match=r"training.objective is 'auto' there and 'likelihood'"):
+        assembly.refuse_other_run(json.dumps(written), config, tmp_path)
+    # A config of the 2021 release, too, trains as it says.
+    with config.unlocked():
+        del config.training["objective"]
+    assembly.refuse_other_run(json.dumps(written), config, tmp_path)
+    assert isinstance(assembly.build_objective(config, assembly.build_sde(config)), ScoreMatching)
 
 
 def test_mode_recipes_lists_every_recipe(capsys):

@@ -26,7 +26,7 @@ LAYERS = {
     "run_lib": 7,
     "main": 8,
 }
-SIDE = {"datasets", "training", "checkpoints", "logbook", "pictures"}
+SIDE = {"datasets", "training", "checkpoints", "evaluation", "logbook", "pictures"}
 # Entry points of the 2021 release that take a config: inside these functions only.
 ENTRY_POINTS = {
     ("models.utils", "create_model"): {"assembly"},

@@ -11,10 +11,13 @@ from torch import nn
 
 from losses import (
     DDPM,
+    ELBO,
+    OBJECTIVES,
     SMLD,
     ImportanceTimes,
     ScoreMatching,
     StratifiedTimes,
+    elbo_weights,
     get_ddpm_loss_fn,
     get_optimizer,
     get_sde_loss_fn,
@@ -293,6 +296,93 @@ def test_chain_labels_cover_the_chain_and_have_times():
     assert_close(ve.std(SMLD(ve).time(t)), sigmas)
 
 
+def test_elbo_weights_are_those_of_the_divergences():
+    sde = VPSDE(0.1, 10.0, 20)
+    beta = sde.discrete_betas.double()
+    kept = (1 - beta).cumprod(0)
+    before = torch.cat([torch.ones(1).double(), kept[:-1]])
+    posterior = beta * (1 - before) / (1 - kept)
+    variance = torch.where(posterior > 0, posterior, beta)  # the decoder has the chain's own
+    expected = beta**2 / (2 * variance * (1 - beta) * (1 - kept))
+    torch.testing.assert_close(elbo_weights(sde), expected)
+
+
+def test_the_elbos_step_0_is_the_log_density_of_the_decoder():
+    sde = VPSDE(0.1, 10.0, 20)
+    beta = sde.discrete_betas[0].double()
+    x_0, z = torch.randn(2, 8, 3, generator=generator(), dtype=torch.float64)
+
+    def noise(x):
+        return torch.sin(3 * x)
+
+    x_1 = (1 - beta).sqrt() * x_0 + beta.sqrt() * z
+    mean = (x_1 - beta.sqrt() * noise(x_1)) / (1 - beta).sqrt()
+    decoder = torch.distributions.Normal(mean, beta.sqrt())
+    constant = 1.5 * torch.log(2 * math.pi * beta)
+    errors = ((noise(x_1) - z) ** 2).sum(1)
+    expected = -decoder.log_prob(x_0).sum(1) - constant
+    assert_close(elbo_weights(sde)[0] * errors, expected, 1e-6)
+
+
+@pytest.mark.parametrize("reduce_mean", [False, True])
+def test_the_elbo_is_the_weighted_sum_over_the_chain_and_ddpm_at_other_steps(reduce_mean):
+    sde, N, D = VPSDE(0.1, 10.0, 20), 20, 3
+    objective, weights = ELBO(sde, reduce_mean), elbo_weights(sde)
+    x_0, z = torch.randn(2, N, D, generator=generator(1), dtype=torch.float64)
+    steps = torch.arange(N)
+
+    def net(x, i):
+        return torch.tanh(x) * i[:, None] / N
+
+    losses, plain = (objective(net, x_0, steps, z) for objective in (objective, DDPM(sde)))
+    share = weights / weights.sum()
+    # In nats, with the half sum; the mean over dimensions is 2/D of it, as everywhere.
+    expected = (weights * D * plain).sum() * (2 / D if reduce_mean else 1)
+    torch.testing.assert_close((share * losses).sum(), expected)
+    drawn = objective.times(40_000, generator=generator())
+    assert drawn.dtype == torch.int64
+    counts = drawn.bincount(minlength=N) / 40_000
+    assert ((counts - share).abs() < 4 * (share * (1 - share) / 40_000).sqrt()).all()
+
+
+def same_objective(one, other):
+    assert type(one) is type(other)
+    for name, value in vars(one).items():
+        if name == "time_sampler":
+            assert type(value) is type(other.time_sampler)
+            assert value.eps == other.time_sampler.eps
+        elif name != "sde" and not isinstance(value, torch.Tensor):
+            assert value == getattr(other, name), name
+
+
+CHAIN = {"continuous": False}
+LIKELIHOOD = {"likelihood_weighting": True, "times": "importance"}
+
+
+@pytest.mark.parametrize(
+    ("sde", "options", "named", "meant"),
+    [
+        (VPSDE, {}, "score_matching", {}),
+        (VESDE, CHAIN, "score_matching", CHAIN),
+        (VPSDE, {"times": "stratified"}, "score_matching", {"times": "stratified"}),
+        (VPSDE, {}, "likelihood", LIKELIHOOD),
+        (subVPSDE, LIKELIHOOD, "likelihood", LIKELIHOOD),
+        (VPSDE, CHAIN, "simple", CHAIN),
+    ],
+)
+def test_a_named_objective_is_what_its_options_spell_out(sde, options, named, meant):
+    same_objective(
+        make_objective(sde(), objective=named, **options), make_objective(sde(), **meant)
+    )
+
+
+def test_the_elbo_is_chosen_by_its_name():
+    objective = make_objective(VPSDE(), objective="elbo", continuous=False, reduce_mean=True)
+    assert type(objective) is ELBO
+    assert objective.reduce_mean
+    assert type(make_objective(VPSDE(), continuous=False)) is DDPM
+
+
 def test_labels_of_classes_reach_the_network():
     label = torch.tensor([3, 1])
     seen = []
@@ -333,6 +423,34 @@ def test_loss_fn_sets_the_mode():
             "continuous=True",
         ),
         (lambda: make_objective(VPSDE(), eps=1.0), "eps=1.0"),
+        (lambda: make_objective(VPSDE(), objective="vlb"), ", ".join(OBJECTIVES)),
+        (
+            lambda: make_objective(VPSDE(), objective="score_matching", likelihood_weighting=True),
+            "training.likelihood_weighting=False",
+        ),
+        (
+            lambda: make_objective(VPSDE(), objective="score_matching", times="importance"),
+            "importance times",
+        ),
+        (
+            lambda: make_objective(VPSDE(), objective="likelihood", times="stratified"),
+            "training.time_sampling='importance'",
+        ),
+        (lambda: make_objective(VPSDE(), objective="likelihood", continuous=False), "'elbo'"),
+        (lambda: make_objective(VPSDE(), objective="elbo"), "training.continuous=False"),
+        (lambda: make_objective(VPSDE(), objective="simple"), "'vpsde' and True"),
+        (
+            lambda: make_objective(VESDE(), objective="elbo", continuous=False),
+            "training.sde='vpsde'.*'vesde' and False",
+        ),
+        (
+            lambda: make_objective(
+                VPSDE(), objective="elbo", continuous=False, likelihood_weighting=True
+            ),
+            "likelihood_weighting=False",
+        ),
+        (lambda: ELBO(subVPSDE()), "subvpsde: DDPM's chain"),
+        (lambda: elbo_weights(VPSDE(N=20)), "more scales than beta_max"),
         (lambda: ImportanceTimes(VPSDE(), 0.0), "eps > 0"),
         (lambda: get_ddpm_loss_fn(VESDE(), True), "SMLD for vesde"),
         (lambda: get_smld_loss_fn(VPSDE(), True), "DDPM for vpsde"),

@@ -1,0 +1,199 @@
+"""Figures of a checkpoint: each a mean over images with its standard error, computed in shards."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import assembly
+import datasets
+import likelihood
+import noise
+from assembly import Config
+from datasets import Source
+from noise import Stream
+from run_lib.shards import Shards
+from sde_lib import SDE, Score
+from solvers.ode import Status
+
+SHARD_BATCHES = 4
+"""Batches in a shard: slots that a finished image leaves are filled from within its shard."""
+
+Figure = dict[str, Any]
+"""`value`, its standard error `se`, the number `n` that it is a mean of, and how it was made."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated.
+
+    Attributes:
+        config: of the checkpoint, with the evaluation's own options.
+        network: with its weights in place.
+        sde: the forward SDE.
+        device: of the network.
+        shards: where results are kept.
+    """
+
+    config: Config
+    network: nn.Module
+    sde: SDE
+    device: torch.device
+    shards: Shards
+
+    def score_for(self, labels: Tensor | None) -> Callable[[Tensor], Score]:
+        """Rows → the score for the labels of these rows."""
+
+        def of(row: Tensor) -> Score:
+            label = None if labels is None else labels[row]
+            return assembly.build_score(self.config, self.network, self.sde, label)
+
+        return of
+
+    def labels(self, source: Source, index: Tensor) -> Tensor | None:
+        """Labels on the device, where the network has classes."""
+        classes = self.config.model.get("num_classes", 0)
+        return source.labels(index).to(self.device) if classes else None
+
+
+def mean_figure(values: np.ndarray, **how: Any) -> Figure:
+    """The mean of one number per image, with its standard error over images."""
+    n = len(values)
+    se = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    return {"value": float(values.mean()), "se": se, "n": n, **how}
+
+
+def no_likelihood(config: Config, sde: SDE) -> str:
+    """Why a checkpoint has no bits/dim by the ODE; empty if it has."""
+    if sde.has_chain and not config.training.continuous:
+        return "its network knows the times of a discrete chain only, and the ODE needs all times"
+    return ""
+
+
+@torch.no_grad()
+def held_out_loss(subject: Subject, source: Source) -> Figure:
+    """The training objective, per dimension, on every image, each at a time of its own."""
+    config, seed = subject.config, subject.config.seed
+    objective = assembly.build_objective(config, subject.sde)
+    scale = datasets.get_data_scaler(config)
+    # Drawn for all images at once: an image's time depends on neither shard nor process.
+    times = objective.times(len(source), generator=torch.Generator().manual_seed(seed))
+    size = config.eval.batch_size
+
+    def compute(index: Tensor) -> dict[str, Tensor]:
+        images = datasets.to_unit(source.images(index).to(subject.device), source.info.levels)
+        x_0, t = scale(images), times[index].to(subject.device)
+        sample = index.to(subject.device)
+        z = noise.normal(seed, sample, 0, x_0.shape[1:], stream=Stream.HELD_OUT)
+        losses = objective(subject.network, x_0, t, z, subject.labels(source, index))
+        return {"loss": losses.double(), "t": objective.time(t).double()}
+
+    shards = subject.shards.results(
+        "loss", len(source), size, compute, data=source.info.fingerprint
+    )
+    dimensions = 1.0 if config.training.reduce_mean else 2 / math.prod(source.info.shape)
+    return mean_figure(
+        shards["loss"] * dimensions,
+        split=source.info.split,
+        per="dimension",
+        by_level=_by_level(shards["t"], shards["loss"] * dimensions, subject.sde.T),
+    )
+
+
+def bits_per_dim(subject: Subject, source: Source, count: int) -> tuple[Figure, np.ndarray]:
+    """Bits per dimension of the first images, uniformly dequantised, by the probability-flow ODE.
+
+    Args:
+        subject: what is evaluated.
+        source: the images.
+        count: how many of them.
+
+    Returns:
+        The figure, and the bits of each image (mean over the draws of dequantisation).
+    """
+    config, options, seed = subject.config, subject.config.eval, subject.config.seed
+    shape, levels = source.info.shape, source.info.levels
+    scale = datasets.get_data_scaler(config)
+    width = likelihood.bin_width(datasets.get_data_inverse_scaler(config), levels)
+    draws, probes = options.bpd_draws, options.bpd_probes
+    exact = options.hutchinson_type == "exact"
+
+    def compute(index: Tensor) -> dict[str, Tensor]:
+        images, index = source.images(index).to(subject.device), index.to(subject.device)
+        x, probe = [], []
+        for draw in range(draws):
+            u = noise.uniform(seed, index, draw, shape, stream=Stream.DEQUANTISE)
+            x.append(scale(datasets.dequantise(images, levels, u)))
+            if not exact:
+                kind, first = options.hutchinson_type, draw * probes
+                probe.append(
+                    likelihood.hutchinson_probes(
+                        kind, shape, index, seed=seed, n_probes=probes, first=first
+                    )
+                )
+        labels = subject.labels(source, index.cpu())
+        result = likelihood.log_likelihood(
+            subject.sde,
+            subject.score_for(None if labels is None else labels.repeat(draws)),
+            torch.cat(x),
+            probes=None if exact else torch.cat(probe, dim=1),
+            rtol=options.rtol,
+            atol=options.atol,
+            eps=options.bpd_eps,
+            batch_size=options.batch_size,
+            max_steps=options.max_steps,
+        )
+        bits = likelihood.bits_per_dim(result.logp, math.prod(shape), width)
+        rows = {"bits": bits.double(), "nfe": result.nfe, "status": result.status}
+        return {name: value.view(draws, -1).T for name, value in rows.items()}
+
+    names = ("bpd_draws", "bpd_probes", "hutchinson_type", "rtol", "atol", "bpd_eps", "max_steps")
+    how = {name: options[name] for name in names}
+    shards = subject.shards.results(
+        "bits",
+        min(count, len(source)),
+        SHARD_BATCHES * options.batch_size,
+        compute,
+        data=source.info.fingerprint,
+        batch_size=options.batch_size,
+        **how,
+    )
+    return _bits_figure(shards, source, how), shards["bits"].mean(1)
+
+
+def _bits_figure(shards: dict[str, np.ndarray], source: Source, how: dict[str, Any]) -> Figure:
+    done = (shards["status"] == Status.DONE).all(1)
+    bits = shards["bits"][done]
+    if not len(bits):
+        raise ArithmeticError(
+            "the ODE reached the prior for no image: check the weights, or raise eval.rtol, "
+            "eval.atol or eval.bpd_eps"
+        )
+    draws = bits.shape[1]
+    # Of the mean over all images, what comes from dequantisation and probes alone.
+    se_draws = (
+        float(np.sqrt(bits.var(1, ddof=1).sum() / draws) / len(bits)) if draws > 1 else math.nan
+    )
+    return mean_figure(
+        bits.mean(1),
+        se_draws=se_draws,
+        split=source.info.split,
+        levels=source.info.levels,
+        nfe=float(shards["nfe"].mean()),
+        given_up=int((~done).sum()),
+        **how,
+    )
+
+
+def _by_level(t: np.ndarray, losses: np.ndarray, end: float, parts: int = 10) -> list[Figure]:
+    """Mean losses in equal parts of [0, T]."""
+    part = np.minimum((t / end * parts).astype(int), parts - 1)
+    return [
+        mean_figure(losses[part == k], t=[k * end / parts, (k + 1) * end / parts])
+        for k in range(parts)
+        if (part == k).any()
+    ]

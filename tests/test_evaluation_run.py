@@ -1,0 +1,400 @@
+"""`--mode eval`: figures against closed forms, resumed, shared between processes, refused."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from problems import Gaussian
+from torch import nn
+
+import checkpoints
+import datasets
+import evaluation
+import main
+import noise
+from logbook import Logbook
+from parallel import World
+from run_lib import evaluation_run, quality
+from run_lib.shards import Shards
+from sampling import Samples
+from sde_lib import VPSDE
+from tensor_ops import expand_to
+
+TINY = (
+    "--config.model.nf=8",
+    "--config.model.ch_mult=(1,2)",
+    "--config.device=cpu",
+    "--config.training.batch_size=8",
+    "--config.training.n_iters=4",
+    "--config.training.snapshot_freq=2",
+    "--config.training.snapshot_sampling=False",
+    "--config.optim.warmup=0",
+    "--config.eval.batch_size=4",
+    "--config.eval.bpd_images=10",
+    "--config.eval.rtol=1e-2",
+    "--config.eval.atol=1e-2",
+    "--config.eval.bpd_eps=1e-3",
+    "--config.eval.enable_sampling=False",
+)
+
+
+def words(workdir, *more, recipe="configs/vp/digits.py"):
+    return ["main.py", "--config", recipe, f"--workdir={workdir}", *TINY, *map(str, more)]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("eval") / "run"
+    assert main.main(words(workdir, "--mode=train")) == 0
+    return workdir
+
+
+def evaluate(workdir, folder, *more):
+    assert main.main(words(workdir, "--mode=eval", f"--eval_folder={folder}", *more)) == 0
+    return json.loads((folder / "step_00000004.json").read_text())
+
+
+FIGURES = ("held_out_loss", "bits_per_dim", "bits_per_dim_train")
+
+
+def test_a_bare_evaluation_writes_every_figure_with_its_error(trained, tmp_path, capsys):
+    report = evaluate(trained, tmp_path)
+    assert report["step"] == 4
+    assert report["weights"] == checkpoints.fingerprint(
+        checkpoints.path_of(trained / "checkpoints", 4)
+    )
+    assert report["held_out_loss"]["n"] == 300
+    assert sum(level["n"] for level in report["held_out_loss"]["by_level"]) == 300
+    for name in FIGURES[1:]:
+        figure = report[name]
+        assert (figure["n"], figure["given_up"], figure["levels"]) == (10, 0, 17)
+        assert figure["se"] > 0
+        assert figure["nfe"] >= 8
+    assert report["bits_per_dim"]["split"] == "test"
+    assert report["bits_per_dim_train"]["split"] == "train"
+    assert report["ema"] is True
+    assert report["versions"]["torch"] == torch.__version__.partition("+")[0]
+    said = capsys.readouterr().out
+    assert all(name in said for name in FIGURES)
+    assert "±" in said
+
+
+def test_the_same_evaluation_is_not_computed_again_and_another_is(trained, tmp_path):
+    first = evaluate(trained, tmp_path)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
+    again = evaluate(trained, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")} == files
+    raw = evaluate(trained, tmp_path, "--raw")
+    other_seed = evaluate(trained, tmp_path, "--config.seed=1")
+    for name in FIGURES:
+        assert again[name] == first[name]
+        assert raw[name]["value"] != first[name]["value"]
+        assert other_seed[name]["value"] != first[name]["value"]
+
+
+def test_what_a_kill_left_is_kept_and_the_rest_recomputed(trained, tmp_path):
+    first = evaluate(trained, tmp_path)
+    shards = sorted(tmp_path.rglob("loss_*/*.npz"))
+    kept = shards[1].stat().st_mtime_ns
+    shards[0].unlink()
+    shards[2].with_name("half.npz.123.tmp").write_bytes(b"half")
+    again = evaluate(trained, tmp_path)
+    assert shards[1].stat().st_mtime_ns == kept
+    for name in FIGURES:
+        assert again[name] == first[name]
+
+
+def test_two_processes_give_the_same_numbers(trained, tmp_path):
+    alone = evaluate(trained, tmp_path / "one")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    arguments = words(trained, "--mode=eval", f"--eval_folder={tmp_path / 'two'}")
+    done = subprocess.run(
+        [*command, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    both = json.loads((tmp_path / "two" / "step_00000004.json").read_text())
+    for name in FIGURES:
+        assert both[name] == alone[name]
+    assert done.stdout.count("report:") == 1
+
+
+def test_the_batch_size_changes_nothing_but_rounding(trained, tmp_path):
+    reports = [
+        evaluate(trained, tmp_path / str(size), f"--config.eval.batch_size={size}")
+        for size in (1, 7, 64)
+    ]
+    for name in FIGURES:
+        values = [report[name]["value"] for report in reports]
+        assert max(values) - min(values) < 2e-2 * abs(values[0]), name
+
+
+class Exact(nn.Module):
+    """A network whose score is that of data N(0.1, 0.25 I)."""
+
+    def __init__(self):
+        super().__init__()
+        self.data = Gaussian(VPSDE(), 0.1, 0.25)
+
+    def forward(self, x, c):
+        return -expand_to(self.data.sde.std(c / 999), x) * self.data.score(x, c / 999)
+
+
+def test_bits_per_dim_are_those_of_the_exact_density(trained, tmp_path, monkeypatch):
+    net = Exact()
+    monkeypatch.setattr(evaluation_run, "network_of", lambda *_, **__: net)
+    report = evaluate(
+        trained,
+        tmp_path,
+        "--config.eval.rtol=1e-6",
+        "--config.eval.atol=1e-6",
+        "--config.eval.bpd_draws=3",
+        "--config.eval.bpd_eps=1e-5",
+    )
+    index = torch.arange(10)
+    images = datasets.open_source(
+        "digits", "test", root="", image_size=(8, 8), num_channels=1
+    ).images(index)
+    bits = []
+    for draw in range(3):
+        u = noise.uniform(42, index, draw, (1, 8, 8), stream=noise.Stream.DEQUANTISE)
+        x = 2 * datasets.dequantise(images, 17, u) - 1
+        logp = net.data.logp(x.double(), torch.zeros(10, dtype=torch.float64))
+        bits.append(-logp / (64 * math.log(2)) - math.log2(2 / 17))
+    bits = torch.stack(bits)
+    figure = report["bits_per_dim"]
+    # The prior stands in for p_T and the flow begins at 1e-5: a part in a thousand.
+    assert figure["value"] == pytest.approx(bits.mean().item(), rel=1e-3)
+    assert figure["se"] == pytest.approx((bits.mean(0).std() / 10**0.5).item(), rel=1e-2)
+    expected = (bits.var(0) / 3).sum().sqrt().item() / 10
+    assert figure["se_draws"] == pytest.approx(expected, rel=1e-2)
+
+
+def test_several_checkpoints_make_a_table_with_the_best_marked(trained, tmp_path, capsys):
+    folder = tmp_path / "all"
+    more = (f"--eval_folder={folder}", "--config.eval.end_ckpt=4", "--config.eval.begin_ckpt=2")
+    assert main.main(words(trained, "--mode=eval", *more)) == 0
+    reports = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    assert [report["step"] for report in reports] == [2, 4]
+    table = capsys.readouterr().out.splitlines()[-3:]
+    for k, name in enumerate(FIGURES):
+        values = [report[name]["value"] for report in reports]
+        for line, value in zip(table[1:], values, strict=True):
+            cell = f"{value:.4f} ± "
+            assert cell in line
+            after = line.split("±")[k + 1].split()[0]
+            assert after.endswith("*") == (value == min(values))
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--config.eval.begin_ckpt=7"], "has no checkpoint of a step from eval.begin_ckpt=7"),
+        (["--config.eval.bpd_dataset=tests"], "did you mean 'test'?"),
+        (["--config.eval.hutchinson_type=gaussian"], "did you mean 'Gaussian'?"),
+        (["--workdir=/nowhere"], "holds no checkpoint: train first"),
+        (["--config.model.nf=16"], "contradicts"),
+    ],
+)
+def test_a_mistake_is_one_sentence(trained, tmp_path, capsys, more, sentence):
+    assert main.main(words(trained, "--mode=eval", f"--eval_folder={tmp_path}", *more)) == 1
+    errors = capsys.readouterr().err
+    assert sentence in errors
+    assert errors.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_discrete_chains_say_why_they_have_no_bits_per_dim(tmp_path):
+    workdir, folder = tmp_path / "run", tmp_path / "eval"
+    chain = ("--config.training.continuous=False", "--config.training.time_sampling=uniform")
+    assert main.main(words(workdir, "--mode=train", *chain)) == 0
+    report = evaluate(workdir, folder, *chain)
+    assert "discrete chain" in report["left_out"]["bits_per_dim"]
+    assert report["held_out_loss"]["n"] == 300
+
+
+# ---- Samples ----
+
+
+SAMPLES = (
+    "--config.eval.enable_sampling=True",
+    "--config.eval.enable_bpd=False",
+    "--config.eval.enable_loss=False",
+    "--config.eval.num_samples=40",
+    "--config.sampling.num_steps=3",
+    "--config.sampling.batch_size=5",
+)
+
+
+@pytest.fixture
+def sampled(trained, tmp_path):
+    def run(*more, code=0, folder="eval"):
+        stats = f"--config.eval.stats_folder={tmp_path / 'stats'}"
+        given = (*SAMPLES, stats, f"--eval_folder={tmp_path / folder}", *more)
+        assert main.main(words(trained, "--mode=eval", *given)) == code
+        report = tmp_path / folder / "step_00000004.json"
+        return json.loads(report.read_text()) if code == 0 else None
+
+    return run
+
+
+def test_samples_are_measured_by_the_network_for_digits(sampled, tmp_path):
+    report = sampled()
+    assert report["fd"]["name"] == "FD-digits"
+    assert report["fd"]["n"] == 40
+    assert report["fd"]["against"] == 300
+    assert report["fd"]["nfe"] == 3
+    assert report["fd"]["split"] == "test"
+    assert report["fd"]["value"] > 10  # untrained
+    assert report["fd"]["se"] > 0
+    assert {"kd", "precision", "recall", "score"} <= report.keys()
+    assert "fid" not in report
+    assert (tmp_path / "eval" / "step_00000004.png").is_file()
+    # The images are those of `--mode sample`, and their distance is that of the files.
+    shards = [np.load(path) for path in sorted(tmp_path.rglob("samples_*/*.npz"))]
+    assert [len(shard["index"]) for shard in shards] == [20, 20]
+    images = torch.from_numpy(np.concatenate([shard["images"] for shard in shards]))
+    network = evaluation.digits_classifier()
+    (reference,) = (tmp_path / "stats").glob("*.npz")
+    held = evaluation.Reference.load(reference)
+    moments = evaluation.collect(network, [images]).moments
+    distance = evaluation.frechet_distance(held.mu, held.sigma, moments.mu, moments.sigma)
+    assert report["fd"]["value"] == pytest.approx(distance, rel=1e-9)
+
+
+def test_test_images_are_near_themselves(sampled, monkeypatch):
+    source = datasets.open_source("digits", "test", root="", image_size=(8, 8), num_channels=1)
+
+    def real(config, network, sde, index, device):
+        x = source.images(index).float() / 8 - 1
+        yield Samples(index, x, torch.zeros_like(index))
+
+    monkeypatch.setattr(quality, "draw", real)
+    report = sampled("--config.eval.num_samples=300")
+    assert abs(report["fd"]["value"]) < 1e-6
+    assert report["precision"]["value"] == report["recall"]["value"] == 1
+
+
+def test_samples_go_on_where_a_kill_left_them(sampled, tmp_path):
+    first = sampled()
+    (shard, _) = sorted(tmp_path.rglob("samples_*/*.npz"))
+    shard.unlink()
+    again = sampled()
+    for name in ("fd", "kd", "precision", "recall", "score"):
+        assert again[name] == first[name]
+    other = sampled("--config.sampling.num_steps=4")
+    assert other["fd"]["value"] != first["fd"]["value"]
+
+
+def test_a_wrong_reference_is_refused_before_anything_is_drawn(sampled, tmp_path, capsys):
+    sampled("--config.eval.reference_split=train")
+    (train,) = (tmp_path / "stats").glob("*train*.npz")
+    sampled(f"--config.eval.reference={train}", code=1, folder="wrong")
+    error = capsys.readouterr().err
+    assert "the split of the reference is train and of the samples test" in error
+    sampled("--config.eval.reference=nowhere.npz", code=1, folder="wrong")
+    assert "no reference statistics at nowhere.npz" in capsys.readouterr().err
+    sampled("--config.eval.features=inception", code=1, folder="wrong")
+    error = capsys.readouterr().err
+    assert "weights-inception-2015-12-05-6726825d.pth" in error
+    assert error.count("\n") == 1
+    assert not list((tmp_path / "wrong").rglob("*.npz"))
+
+
+def test_stats_train_a_network_where_there_is_none(tmp_path, capsys):
+    given = ("--mode=stats", f"--config.eval.stats_folder={tmp_path}", "--config.device=cpu")
+    recipe = ["main.py", "--config=configs/ve/colour_digits.py"]
+    assert main.main([*recipe, *given]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("classifier-colour_digits: trained on 1,497 images")
+    share = float(said[0].split("it names ")[1].split("%")[0])
+    assert share > 95
+    assert [line.split(":")[0] for line in said[1:]] == ["train", "test"]
+    files = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert len(files) == 3
+    assert main.main([*recipe, *given]) == 0  # what is there is used
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
+
+
+def test_without_a_feature_network_the_rest_is_computed(trained, tmp_path):
+    workdir, stats = tmp_path / "run", f"--config.eval.stats_folder={tmp_path / 'none'}"
+    recipe = "configs/ve/colour_digits.py"
+    more = (*SAMPLES, stats, "--config.eval.enable_loss=True")
+    assert main.main(words(workdir, "--mode=train", recipe=recipe)) == 0
+    assert main.main(words(workdir, "--mode=eval", *more, recipe=recipe)) == 0
+    report = json.loads((workdir / "eval" / "step_00000004.json").read_text())
+    assert "train one with --mode stats" in report["left_out"]["samples"]
+    assert report["held_out_loss"]["n"] == 300
+
+
+# ---- Shards ----
+
+
+def squares(index):
+    return {"square": index**2}
+
+
+def shards(tmp_path, rank=0, size=1, **facts):
+    log = Logbook(tmp_path / "log", tensorboard=False, quiet=True)
+    return Shards(tmp_path / "shards", facts, World(rank, size), log)
+
+
+def test_shards_hold_every_sample_once_and_in_order(tmp_path):
+    found = shards(tmp_path).results("square", 10, 4, squares)
+    assert found["square"].tolist() == [k**2 for k in range(10)]
+    assert len(list(tmp_path.rglob("*.npz"))) == 3
+
+
+def test_only_what_is_missing_is_computed(tmp_path):
+    seen = []
+
+    def failing(index):
+        if index[0] == 4:
+            raise KeyboardInterrupt
+        seen.extend(index.tolist())
+        return squares(index)
+
+    with pytest.raises(KeyboardInterrupt):
+        shards(tmp_path).results("square", 10, 4, failing)
+    assert seen == [0, 1, 2, 3]
+    again = []
+    found = shards(tmp_path).results(
+        "square", 10, 4, lambda index: again.extend(index.tolist()) or squares(index)
+    )
+    assert again == [4, 5, 6, 7, 8, 9]
+    assert found["square"].tolist() == [k**2 for k in range(10)]
+
+
+def test_nothing_stale_is_mixed_in(tmp_path):
+    shards(tmp_path, weights="a").results("x", 4, 2, squares)
+    other = shards(tmp_path, weights="b").results("x", 4, 2, lambda index: {"square": -index})
+    assert other["square"].tolist() == [0, -1, -2, -3]
+    option = shards(tmp_path, weights="a").results("x", 4, 2, lambda i: {"square": i}, eps=1)
+    assert option["square"].tolist() == [0, 1, 2, 3]
+    size = shards(tmp_path, weights="a").results("x", 4, 4, lambda i: {"square": i + 1})
+    assert size["square"].tolist() == [1, 2, 3, 4]
+
+
+def test_processes_compute_their_own_share(tmp_path):
+    seen = {0: [], 1: []}
+
+    def noted(rank):
+        return lambda index: seen[rank].extend(index.tolist()) or squares(index)
+
+    with pytest.raises(
+        OSError, match="lacks shards"
+    ):  # without a barrier the first comes too soon
+        shards(tmp_path, rank=1, size=2).results("square", 10, 2, noted(1))
+    found = shards(tmp_path, rank=0, size=2).results("square", 10, 2, noted(0))
+    assert seen == {0: [0, 1, 4, 5, 8, 9], 1: [2, 3, 6, 7]}
+    assert np.array_equal(found["square"], np.arange(10) ** 2)
