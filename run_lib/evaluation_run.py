@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 import assembly
 import checkpoints
 import datasets
+import evaluation
 import parallel
 import pictures
 from assembly import Config
@@ -133,7 +137,7 @@ class _Evaluation:
         """The splits to open."""
         options = self.config.eval
         wanted = SPLITS[options.bpd_dataset] if options.enable_bpd else ()
-        compared = (options.reference_split,) if options.enable_sampling else ()
+        compared = (options.reference_split, "train") if options.enable_sampling else ()
         return tuple(dict.fromkeys(("test", *wanted, *compared)))
 
     def _measure(self, subject: Subject, source: Source) -> tuple[FeatureNetwork, Reference] | str:
@@ -168,6 +172,7 @@ class _Evaluation:
     ) -> tuple[dict[str, Figure], dict[str, str]]:
         """Figures by name, and why others are left out."""
         options, found, left_out = self.config.eval, dict[str, Figure](), dict[str, str]()
+        shown, bits = dict[str, np.ndarray](), dict[str, np.ndarray]()
         if not len(sources["test"]):
             raise ValueError("the data set has no test images: set data.test_fraction above 0")
         compared = sources.get(options.reference_split)
@@ -175,23 +180,76 @@ class _Evaluation:
         measure = self._measure(subject, compared) if compared and options.enable_sampling else ""
         if options.enable_loss:
             found["held_out_loss"] = figures.held_out_loss(subject, sources["test"])
+        # As many training images as test images: what is compared has the same error.
+        count = options.bpd_images or len(sources["test"])
+        reason = figures.no_bound(self.config, subject.sde)
+        if options.enable_bpd and reason:
+            left_out["bound"] = reason
+        elif options.enable_bpd:
+            split = SPLITS[options.bpd_dataset][0]
+            found["bound"] = figures.bound(subject, sources[split], count)
         reason = figures.no_likelihood(self.config, subject.sde)
         if options.enable_bpd and reason:
             left_out["bits_per_dim"] = reason
         elif options.enable_bpd:
-            # As many training images as test images: what is compared has the same error.
-            count = options.bpd_images or len(sources["test"])
             for split in SPLITS[options.bpd_dataset]:
                 name = "bits_per_dim" if split == "test" else f"bits_per_dim_{split}"
-                found[name], _ = figures.bits_per_dim(subject, sources[split], count)
+                found[name], bits[split] = figures.bits_per_dim(subject, sources[split], count)
         if isinstance(measure, tuple) and compared:
-            of_samples, images = quality.sample_figures(subject, compared, *measure)
-            found |= of_samples
-            if self.world.is_main:
-                pictures.save_png(self._path(".png"), pictures.grid(images))
+            drawn = quality.sample_figures(subject, compared, *measure)
+            found |= drawn.figures
+            shown |= self._beside_training(subject, drawn, measure[0], sources, found)
         elif isinstance(measure, str) and options.enable_sampling:
             left_out["samples"] = measure
+        if self.world.is_main and found:
+            self._draw(found, shown, bits)
         return found, left_out
+
+    def _beside_training(
+        self,
+        subject: Subject,
+        drawn: quality.Drawn,
+        network: FeatureNetwork,
+        sources: dict[str, Source],
+        found: dict[str, Figure],
+    ) -> dict[str, np.ndarray]:
+        """Samples and, where its features are kept, the nearest images of the training set."""
+        shown = {f"the first {len(drawn.images)} samples": pictures.grid(drawn.images)}
+        train, _ = quality.reference(self.config, sources["train"], network)
+        test, _ = quality.reference(self.config, sources["test"], network)
+        if train.features is None or test.features is None:
+            return shown
+        found["nearest_train"], rows = quality.nearest(
+            drawn.features, test.features, train.features, network.label or network.name
+        )
+        few = min(8, len(drawn.images))
+        stored = sources["train"].images(rows[:few]).cpu()
+        near = evaluation.spread_levels(stored, sources["train"].info.levels)
+        pairs = torch.cat([drawn.images[:few], near])
+        shown["samples, and the training images nearest to them"] = pictures.grid(pairs, few)
+        return shown
+
+    def _draw(
+        self,
+        found: dict[str, Figure],
+        shown: dict[str, np.ndarray],
+        bits: dict[str, np.ndarray],
+    ) -> None:
+        """The report as a picture."""
+        histograms = {"bits per dimension, by image": bits} if bits else {}
+        by_level = found.get("held_out_loss", {}).get("by_level", [])
+        columns = (
+            [sum(level["t"]) / 2 for level in by_level],
+            [level["value"] for level in by_level],
+            [level["se"] for level in by_level],
+        )
+        pictures.evaluation_sheet(
+            self._path(".png"),
+            f"{self.path.name}, step {self.state['step']}",
+            shown,
+            histograms,
+            {"held-out loss by noise level": columns} if by_level else {},
+        )
 
     def _path(self, suffix: str) -> Path:
         return self.folder / f"step_{self.state['step']:08d}{suffix}"
@@ -202,7 +260,8 @@ def _lines(found: dict[str, Figure], left_out: dict[str, str]) -> list[str]:
     lines = []
     for name, figure in found.items():
         more = f", {figure['nfe']:.0f} evaluations each" if "nfe" in figure else ""
-        what = f"samples against {figure['split']}" if "against" in figure else figure["split"]
+        of = figure.get("of", "samples")
+        what = f"{of} against {figure['split']}" if "against" in figure else figure["split"]
         lines.append(
             f"{figure.get('name', name):<20} {figure['value']:.4f} ± {figure['se']:.4f} "
             f"({figure['n']:,} {what} images{more})"

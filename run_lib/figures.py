@@ -17,7 +17,7 @@ from assembly import Config
 from datasets import Source
 from noise import Stream
 from run_lib.shards import Shards
-from sde_lib import SDE, Score
+from sde_lib import SDE, VPSDE, Score
 from solvers.ode import Status
 
 SHARD_BATCHES = 4
@@ -163,6 +163,61 @@ def bits_per_dim(subject: Subject, source: Source, count: int) -> tuple[Figure, 
         **how,
     )
     return _bits_figure(shards, source, how), shards["bits"].mean(1)
+
+
+def no_bound(config: Config, sde: SDE) -> str:
+    """Why a checkpoint has no bound; empty if it has."""
+    if sde.has_chain and not config.training.continuous and not isinstance(sde, VPSDE):
+        return "SMLD's chain has none, and its network knows no other times"
+    return ""
+
+
+@torch.no_grad()
+def bound(subject: Subject, source: Source, count: int) -> Figure:
+    """Upper bound on bits/dim, of the reverse-time SDE or of DDPM's chain.
+
+    With a learnt score that is another model than the ODE, so that the bound may lie below the
+    ODE's bits/dim.
+
+    Args:
+        subject: what is evaluated.
+        source: the images.
+        count: how many of them, the first.
+    """
+    config, options, seed = subject.config, subject.config.eval, subject.config.seed
+    shape, levels = source.info.shape, source.info.levels
+    scale = datasets.get_data_scaler(config)
+    inverse_scale = datasets.get_data_inverse_scaler(config)
+    width, dimensions = likelihood.bin_width(inverse_scale, levels), math.prod(shape)
+    chain = subject.sde.has_chain and not config.training.continuous
+
+    def compute(index: Tensor) -> dict[str, Tensor]:
+        images, row = source.images(index).to(subject.device), index.to(subject.device)
+        score_for = subject.score_for(subject.labels(source, index))
+        shared: Any = {"index": row, "seed": seed, "batch_size": options.batch_size}
+        if chain:
+            x = scale(datasets.to_unit(images, levels))
+            shared |= {"inverse_scaler": inverse_scale, "levels": levels}
+            found = likelihood.discrete_bound(subject.sde, score_for, x, **shared)  # type: ignore[arg-type]
+            bits = found.nats / (dimensions * math.log(2))
+        else:
+            u = noise.uniform(seed, row, 0, shape, stream=Stream.DEQUANTISE)
+            x = scale(datasets.dequantise(images, levels, u))
+            shared |= {"eps": options.bpd_eps}
+            found = likelihood.continuous_bound(subject.sde, score_for, x, **shared)
+            bits = likelihood.bits_per_dim(-found.nats, dimensions, width)
+        return {"bits": bits}
+
+    shards = subject.shards.results(
+        "bound",
+        min(count, len(source)),
+        SHARD_BATCHES * options.batch_size,
+        compute,
+        data=source.info.fingerprint,
+        bpd_eps=options.bpd_eps,
+    )
+    model = "DDPM's chain" if chain else "the reverse-time SDE"
+    return mean_figure(shards["bits"], split=source.info.split, model=model)
 
 
 def _bits_figure(shards: dict[str, np.ndarray], source: Source, how: dict[str, Any]) -> Figure:

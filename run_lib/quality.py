@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from assembly import Config
 from datasets import DatasetInfo, Source
 from evaluation import Facts, FeatureNetwork, Reference
 from run_lib.drawing import draw
-from run_lib.figures import SHARD_BATCHES, Figure, Subject
+from run_lib.figures import SHARD_BATCHES, Figure, Subject, mean_figure
 from solvers.ode import Status
 
 KEPT_NUMBERS = 10**8
@@ -174,9 +175,24 @@ def _all_images(source: Source) -> Tensor:
     return evaluation.spread_levels(source.images(torch.arange(len(source))), source.info.levels)
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Samples that were drawn and measured.
+
+    Attributes:
+        figures: by name.
+        images: uint8 (N, C, H, W), the first hundred.
+        features: float32 (M, D), of all.
+    """
+
+    figures: dict[str, Figure]
+    images: Tensor
+    features: Tensor
+
+
 def sample_figures(
     subject: Subject, source: Source, network: FeatureNetwork, held: Reference
-) -> tuple[dict[str, Figure], Tensor]:
+) -> Drawn:
     """Draws samples and measures how far they are from a data set.
 
     Args:
@@ -185,15 +201,21 @@ def sample_figures(
         network: the feature network.
         held: its statistics of that split.
 
-    Returns:
-        Figures by name, and the first hundred images, uint8.
     """
     shards = _samples(subject, network)
     done = torch.from_numpy(shards["status"] == Status.DONE)
     features = torch.from_numpy(shards["features"])[done]
     how = _how(subject, shards, source, network)
     prefix = "" if network.label else "i"
-    spread = evaluation.bootstrap(features, held.mu, held.sigma, seed=subject.config.seed)
+    spread = evaluation.bootstrap(
+        features,
+        held.mu,
+        held.sigma,
+        resamples=20
+        if network.dimensions < 1000
+        else 5,  # of Inception's each takes half a minute
+        seed=subject.config.seed,
+    )
     found: dict[str, Figure] = {
         f"f{prefix}d": {
             "value": spread.value,
@@ -218,7 +240,7 @@ def sample_figures(
             "name": name,
             **how,
         }
-    return found, torch.from_numpy(shards["images"][:100])
+    return Drawn(found, torch.from_numpy(shards["images"][:100]), features)
 
 
 def _by_features(
@@ -248,9 +270,31 @@ def _by_features(
             "value": covered.recall,
             "se": _share_error(covered.recall, len(real)),
             "n": len(real),
+            "of": "real images",
             **how,
         },
     }
+
+
+def nearest(fake: Tensor, real: Tensor, train: Tensor, label: str) -> tuple[Figure, Tensor]:
+    """How near samples are to training images, beside how near other real images are.
+
+    A network that has memorised draws samples much nearer than those.
+
+    Args:
+        fake: (N, D) features of samples.
+        real: (M, D) of images that are not of the training set.
+        train: (K, D) of the training set.
+        label: of the feature network.
+
+    Returns:
+        The mean distance to the nearest training image, with `of_test` beside, and the nearest
+        one's row (N,).
+    """
+    distances, rows = torch.cdist(fake, train).min(dim=1)
+    of_test = torch.cdist(real, train).min(dim=1).values
+    figure = mean_figure(distances.double().numpy(), split="train", name=f"nearest-{label}")
+    return {**figure, "of_test": mean_figure(of_test.double().numpy(), split="test")}, rows
 
 
 def _share_error(share: float, n: int) -> float:

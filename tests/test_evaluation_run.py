@@ -60,7 +60,7 @@ def evaluate(workdir, folder, *more):
     return json.loads((folder / "step_00000004.json").read_text())
 
 
-FIGURES = ("held_out_loss", "bits_per_dim", "bits_per_dim_train")
+FIGURES = ("held_out_loss", "bound", "bits_per_dim", "bits_per_dim_train")
 
 
 def test_a_bare_evaluation_writes_every_figure_with_its_error(trained, tmp_path, capsys):
@@ -71,7 +71,9 @@ def test_a_bare_evaluation_writes_every_figure_with_its_error(trained, tmp_path,
     )
     assert report["held_out_loss"]["n"] == 300
     assert sum(level["n"] for level in report["held_out_loss"]["by_level"]) == 300
-    for name in FIGURES[1:]:
+    assert report["bound"]["n"] == 10
+    assert (tmp_path / "step_00000004.png").is_file()
+    for name in FIGURES[2:]:
         figure = report[name]
         assert (figure["n"], figure["given_up"], figure["levels"]) == (10, 0, 17)
         assert figure["se"] > 0
@@ -132,7 +134,7 @@ def test_two_processes_give_the_same_numbers(trained, tmp_path):
 def test_the_batch_size_changes_nothing_but_rounding(trained, tmp_path):
     reports = [
         evaluate(trained, tmp_path / str(size), f"--config.eval.batch_size={size}")
-        for size in (1, 7, 64)
+        for size in (7, 64)
     ]
     for name in FIGURES:
         values = [report[name]["value"] for report in reports]
@@ -217,9 +219,13 @@ def test_a_mistake_is_one_sentence(trained, tmp_path, capsys, more, sentence):
 def test_discrete_chains_say_why_they_have_no_bits_per_dim(tmp_path):
     workdir, folder = tmp_path / "run", tmp_path / "eval"
     chain = ("--config.training.continuous=False", "--config.training.time_sampling=uniform")
+    chain += ("--config.model.num_scales=20", "--config.model.beta_max=10.0")
+    chain += ("--config.sampling.num_steps=5",)
     assert main.main(words(workdir, "--mode=train", *chain)) == 0
-    report = evaluate(workdir, folder, *chain)
+    report = evaluate(workdir, folder, *chain, "--config.eval.bpd_images=4")
     assert "discrete chain" in report["left_out"]["bits_per_dim"]
+    assert report["bound"]["model"] == "DDPM's chain"
+    assert report["bound"]["n"] == 4
     assert report["held_out_loss"]["n"] == 300
 
 
@@ -258,6 +264,8 @@ def test_samples_are_measured_by_the_network_for_digits(sampled, tmp_path):
     assert report["fd"]["value"] > 10  # untrained
     assert report["fd"]["se"] > 0
     assert {"kd", "precision", "recall", "score"} <= report.keys()
+    near = report["nearest_train"]
+    assert near["value"] > near["of_test"]["value"] > 0  # noise is far from any digit
     assert "fid" not in report
     assert (tmp_path / "eval" / "step_00000004.png").is_file()
     # The images are those of `--mode sample`, and their distance is that of the files.
@@ -265,7 +273,7 @@ def test_samples_are_measured_by_the_network_for_digits(sampled, tmp_path):
     assert [len(shard["index"]) for shard in shards] == [20, 20]
     images = torch.from_numpy(np.concatenate([shard["images"] for shard in shards]))
     network = evaluation.digits_classifier()
-    (reference,) = (tmp_path / "stats").glob("*.npz")
+    (reference,) = (tmp_path / "stats").glob("*test*.npz")
     held = evaluation.Reference.load(reference)
     moments = evaluation.collect(network, [images]).moments
     distance = evaluation.frechet_distance(held.mu, held.sigma, moments.mu, moments.sigma)
@@ -283,6 +291,20 @@ def test_test_images_are_near_themselves(sampled, monkeypatch):
     report = sampled("--config.eval.num_samples=300")
     assert abs(report["fd"]["value"]) < 1e-6
     assert report["precision"]["value"] == report["recall"]["value"] == 1
+    near = report["nearest_train"]
+    assert near["value"] == pytest.approx(near["of_test"]["value"])
+
+
+def test_a_memory_of_the_training_set_is_seen(sampled, monkeypatch):
+    source = datasets.open_source("digits", "train", root="", image_size=(8, 8), num_channels=1)
+
+    def copies(config, network, sde, index, device):
+        x = source.images(index).float() / 8 - 1
+        yield Samples(index, x, torch.zeros_like(index))
+
+    monkeypatch.setattr(quality, "draw", copies)
+    near = sampled()["nearest_train"]
+    assert near["value"] < 1e-3 * near["of_test"]["value"]
 
 
 def test_samples_go_on_where_a_kill_left_them(sampled, tmp_path):

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 import pictures
+from pictures import images, plots
 
 
 def ramp(n: int = 1, channels: int = 1, height: int = 4, width: int = 6) -> torch.Tensor:
@@ -92,7 +93,7 @@ def test_a_failed_write_leaves_the_old_picture(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pictures.os, "replace", full)
+    monkeypatch.setattr(images.os, "replace", full)
     with pytest.raises(OSError, match=r"cannot write .*a\.png \(No space left on device\)"):
         pictures.save_png(path, np.ones((2, 2, 1), np.uint8))
     assert path.read_bytes() == before
@@ -162,7 +163,7 @@ def test_loss_curves_are_drawn_without_global_state(tmp_path):
 
 
 def test_the_running_mean_looks_back_only():
-    mean = pictures._running_mean([4.0, 2.0, 0.0, 6.0], 2)
+    mean = plots._running_mean([4.0, 2.0, 0.0, 6.0], 2)
     assert mean.tolist() == [4.0, 3.0, 1.0, 3.0]
 
 

@@ -1,28 +1,23 @@
-"""Pictures of images: grids, films, loss curves, and the files that samples are saved in.
+"""Pictures of images: grids, films, and the files that samples are saved in.
 
 Images are (N, C, H, W) with values in [0, 1], or uint8; a picture is (H, W, C) uint8. Channels are
 1 (grey), 3 (RGB) or 4 (RGBA). Files appear under their names only once they are complete.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from math import ceil, isfinite, sqrt
+from collections.abc import Callable, Sequence
+from math import ceil, sqrt
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 _READABLE_PIXELS = 64  # smaller images are enlarged in a grid, up to this side
 _WHITE = 255
 _CHANNELS = (1, 3, 4)
-
-Curve = tuple[Sequence[int], Sequence[float]]
 
 
 class NotFiniteError(ValueError):
@@ -105,7 +100,7 @@ def save_png(path: str | Path, image: np.ndarray) -> None:
         ValueError: if the picture is not as described.
         OSError: if the file can't be written, in one sentence.
     """
-    _save(path, lambda file: _pil(image).save(file, format="PNG"))
+    save(path, lambda file: _pil(image).save(file, format="PNG"))
 
 
 def save_film(
@@ -131,58 +126,12 @@ def save_film(
         raise ValueError(f"got frames of shapes {shapes}: a film needs frames, all of one shape")
     first, *rest = [_pil(frame) for frame in frames]
     durations = [frame_ms] * len(rest) + [hold_ms]
-    _save(
+    save(
         path,
         lambda file: first.save(
             file, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0
         ),
     )
-
-
-def loss_curve(
-    path: str | Path,
-    steps: Sequence[int],
-    losses: Sequence[float],
-    held_out: Curve | None = None,
-    by_level: Mapping[str, Curve] | None = None,
-) -> None:
-    """Draws the training loss over the steps as a PNG file.
-
-    Args:
-        path: where to.
-        steps: the steps of `losses`.
-        losses: the loss at each, drawn as it is and as a running mean; those that are not finite
-            are left out.
-        held_out: steps and losses on held-out data.
-        by_level: steps and losses for each noise level, by label from low to high noise; drawn in
-            a second panel.
-
-    Raises:
-        ValueError: if there is nothing to draw, or a curve has other numbers of steps and losses.
-        OSError: if the file can't be written, in one sentence.
-    """
-    levels = by_level or {}
-    for x, y in [(steps, losses), *([held_out] if held_out else []), *levels.values()]:
-        if len(x) != len(y):
-            raise ValueError(f"a curve has {len(x)} steps and {len(y)} losses: give one for each")
-    finite = [(step, loss) for step, loss in zip(steps, losses, strict=True) if isfinite(loss)]
-    if not finite:
-        raise ValueError("there are no finite losses to draw: record at least one before drawing")
-    steps, losses = zip(*finite, strict=True)
-    # A Figure of its own: pyplot would keep global state, and might look for a display.
-    figure = Figure(figsize=(12 if levels else 7, 4), dpi=120, layout="constrained")
-    panels = figure.subplots(1, 2 if levels else 1, squeeze=False)[0]
-    panels[0].plot(steps, losses, color="#9db8d6", linewidth=0.8, label="training")
-    smooth = _running_mean(losses, max(1, len(losses) // 20))
-    panels[0].plot(steps, smooth, color="#1f4e89", linewidth=1.6, label="training, running mean")
-    if held_out:
-        panels[0].plot(*held_out, color="#c2571a", marker="o", markersize=3, label="held out")
-    for i, (label, curve) in enumerate(levels.items()):
-        colour = colormaps["viridis"](0.9 * i / max(1, len(levels) - 1))
-        panels[1].plot(*curve, color=colour, linewidth=1.2, label=label)
-    for panel, title in zip(panels, ("Loss", "Loss by noise level"), strict=False):
-        _dress(panel, title)
-    _save(path, lambda file: figure.savefig(file, format="png"))
 
 
 def save_images(folder: str | Path, images: Tensor, index: Tensor) -> list[Path]:
@@ -221,7 +170,7 @@ def save_npz(path: str | Path, images: Tensor, index: Tensor) -> None:
     """
     pixels = _pixels(images)
     indices = np.array(_indices(index, len(pixels)), dtype=np.int64)
-    _save(path, lambda file: np.savez(file, images=pixels, index=indices))
+    save(path, lambda file: np.savez(file, images=pixels, index=indices))
 
 
 def _pixels(images: Tensor) -> np.ndarray:
@@ -253,7 +202,7 @@ def _pil(image: np.ndarray) -> Image.Image:
     return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
 
 
-def _save(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
+def save(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
     """Lets `write` fill a temporary file beside `path`, which then takes its place."""
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
@@ -270,23 +219,3 @@ def _save(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
             f"cannot write {path} ({error.strerror or error}): "
             "free some space or choose another place"
         ) from error
-
-
-def _running_mean(values: Sequence[float], width: int) -> np.ndarray:
-    """Mean of the last `width` values, or of as many as there are."""
-    total = np.cumsum(np.concatenate([[0.0], np.asarray(values, dtype=np.float64)]))
-    end = np.arange(1, len(total))
-    start = np.maximum(end - width, 0)
-    return (total[end] - total[start]) / (end - start)
-
-
-def _dress(panel: Axes, title: str) -> None:
-    panel.set_title(title, loc="left", fontsize=11)
-    panel.set_xlabel("step")
-    panel.set_ylabel("loss")
-    drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in panel.lines])
-    if (drawn[np.isfinite(drawn)] > 0).all():
-        panel.set_yscale("log")
-    panel.grid(color="#e6e6e6", linewidth=0.6)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(frameon=False, fontsize=8)
