@@ -81,12 +81,19 @@ def known_pixels(data: Tensor, mask: Tensor) -> Known:
         mask: 1 or True where known; of a shape that broadcasts to that of `data`.
 
     Raises:
-        ValueError: a mask with other values, or of another shape.
+        ValueError: images of integers, a mask with other values or of another shape.
     """
+    _check_images(data)
     if not ((mask == 0) | (mask == 1)).all():
         raise ValueError(
             f"a mask with values from {mask.min().item():.3g} to {mask.max().item():.3g}: "
             "give 1 for known pixels and 0 for hidden ones"
+        )
+    if data.ndim > 2 and mask.ndim == data.ndim - 1 and len(mask) > 1:
+        # Broadcasting would take its first axis for the channels.
+        raise ValueError(
+            f"a mask of shape {tuple(mask.shape)} for images of shape {tuple(data.shape)}: say "
+            "what its first axis counts, by (B, 1, H, W) or (1, C, H, W)"
         )
     try:
         mask = (mask == 1).to(data.device).expand(data.shape)
@@ -102,8 +109,9 @@ def known_gray(image: Tensor) -> Known:
     """Images (B, 3, H, W), as the network sees them, of which the mean of the channels is known.
 
     Raises:
-        ValueError: images without three channels.
+        ValueError: images of integers, or without three channels.
     """
+    _check_images(image)
     if image.ndim != 4 or image.shape[1] != 3:
         raise ValueError(
             f"images of shape {tuple(image.shape)}: colours are put into (B, 3, H, W), with the "
@@ -113,6 +121,14 @@ def known_gray(image: Tensor) -> Known:
     mask = torch.zeros_like(image, dtype=torch.bool)
     mask[:, 0] = True
     return Known(torch.where(mask, rotate(image, basis), 0.0), mask, basis)
+
+
+def _check_images(images: Tensor) -> None:
+    if not images.is_floating_point():
+        raise ValueError(
+            f"images of {images.dtype}: scale them to the network's range first "
+            "(datasets.get_data_scaler)"
+        )
 
 
 def rotate(x: Tensor, basis: Tensor) -> Tensor:
@@ -176,14 +192,14 @@ def complete(
 
     Args:
         sampler: any but the adaptive ODE, which has no steps in common to take hold at.
-        score_for: see `GridSampler.draw`, like the others.
-        known_for: int64 (b,) sample indices → what is known of these.
-        index: see there.
-        shape: see there.
-        seed: see there.
-        batch_size: see there.
-        device: see there.
-        on_step: see there.
+        score_for: int64 (b,) indices → the score for these samples.
+        known_for: int64 (b,) indices → what is known of these, on `device`.
+        index: int64 (n,) sample indices.
+        shape: shape of one sample.
+        seed: of the noise.
+        batch_size: how many are drawn at a time.
+        device: where.
+        on_step: is told of every step of every batch.
 
     Yields:
         `Samples` of up to `batch_size`.
@@ -237,7 +253,7 @@ MASKS: Mapping[str, Callable[[int, int, int], Tensor]] = {
     "bottom": _half("bottom"),
     "scattered": _scattered,
 }
-"""What each hides: the middle square of half the side, one half, three random pixels of four.
+"""What each hides: the middle, of half the sides; one half; about three pixels of four, by seed.
 Called with height, width and seed; gives bool (H, W)."""
 
 

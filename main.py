@@ -27,6 +27,20 @@ from configs import parts
 HERE = Path(__file__).resolve().parent
 MODES = ("train", "sample", "eval", "stats", "inpaint", "colorize", "tune", "convert", "recipes")
 WITHOUT_RECIPE = ("convert", "recipes")
+FROM_CHECKPOINT = ("sample", "eval", "inpaint", "colorize")
+USED_IN = {
+    "checkpoint": (*FROM_CHECKPOINT, "convert"),
+    "eval_folder": ("eval",),
+    "init_from": ("train",),
+    "num_samples": ("sample", "inpaint", "colorize"),
+    "input": ("inpaint", "colorize"),
+    "mask": ("inpaint",),
+    "completions": ("inpaint", "colorize"),
+    "output": ("sample", "inpaint", "colorize", "convert"),
+    "raw": FROM_CHECKPOINT,
+    "smoke": ("train",),
+}
+"""Options that not every mode heeds."""
 
 
 @dataclass(frozen=True)
@@ -92,15 +106,20 @@ def _define_flags(argv: Sequence[str] = ()) -> flags.FlagValues:
             None,
             "How many images to draw (default 64), or to inpaint or colorize (8).",
         ),
-        (flags.DEFINE_string, "input", None, "An image or a folder. Default: the test images."),
+        (
+            flags.DEFINE_string,
+            "input",
+            None,
+            "An image, a folder of them or an array file. Default: test images.",
+        ),
         (
             flags.DEFINE_string,
             "mask",
-            "middle",
-            "What to inpaint: middle, left, right, top, bottom, scattered, or a picture, white "
-            "where images are known.",
+            None,
+            "What to inpaint: middle (default), left, right, top, bottom, scattered, or a "
+            "picture, white where images are known.",
         ),
-        (flags.DEFINE_integer, "completions", 4, "How many of each image to draw."),
+        (flags.DEFINE_integer, "completions", None, "How many of each image (default 4)."),
         (
             flags.DEFINE_string,
             "output",
@@ -253,8 +272,12 @@ def parse(argv: Sequence[str]) -> Command:
         number = values[name].value
         if number is not None and number < 1:
             raise ValueError(f"--{name} {number}: give at least 1")
-    if values.init_from and values.mode not in (None, "train"):
-        raise ValueError(f"--init_from begins a training: it has no use in --mode {values.mode}")
+    for name, modes in USED_IN.items():
+        if values[name].value not in (None, False) and (values.mode or "train") not in modes:
+            raise ValueError(
+                f"--{name} has no use in --mode {values.mode}: leave it out, or take --mode "
+                f"{' or '.join(modes)}"
+            )
     return Command(
         config=config,
         overrides=dict(values["config"].override_values) if recipe else {},  # type: ignore[attr-defined]
@@ -265,8 +288,8 @@ def parse(argv: Sequence[str]) -> Command:
         init_from=Path(values.init_from) if values.init_from else None,
         num_samples=values.num_samples,
         input=Path(values.input) if values.input else None,
-        mask=values.mask,
-        completions=values.completions,
+        mask=values.mask or "middle",
+        completions=values.completions or 4,
         output=Path(values.output) if values.output else None,
         raw=values.raw,
         smoke=values.smoke,

@@ -288,6 +288,11 @@ def build_sampler(config: Config, sde: SDE) -> Sampler:
     if sampling.method == "ode":
         return _ode_sampler(config, sde, eps)
     pc = sampling.method == "pc"
+    if pc and sampling.predictor == sampling.corrector == "none":
+        raise ValueError(
+            "config.sampling.predictor and config.sampling.corrector are both 'none', which draws "
+            "nothing: name at least one"
+        )
     predictor = _predictor(config, sde) if pc else _few_step(config, sde)
     steps = sampling.num_steps or sde.N
     chain = pc and not config.training.continuous and steps == sde.N

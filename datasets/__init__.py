@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from datasets.batches import Batch, EpochOrder, dequantise, eval_batches, to_unit, train_batches
-from datasets.folder import open_pictures
+from datasets.folder import open_pictures, read_mask
 from datasets.named import NAMES, canonical_name, open_source
 from datasets.pixels import conform
 from datasets.sources import DatasetInfo, MemorySource, Source, StreamingSource
@@ -40,6 +40,7 @@ __all__ = [
     "open_from_config",
     "open_pictures",
     "open_source",
+    "read_mask",
     "scale",
     "to_unit",
     "train_batches",

@@ -91,12 +91,35 @@ def open_pictures(
     elif path.is_dir():
         root, names = path, tuple(file.path for file in scan(path)[:count])
     elif path.is_file():
+        if path.suffix.lower() not in ARRAY_EXTENSIONS:
+            raise ValueError(
+                f"{path} is no image: give one of {', '.join(sorted(EXTENSIONS))}, a folder of "
+                "them, or a .npy or .npz file"
+            )
         stored, _ = _read_array(path)
         return _pictures(path, conform_array(stored[:count], image_size, num_channels))
     else:
         raise FileNotFoundError(f"no image and no folder of images at {path}: check its name")
     decode = FileDecoder(root, names, image_size, num_channels)
     return _pictures(path, torch.stack([decode(index) for index in range(len(names))]))
+
+
+def read_mask(path: Path, image_size: tuple[int, int]) -> Tensor:
+    """A picture as a mask, resized and cut as images are: bool (1, H, W), True where it is white.
+
+    Raises:
+        ValueError: no picture, or one with transparent parts, which some editors mean as hidden
+            and others as known.
+    """
+    if path.suffix.lower() not in EXTENSIONS:
+        raise ValueError(f"{path} is no picture: give one of {', '.join(sorted(EXTENSIONS))}")
+    pixels = FileDecoder(path.parent, (path.name,), image_size, 4)(0)
+    if (pixels[3] < 255).any():
+        raise ValueError(
+            f"{path} has transparent parts: save it without, white where images are known and "
+            "black where they are hidden"
+        )
+    return FileDecoder(path.parent, (path.name,), image_size, 1)(0) > 127
 
 
 def _pictures(path: Path, images: Tensor) -> MemorySource:
@@ -187,7 +210,7 @@ def scan(root: Path) -> list[ImageFile]:
             else "it is empty"
         )
         raise ValueError(
-            f"no images in {root.resolve()}: it has {seen}, and files that end in "
+            f"no images in {root.resolve()}: {seen}, and files that end in "
             f"{', '.join(sorted(EXTENSIONS))} are looked for; put images there or set data.root "
             "to their folder"
         )

@@ -50,8 +50,8 @@ def open_digits(request: Request) -> MemorySource:
 def open_colour_digits(request: Request) -> MemorySource:
     """The same digits in colours, whose mean of the channels is the grey digit at half brightness.
 
-    A class has a hue of its own or, in every other image, its complement: to give a grey image its
-    colour, one has to read the digit.
+    A class has two opposite hues, in every other image the one and the other, which it shares with
+    the class five further: to give a grey image its colour, one has to read the digit.
     """
     grey = open_digits(dataclasses.replace(request, num_channels=1))
     every = torch.arange(len(grey))

@@ -140,10 +140,10 @@ def integrate(
         The likelihood, and how often the flow was evaluated.
     """
     _check(sde, x, eps)
-    if probes is not None and probes.shape[1:] != x.shape:
+    if probes is not None and (not len(probes) or probes.shape[1:] != x.shape):
         raise ValueError(
-            f"probes of shape {tuple(probes.shape[1:])} for data of shape {tuple(x.shape)}: "
-            "each sample needs one of its own shape"
+            f"{len(probes)} probes of shape {tuple(probes.shape[1:])} for data of shape "
+            f"{tuple(x.shape)}: each sample needs at least one of its own shape"
         )
     shape, rest = x.shape, x.new_zeros(len(x), 1)
 
@@ -200,8 +200,8 @@ def _differentiable(score: Score) -> Score:
         value = score(x, t)
         if not value.requires_grad:
             raise ValueError(
-                "the score has no derivative with respect to x: compute it without torch.no_grad "
-                "and without detaching it"
+                "the score has no derivative with respect to x: compute it without torch.no_grad, "
+                "without torch.inference_mode and without detaching it"
             )
         return value
 

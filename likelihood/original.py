@@ -48,6 +48,7 @@ def get_likelihood_fn(
     Raises:
         ValueError: where the type of probe is unknown, or data with these levels and this
             transform have no bits/dim.
+        ArithmeticError: from fn, where the solver does not arrive.
     """
     check_kind(hutchinson_type)
     width = bin_width(inverse_scaler, levels)
@@ -59,18 +60,25 @@ def get_likelihood_fn(
         model: nn.Module, data: Tensor, *, probe: Tensor | None = None
     ) -> tuple[Tensor, Tensor, int]:
         score = NetworkScore(model.eval(), sde, continuous=True)
+        data = data.to(_dtype_of(model, data))
         probe = _torch_probe(hutchinson_type, data) if probe is None else probe
         options = partial(solver, rtol=rtol, atol=atol)
         result, calls = integrate(sde, lambda _: score, data, probe[None], eps, options)
         if (result.status != Status.DONE).any():
             raise ArithmeticError(
-                f"the ODE solver {method} stopped before T={sde.T}: the network's output is not "
-                "finite or too steep; check its weights, or raise eps or the tolerances"
+                f"the ODE solver {method} stopped before T={sde.T}: the data or the network's "
+                "output are not finite, or too steep; check both, or raise eps or the tolerances"
             )
         bits = bits_per_dim(result.logp, data[0].numel(), width)
         return bits.to(data.dtype), result.z, calls
 
     return likelihood_fn
+
+
+def _dtype_of(model: nn.Module, data: Tensor) -> torch.dtype:
+    """What a network computes in: its weights' type, or that of the data if it has none."""
+    weights = next(model.parameters(), data)
+    return weights.dtype if data.is_floating_point() else data.dtype
 
 
 def _torch_probe(kind: HutchinsonType, data: Tensor) -> Tensor:

@@ -32,8 +32,8 @@ class Conditioning(nn.Module):
         features: Width of the embedding.
         width: E.
         act: The network's nonlinearity.
-        num_classes: Number of class labels; 0 for none. Index `num_classes` is the null class
-            (label unknown), to which label dropout sets labels in training.
+        num_classes: Number of class labels; 0 for none. Index `num_classes` is the null class,
+            for a label that is unknown; training with labels alone never meets it.
     """
 
     def __init__(self, features: int, width: int, *, act: nn.Module, num_classes: int = 0) -> None:

@@ -18,6 +18,7 @@ from run_lib.sampling_run import load_checkpoint, network_of, prepare_output, wr
 from sampling import GridSampler, Samples
 from sde_lib import Score
 
+GRID_IMAGES = 200
 NO_CORRECTOR = (
     "sampling.corrector is none: completions fit what is known better where a corrector mixes the "
     "two at each time, such as --config.sampling.corrector=langevin"
@@ -70,9 +71,10 @@ def complete(
     config = assembly.adopt(config, state["config"], overrides or {}, path)
     assembly.check(config)
     sampler, known_of = _sampler(config, task), _known_of(config, task, mask)
-    output = output or workdir / "samples" / f"step_{state['step']:08d}_{task}"
-    prepare_output(output)
     images, labels = _images(config, source, num_images)
+    name = f"{task}_{Path(mask).stem}" if task == "inpaint" else task
+    output = output or workdir / "samples" / f"step_{state['step']:08d}_{name}"
+    grid = prepare_output(output)
     known = known_of(datasets.get_data_scaler(config)(images))
     total = len(images) * completions
     advice = (
@@ -80,16 +82,18 @@ def complete(
     )
     with Logbook(workdir, tensorboard=False) as log, advice_on_memory(advice):
         network = network_of(config, state, raw=raw)
-        if config.sampling.method == "pc" and config.sampling.corrector == "none":
+        chosen = "sampling.corrector" in (overrides or {})
+        if config.sampling.method == "pc" and config.sampling.corrector == "none" and not chosen:
             reports.append(NO_CORRECTOR)
         for report in reports:
             log.say(report)
         log.say(f"{task}: {completions} completions of each of {len(images)} images, to {output}")
         parts = _draw(config, network, sampler, known, labels, completions)
         drawn, nfe = write_images(log, config, parts, total, output)
-        grid = output.with_name(output.stem + "_grid.png")
-        rows = [images[:, None], _shown(config, known)[:, None]]
-        rows = [pictures.to_uint8(row) for row in rows] + [drawn.unflatten(0, (-1, completions))]
+        few = max(1, GRID_IMAGES // (2 + completions))
+        rows = [images[:few, None], _shown(config, known)[:few, None]]
+        rows = [pictures.to_uint8(row) for row in rows]
+        rows.append(drawn.unflatten(0, (-1, completions))[:few])
         picture = pictures.grid(torch.cat(rows, dim=1).flatten(0, 1), columns=2 + completions)
         pictures.save_png(grid, picture)
         log.say(f"{total} completions, {nfe:.1f} network evaluations each; grid: {grid}")
@@ -119,8 +123,7 @@ def _known_of(config: Config, task: str, mask: str) -> Callable[[Tensor], Known]
     if mask in MASKS:
         known = MASKS[mask](height, width, config.seed)
     elif Path(mask).is_file():
-        picture = datasets.open_pictures(Path(mask), (height, width), 1)
-        known = picture.images(torch.tensor([0]))[0] > 127
+        known = datasets.read_mask(Path(mask), (height, width))
     else:
         raise ValueError(
             f"--mask {mask}: give {', '.join(MASKS)}, or a picture that is white where images are "
@@ -128,6 +131,11 @@ def _known_of(config: Config, task: str, mask: str) -> Callable[[Tensor], Known]
         )
     if known.all():
         raise ValueError(f"--mask {mask} is white all over and hides nothing: paint a part black")
+    if not known.any():
+        raise ValueError(
+            f"--mask {mask} is black all over where it is cut to {height}x{width}, as images are, "
+            "and leaves nothing known: paint a part white, or take --mode sample"
+        )
     return lambda images: known_pixels(images, known)
 
 

@@ -1,5 +1,6 @@
 """`--mode sample`: images from a checkpoint."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def sample(
     assembly.check(config)
     device, sde = assembly.build_device(config), assembly.build_sde(config)
     output = output or workdir / "samples" / f"step_{state['step']:08d}_{config.sampling.method}"
-    prepare_output(output)
+    grid = prepare_output(output)
     advice = (
         f"with {config.sampling.batch_size} images at a time: lower --config.sampling.batch_size"
     )
@@ -64,28 +65,34 @@ def sample(
         log.say(f"drawing {num_samples} images from {path} into {output}")
         parts = draw(config, network, sde, torch.arange(num_samples), device)
         images, nfe = write_images(log, config, parts, num_samples, output)
-        grid = output.with_name(output.stem + "_grid.png")
         pictures.save_png(grid, pictures.grid(images[:100]))
         log.say(f"{num_samples} images, {nfe:.1f} network evaluations each; grid: {grid}")
-        older = sum(int(path.stem) >= num_samples for path in _numbered(output))
-        if older:
-            log.say(f"{output} also holds {older} images of an earlier command, of higher numbers")
     return output
 
 
-def prepare_output(output: Path) -> None:
-    """Refuses an output that cannot be written, before anything is drawn; makes its folder."""
+def prepare_output(output: Path) -> Path:
+    """Refuses an output that cannot be written, before anything is drawn; makes its folder.
+
+    Returns:
+        Where the grid of its images goes, beside it.
+    """
     folder = output.parent if output.suffix == ".npz" else output
-    if output.suffix.lower() in (".png", ".jpg", ".jpeg", ".gif"):
+    if output.suffix.lower() in (".png", ".jpg", ".jpeg", ".gif", ".npy"):
         raise ValueError(f"--output {output}: give a folder for PNG files, or a name in .npz")
     if output.suffix == ".npz" and output.is_dir():
         raise ValueError(f"--output {output} is a folder: give another name in .npz")
+    if output.suffix == ".npz" and output.exists():
+        raise FileExistsError(f"{output} exists: move it away or choose another --output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(
             f"--output {output} cannot be made ({error.strerror or error}): choose another place"
         ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"--output {output} cannot be written to: choose another place")
+    whole = output.resolve()  # of "." the name too
+    return whole.with_name(whole.name.removesuffix(".npz") + "_grid.png")
 
 
 def _numbered(output: Path) -> list[Path]:
@@ -110,6 +117,9 @@ def write_images(
             bar.update(len(part.index))
     if output.suffix == ".npz":
         pictures.save_npz(output, torch.cat(images), torch.cat(index))
+    older = sum(int(path.stem) >= total for path in _numbered(output))
+    if older:
+        log.say(f"{output} also holds {older} images of an earlier command, of higher numbers")
     return torch.cat(images), torch.cat(nfe).float().mean().item()
 
 

@@ -75,6 +75,8 @@ def tune(config: Config, workdir: Path) -> str:
     assembly.check(config)
     _prepare(workdir)
     source, _ = assembly.build_sources(config)
+    if len(source) < 2:
+        raise ValueError("one image has no distance to another: give at least two training images")
     found = largest_distance(source, config.seed)
     scale = datasets.get_data_scaler(config)
     span = (scale(torch.ones(())) - scale(torch.zeros(()))).item()
@@ -84,7 +86,8 @@ def tune(config: Config, workdir: Path) -> str:
     channels, height, width = source.info.shape
     lines = [
         f"images            {source.info.name}, {len(source):,} of {channels}x{height}x{width}",
-        f"largest distance  {distance:.4g}, {_how(found, span)}, where a pixel spans {span:g}",
+        f"largest distance  {distance:.4g}, {_how(found, span)}, where a pixel spans {span:g}"
+        + (", flips left out" if config.data.random_flip else ""),
     ]
     report: dict[str, Any] = {
         "data": source.info.name,
@@ -174,7 +177,7 @@ def _say_levels(config: Config, levels: NoiseLevels, report: dict[str, Any]) -> 
         method = pair if sampling.method == "pc" else sampling.method
         lines += [
             f"The recipe samples by {method}; levels and step are those of annealed Langevin "
-            "dynamics. To sample by that, also:",
+            "dynamics. To train for that, also:",
             _words(report["annealed_langevin"]),
         ]
     return lines

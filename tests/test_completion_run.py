@@ -117,6 +117,8 @@ def test_own_pictures_and_an_own_mask(place, tmp_path):
         (["--mode=inpaint", "--input=nowhere"], "no image and no folder of images at nowhere"),
         (["--mode=inpaint", "--workdir=/nowhere/at/all"], "holds no checkpoint: train first"),
         (["--mode=colorize", "--config.data.num_channels=1"], "contradicts"),
+        (["--mode=sample", "--mask=left"], "--mask has no use in --mode sample: leave it out"),
+        (["--mode=colorize", "--config.sampling.predictor=none"], "which draws nothing"),
     ],
 )
 def test_a_mistake_is_one_sentence(place, capsys, words, sentence):
@@ -124,6 +126,33 @@ def test_a_mistake_is_one_sentence(place, capsys, words, sentence):
     errors = capsys.readouterr().err
     assert sentence in errors
     assert errors.count("\n") == 1
+
+
+def test_masks_that_do_not_say_what_they_mean_are_refused(place, tmp_path, capsys):
+    Image.new("L", (8, 8), 0).save(tmp_path / "black.png")
+    hole = Image.new("RGBA", (8, 8), (255, 255, 255, 255))
+    hole.putpixel((0, 0), (0, 0, 0, 0))
+    hole.save(tmp_path / "hole.png")
+    (tmp_path / "note.txt").write_text("left")
+    for name, sentence in (
+        ("black.png", "leaves nothing known: paint a part white"),
+        ("hole.png", "has transparent parts: save it without"),
+        ("note.txt", "is no picture: give one of"),
+    ):
+        assert run(place, "--mode=inpaint", f"--mask={tmp_path / name}") == 1
+        assert sentence in capsys.readouterr().err
+
+
+def test_what_is_there_is_kept_or_told(place, tmp_path, capsys):
+    few = ("--mode=inpaint", "--num_samples=1")
+    out = f"--output={tmp_path / 'out'}"
+    assert run(place, *few, "--completions=3", out) == 0
+    assert run(place, *few, "--completions=1", out) == 0
+    assert "also holds 2 images of an earlier command" in capsys.readouterr().out
+    (tmp_path / "mine.npz").write_bytes(b"mine")
+    assert run(place, *few, f"--output={tmp_path / 'mine.npz'}") == 1
+    assert "mine.npz exists: move it away" in capsys.readouterr().err
+    assert (tmp_path / "mine.npz").read_bytes() == b"mine"
 
 
 def test_a_mask_that_hides_nothing_and_grey_images_are_refused(place, tmp_path, capsys):

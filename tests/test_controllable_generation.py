@@ -316,10 +316,15 @@ def test_what_cannot_be_completed_is_refused_with_the_remedy():
         known_pixels(image, torch.tensor([0.0, 255.0])[:, None].expand(2, 4))
     with pytest.raises(ValueError, match=r"shape \(5, 4\) .* such as \(B, 1, H, W\)"):
         known_pixels(image, torch.ones(5, 4))
+    for known in (known_gray, lambda x: known_pixels(x, torch.ones(4, 4))):
+        with pytest.raises(ValueError, match=r"images of torch\.uint8: scale them"):
+            known(image.to(torch.uint8))
+    with pytest.raises(ValueError, match=r"say what its first axis counts"):
+        known_pixels(torch.zeros(3, 3, 4, 4), torch.ones(3, 4, 4))
     with pytest.raises(ValueError, match="repeated in each channel"):
         known_gray(image[:, :1])
     sde = VPSDE(N=4)
     with pytest.raises(ValueError, match="unknown predictor"):
         get_pc_inpainter(sde, "revers_diffusion", "none", abs, 0.1)
-    assert ReverseDiffusionPredictor.name  # the class may be given too
+    # The class may be given too, and None for none.
     get_pc_inpainter(sde, ReverseDiffusionPredictor, None, abs, 0.1)

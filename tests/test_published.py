@@ -538,4 +538,4 @@ def test_a_run_does_not_begin_with_other_weights(published, tmp_path, capsys):
     assert "there is no checkpoint" in sentence(capsys, *words, "--init_from=nowhere.pt")
     assert checkpoints.steps(tmp_path / "run" / "checkpoints") == []
     said = sentence(capsys, *sample_words(published), f"--init_from={published}")
-    assert "--init_from begins a training" in said
+    assert "--init_from has no use in --mode" in said

@@ -4,7 +4,7 @@ Command:   python main.py --config configs/ve/colour_digits.py --mode train
            python main.py --config configs/ve/colour_digits.py --mode colorize
 Cost:      1.3 M parameters; minutes on two CPU cores, no download.
 
-A class has one of two colours, so that a grey digit has two right answers. The corrector mixes
+A class has two opposite colours, so that a grey digit has two right answers. The corrector mixes
 what is drawn with what is known (docs/design.md).
 """
 
