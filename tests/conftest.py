@@ -5,9 +5,15 @@ import os
 import sys
 from pathlib import Path
 
+# Two processes share the tests (pytest-xdist); networks this small gain nothing from threads, and
+# threads of several processes slow one another down. Processes that tests start follow suit.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import numpy as np
 import pytest
 import torch
+
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))

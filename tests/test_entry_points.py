@@ -89,7 +89,9 @@ def signature(function) -> str:
     return str(whole.replace(parameters=bare, return_annotation=inspect.Signature.empty))
 
 
-@pytest.mark.parametrize(("function", "expected"), SIGNATURES, ids=lambda v: str(v)[:60])
+@pytest.mark.parametrize(
+    ("function", "expected"), SIGNATURES, ids=[function.__qualname__ for function, _ in SIGNATURES]
+)
 def test_signatures_are_those_of_the_release(function, expected):
     assert signature(function) == expected
 
@@ -221,7 +223,9 @@ def test_a_config_of_the_release_samples(config, method):
     calls = []
     state["model"].register_forward_hook(lambda *_: calls.append(1))
     inverse_scaler = datasets.get_data_inverse_scaler(config)
-    sample = sampling.get_sampling_fn(config, sde, (2, 1, 8, 8), inverse_scaler, eps)
+    # The ODE of a network that has learnt nothing is steep near the data: it is left early.
+    end = 0.3 if method == "ode" else eps
+    sample = sampling.get_sampling_fn(config, sde, (2, 1, 8, 8), inverse_scaler, end)
 
     def draw(seed):
         torch.manual_seed(seed)
