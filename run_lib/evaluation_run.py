@@ -21,6 +21,7 @@ from evaluation import FeatureNetwork, Reference
 from logbook import Logbook
 from run_lib import figures, quality
 from run_lib.figures import Figure, Subject
+from run_lib.files import write_whole
 from run_lib.progress import advice_on_memory, duration
 from run_lib.sampling_run import load_checkpoint, network_of
 from run_lib.shards import Shards
@@ -65,8 +66,7 @@ def evaluate(
         for path in _chosen(config, workdir, checkpoint):
             found, state = load_checkpoint(config, path, workdir, [])
             own = assembly.adopt(config, state["config"], asked, found)
-            evaluation = _Evaluation(own, found, state, folder, log, world, raw)
-            reports.append(evaluation.run())
+            reports.append(_Evaluation(own, found, state, folder, log, world, raw).run())
         if world.is_main and len(reports) > 1:
             log.say(_table(reports))
     return reports
@@ -103,6 +103,7 @@ class _Evaluation:
 
     def run(self) -> Path:
         config, log, start = self.config, self.log, time.monotonic()
+        facts = self._facts()
         assembly.check(config)
         sde, device = assembly.build_sde(config), assembly.build_device(config)
         sources = {split: datasets.open_from_config(config, split) for split in self._splits()}
@@ -111,10 +112,10 @@ class _Evaluation:
         log.say(f"evaluating {self.path} on {device}, into {self.folder}")
         with advice_on_memory("lower --config.eval.batch_size"):
             network = network_of(config, self.state, raw=self.raw)
-            shards = Shards(self.folder / "shards", self._facts(), self.world, log)
+            shards = Shards(self.folder / "shards", facts, self.world, log)
             found, left_out = self._figures(Subject(config, network, sde, device, shards), sources)
         report = {
-            **self._facts(),
+            **facts,
             "checkpoint": str(self.path),
             "step": self.state["step"],
             **found,
@@ -125,7 +126,8 @@ class _Evaluation:
         }
         path = self._path(".json")
         if self.world.is_main:
-            _write(path, report)
+            text = json.dumps(report, indent=2) + "\n"
+            write_whole(path, lambda file: file.write(text.encode()), "--eval_folder")
             for line in _lines(found, left_out):
                 log.say(line)
             log.say(f"report: {path}, after {duration(time.monotonic() - start)}")
@@ -215,8 +217,10 @@ class _Evaluation:
     ) -> dict[str, np.ndarray]:
         """Samples and, where its features are kept, the nearest images of the training set."""
         shown = {f"the first {len(drawn.images)} samples": pictures.grid(drawn.images)}
-        train, _ = quality.reference(self.config, sources["train"], network)
-        test, _ = quality.reference(self.config, sources["test"], network)
+        train, test = (
+            quality.own_statistics(self.config, sources[split], network)[0]
+            for split in ("train", "test")
+        )
         if train.features is None or test.features is None:
             return shown
         found["nearest_train"], rows = quality.nearest(
@@ -293,17 +297,3 @@ def _table(paths: list[Path]) -> str:
             cells.append(f"{figure['value']:.4f} ± {figure['se']:.4f}{star}".rjust(28))
         lines.append(f"{report['step']:<10}" + "".join(cells))
     return "\n".join(lines)
-
-
-def _write(path: Path, report: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(
-            f"cannot write {path} ({error.strerror or error}): free some space or choose another "
-            "--eval_folder"
-        ) from error

@@ -24,6 +24,8 @@ KEPT_NUMBERS = 10**8
 """Features of so many numbers are kept with a reference; without them only FID is computed."""
 
 KID_SUBSET = 1000
+RESAMPLES = 20
+"""Of the bootstrap; a quarter of them for Inception, of which each takes half a minute."""
 
 
 def feature_network(config: Config, info: DatasetInfo, device: torch.device) -> FeatureNetwork:
@@ -98,12 +100,22 @@ def reference(config: Config, source: Source, network: FeatureNetwork) -> tuple[
         ValueError: the statistics are of other images or of another network.
         OSError: a file that cannot be read or written.
     """
+    if not config.eval.reference:
+        return own_statistics(config, source, network)
+    path = Path(config.eval.reference)
+    found = Reference.load(path)
+    evaluation.check_comparable(found.facts, facts_of(source.info, network))
+    return found, path
+
+
+def own_statistics(
+    config: Config, source: Source, network: FeatureNetwork
+) -> tuple[Reference, Path]:
+    """The statistics of a data set, computed by its loader and kept in `eval.stats_folder`.
+
+    Arguments, results and errors as of `reference`.
+    """
     facts = facts_of(source.info, network)
-    if config.eval.reference:
-        path = Path(config.eval.reference)
-        found = Reference.load(path)
-        evaluation.check_comparable(found.facts, facts)
-        return found, path
     name = evaluation.cache_name(facts, source.info.fingerprint)
     path = Path(config.eval.stats_folder) / name
     if path.is_file():
@@ -145,7 +157,7 @@ def stats(config: Config) -> str:
     for split in ("train", "test"):
         source = datasets.open_from_config(config, split)
         if len(source) > 1:
-            found, path = reference(config, source, network)
+            found, path = own_statistics(config, source, network)
             said.append(f"{split}: {found.facts.n:,} images under {network.name}, in {path}")
     return "\n".join(said)
 
@@ -200,7 +212,6 @@ def sample_figures(
         source: the split that they are compared with.
         network: the feature network.
         held: its statistics of that split.
-
     """
     shards = _samples(subject, network)
     done = torch.from_numpy(shards["status"] == Status.DONE)
@@ -211,9 +222,7 @@ def sample_figures(
         features,
         held.mu,
         held.sigma,
-        resamples=20
-        if network.dimensions < 1000
-        else 5,  # of Inception's each takes half a minute
+        resamples=RESAMPLES if network.dimensions < 1000 else RESAMPLES // 4,
         seed=subject.config.seed,
     )
     found: dict[str, Figure] = {

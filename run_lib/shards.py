@@ -7,9 +7,9 @@ never mixed in.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 import parallel
 from logbook import Logbook
+from run_lib.files import write_whole
 
 Arrays = dict[str, np.ndarray]
 
@@ -74,7 +75,8 @@ class Shards:
         with self.log.progress(ahead, done, unit="image") as bar:
             for path, part in to_do:
                 arrays = {key: value.cpu().numpy() for key, value in compute(part).items()}
-                _write(path, {"index": part.numpy(), **arrays})
+                whole = {"index": part.numpy(), **arrays}
+                write_whole(path, partial(np.savez, **whole), "--eval_folder")
                 bar.update(len(part))
         parallel.barrier()
         read = [_read(home / f"{k:06d}.npz", part) for k, part in enumerate(parts)]
@@ -97,19 +99,3 @@ def _read(path: Path, index: Tensor) -> Arrays | None:
     with np.load(path, allow_pickle=False) as file:
         arrays = dict(file)
     return arrays if np.array_equal(arrays.get("index", ()), index.numpy()) else None
-
-
-def _write(path: Path, arrays: Arrays) -> None:
-    # Two evaluations of the same thing at once write the same numbers: the last one wins.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(
-            f"cannot write {path} ({error.strerror or error}): free some space or choose another "
-            "--eval_folder"
-        ) from error

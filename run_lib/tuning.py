@@ -12,6 +12,7 @@ import assembly
 import datasets
 from assembly import Config
 from datasets.distances import LargestDistance, largest_distance
+from run_lib.files import cannot_write, write_whole
 from sde_lib import VESDE
 from solvers.noise_levels import (
     count_levels,
@@ -107,7 +108,8 @@ def tune(config: Config, workdir: Path) -> str:
         lines += _say_levels(config, levels, report)
     else:
         lines += [_say_end(config, distance)]
-    path = _write(workdir, report)
+    path, text = workdir / "tune.json", json.dumps(report, indent=2) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()), "--workdir")
     return "\n".join([*lines, f"written to {path}"])
 
 
@@ -210,23 +212,4 @@ def _prepare(workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _cannot_write(workdir, error) from error
-
-
-def _write(workdir: Path, report: dict[str, Any]) -> Path:
-    path = workdir / "tune.json"
-    temporary = path.with_suffix(".tmp")
-    try:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _cannot_write(path, error) from error
-    return path
-
-
-def _cannot_write(path: Path, error: OSError) -> OSError:
-    return OSError(
-        f"cannot write {path} ({error.strerror or error}): free some space or choose another "
-        "--workdir"
-    )
+        raise cannot_write(workdir, error, "--workdir") from error

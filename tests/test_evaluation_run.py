@@ -333,6 +333,14 @@ def test_a_wrong_reference_is_refused_before_anything_is_drawn(sampled, tmp_path
     assert not list((tmp_path / "wrong").rglob("*.npz"))
 
 
+def test_a_reference_that_fits_is_taken(sampled, tmp_path):
+    own = sampled()
+    (test,) = (tmp_path / "stats").glob("*test*.npz")
+    given = sampled(f"--config.eval.reference={test}", folder="given")
+    for name in ("fd", "kd", "precision", "recall", "nearest_train"):
+        assert given[name] == own[name]
+
+
 def test_stats_train_a_network_where_there_is_none(tmp_path, capsys):
     given = ("--mode=stats", f"--config.eval.stats_folder={tmp_path}", "--config.device=cpu")
     recipe = ["main.py", "--config=configs/ve/colour_digits.py"]
