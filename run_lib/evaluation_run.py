@@ -217,14 +217,16 @@ class _Evaluation:
     ) -> dict[str, np.ndarray]:
         """Samples and, where its features are kept, the nearest images of the training set."""
         shown = {f"the first {len(drawn.images)} samples": pictures.grid(drawn.images)}
-        train, test = (
-            quality.own_statistics(self.config, sources[split], network)[0]
-            for split in ("train", "test")
-        )
-        if train.features is None or test.features is None:
+        both = [sources[split] for split in ("train", "test")]
+        if not all(quality.keeps_features(source, network) for source in both):
             return shown
+        train, test = (
+            quality.own_statistics(self.config, source, network)[0].features for source in both
+        )
+        assert train is not None
+        assert test is not None
         found["nearest_train"], rows = quality.nearest(
-            drawn.features, test.features, train.features, network.label or network.name
+            drawn.features, test, train, network.label or network.name
         )
         few = min(8, len(drawn.images))
         stored = sources["train"].images(rows[:few]).cpu()
