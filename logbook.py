@@ -9,7 +9,6 @@ import contextlib
 import errno
 import json
 import math
-import os
 import sys
 import threading
 import time
@@ -20,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 import numpy as np
 from torch import Tensor
 from tqdm import tqdm
+
+import atomic
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -101,14 +102,9 @@ class Logbook:
         self._claim()
         first_new = step + 1 if step else 0
         kept = [line for line, entry in self._lines() if entry and entry["step"] < first_new]
-        temporary = self._metrics_path.with_suffix(".jsonl.tmp")
         with self._writing():
             self._metrics.close()
-            try:
-                temporary.write_text("".join(kept), encoding="utf-8")
-                os.replace(temporary, self._metrics_path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            atomic.write(self._metrics_path, lambda file: file.write("".join(kept).encode()))
             self._metrics = self._open_metrics()
         self._purge_step = first_new
         self.say(f"resumed at step {step}" if step else "started")

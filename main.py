@@ -10,6 +10,7 @@ resumes it.
 """
 
 import difflib
+import math
 import sys
 import traceback
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ FROM_CHECKPOINT = ("sample", "eval", "inpaint", "colorize")
 USED_IN = {
     "checkpoint": (*FROM_CHECKPOINT, "convert"),
     "eval_folder": ("eval",),
+    "wait": ("eval",),
     "init_from": ("train",),
     "num_samples": ("sample", "inpaint", "colorize"),
     "input": ("inpaint", "colorize"),
@@ -41,6 +43,7 @@ USED_IN = {
     "smoke": ("train",),
 }
 """Options that not every mode heeds."""
+TEXTS = ("workdir", "checkpoint", "eval_folder", "init_from", "input", "mask", "output")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Command:
         overrides: dotted names and values of the fields given on the command line.
         workdir: where the run keeps everything.
         mode: one of `MODES`.
+        eval_folder: where reports go, None for `eval` in the work directory.
+        wait: minutes to wait for each checkpoint that is still to come.
         checkpoint: a file or a folder of diffusers, or None for the newest of the work directory.
         init_from: a checkpoint whose weights a new run begins with.
         num_samples: images to draw, or to complete; None for the mode's own number.
@@ -71,6 +76,7 @@ class Command:
     workdir: Path
     mode: str
     eval_folder: Path | None
+    wait: float
     checkpoint: Path | None
     init_from: Path | None
     num_samples: int | None
@@ -99,6 +105,12 @@ def _define_flags(argv: Sequence[str] = ()) -> flags.FlagValues:
             "A file, or a folder of diffusers. Default: the newest of the work directory.",
         ),
         (flags.DEFINE_string, "eval_folder", None, "Default: eval/ in the work directory."),
+        (
+            flags.DEFINE_float,
+            "wait",
+            0.0,
+            "Evaluate checkpoints as they come, waiting at most so many minutes for each.",
+        ),
         (flags.DEFINE_string, "init_from", None, "Train from this checkpoint's weights."),
         (
             flags.DEFINE_integer,
@@ -268,10 +280,19 @@ def parse(argv: Sequence[str]) -> Command:
         raise ValueError(f"--mode is missing: give one of {', '.join(MODES)}")
     if values.mode and values.mode not in MODES:
         raise ValueError(f"--mode {values.mode} is unknown: give one of {', '.join(MODES)}")
+    for name in TEXTS:
+        if values[name].value == "":
+            raise ValueError(f"--{name} is empty: give it a value, or leave it out")
     for name in ("num_samples", "completions"):
         number = values[name].value
         if number is not None and number < 1:
             raise ValueError(f"--{name} {number}: give at least 1")
+    if not 0 <= values.wait < math.inf:
+        raise ValueError(f"--wait {values.wait:g}: give a number of minutes from 0 up")
+    if values.wait and values.checkpoint:
+        raise ValueError(
+            "--wait waits for checkpoints of the work directory: leave --checkpoint out"
+        )
     for name, modes in USED_IN.items():
         if values[name].value not in (None, False) and (values.mode or "train") not in modes:
             raise ValueError(
@@ -284,6 +305,7 @@ def parse(argv: Sequence[str]) -> Command:
         workdir=Path(values.workdir) if values.workdir else _default_workdir(recipe),
         mode=values.mode or "train",
         eval_folder=Path(values.eval_folder) if values.eval_folder else None,
+        wait=values.wait,
         checkpoint=Path(values.checkpoint) if values.checkpoint else None,
         init_from=Path(values.init_from) if values.init_from else None,
         num_samples=values.num_samples,
@@ -339,6 +361,7 @@ def run(command: Command) -> None:
             checkpoint=command.checkpoint,
             raw=command.raw,
             overrides=command.overrides,
+            wait_minutes=command.wait,
         )
     elif command.mode == "stats":
         sys.stdout.write(f"{run_lib.stats(command.config)}\n")

@@ -6,11 +6,18 @@ was given.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+PATIENCE = timedelta(days=30)
+"""How long processes wait for one another. A share of an evaluation takes hours; where a process
+fails, torchrun ends the others."""
 
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
@@ -60,7 +67,7 @@ def init() -> World:
     if size > 1 and not dist.is_initialized():
         has_nccl = torch.cuda.is_available() and dist.is_nccl_available()
         backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
-        dist.init_process_group(backend, rank=rank, world_size=size)
+        dist.init_process_group(backend, rank=rank, world_size=size, timeout=PATIENCE)
     return World(rank, size, local_rank)
 
 
@@ -119,3 +126,18 @@ def barrier() -> None:
     if dist.is_initialized():
         # A sum on the CPU goes through gloo: unlike `dist.barrier`, it never has to guess a GPU.
         dist.all_reduce(torch.zeros(1))
+
+
+@contextmanager
+def main_first(world: World) -> Iterator[None]:
+    """The main process goes through the body before the others, which find what it has made.
+
+    Every process must enter it.
+    """
+    if not world.is_main:
+        barrier()
+    try:
+        yield
+    finally:
+        if world.is_main:
+            barrier()

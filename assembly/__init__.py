@@ -6,6 +6,7 @@ configs are written down, compared and taken over from a checkpoint.
 
 from assembly.build import (
     Config,
+    allow_tf32,
     build_device,
     build_network,
     build_objective,
@@ -23,6 +24,7 @@ from assembly.build import (
 from assembly.check import check, check_data, reduced
 from assembly.provenance import (
     adopt,
+    of_checkpoint,
     record,
     refuse_other_data,
     refuse_other_run,
@@ -33,6 +35,7 @@ from assembly.provenance import (
 __all__ = [
     "Config",
     "adopt",
+    "allow_tf32",
     "build_device",
     "build_network",
     "build_objective",
@@ -47,6 +50,7 @@ __all__ = [
     "check_data",
     "compiled",
     "image_shape",
+    "of_checkpoint",
     "record",
     "reduced",
     "refuse_other_data",

@@ -193,9 +193,14 @@ def compiled(config: Config, network: nn.Module, device: torch.device) -> nn.Mod
 def autocast_dtype(config: Config) -> torch.dtype | None:
     """What the network computes in beside float32, and whether products may use TF32."""
     precision = config.training.precision
-    torch.backends.cuda.matmul.allow_tf32 = precision != "float32"
-    torch.backends.cudnn.allow_tf32 = precision != "float32"
+    allow_tf32(precision != "float32")
     return torch.bfloat16 if precision == "bf16" else None
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether float32 products on CUDA may keep 10 bits of their factors, and be faster."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def build_score(

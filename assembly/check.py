@@ -51,6 +51,7 @@ AT_LEAST_ONE = (
     "sampling.n_steps_each",
     "sampling.max_steps",
     "eval.batch_size",
+    "eval.bpd_batch_size",
     "eval.num_samples",
     "eval.bpd_draws",
     "eval.bpd_probes",
@@ -79,6 +80,9 @@ NOT_NEGATIVE = (
     "sampling.s_min",
     "sampling.s_max",
     "sampling.s_noise",
+    "eval.bpd_images",
+    "eval.begin_ckpt",
+    "eval.end_ckpt",
     "data.image_width",
     "model.num_classes",
     "model.init_scale",
@@ -261,6 +265,17 @@ def reduced(config: Config) -> Config:
             compile="off",
         )
         small.sampling.update(num_steps=3, n_steps_each=1, batch_size=2)
+        small.eval.update(
+            batch_size=4,
+            num_samples=4,
+            bpd_batch_size=2,
+            bpd_images=2,
+            bpd_draws=1,
+            bpd_probes=1,
+            hutchinson_type="Rademacher",
+            rtol=0.1,
+            atol=0.1,
+        )
     return small
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import ml_collections
 
+import atomic
 from assembly.build import Config
 from datasets import DatasetInfo
 
@@ -36,6 +37,10 @@ OF_CHECKPOINT = (
     "model.",
     "training.sde",
     "training.continuous",
+    "training.objective",
+    "training.likelihood_weighting",
+    "training.reduce_mean",
+    "training.time_sampling",
     "data.dataset",
     "data.category",
     "data.image_size",
@@ -69,12 +74,9 @@ def record(config: Config, workdir: Path, origin: str = "") -> None:
     known = {"config": json.loads(to_json(config)), **versions()}
     text = json.dumps(known | ({"origin": origin} if origin else {}), indent=2)
     path = workdir / "config.json"
-    temporary = path.with_suffix(".tmp")
     try:
-        temporary.write_text(text + "\n")
-        temporary.replace(path)
+        atomic.write(path, lambda file: file.write(f"{text}\n".encode()))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OSError(
             f"cannot write {path} ({error.strerror or error}): free some space or choose another "
             "--workdir"
@@ -154,6 +156,12 @@ def adopt(config: Config, written: str, overrides: dict[str, Any], checkpoint: P
             tuple(value) if isinstance(value, list) else value
         )
     return result.lock()
+
+
+def of_checkpoint(config: Config) -> dict[str, Any]:
+    """The fields that a checkpoint decides by itself, by dotted name."""
+    leaves = _leaves(to_json(config))
+    return {name: value for name, value in leaves.items() if name.startswith(OF_CHECKPOINT)}
 
 
 def _leaves(written: str) -> dict[str, Any]:

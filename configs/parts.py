@@ -55,7 +55,8 @@ COMMON: Part = {
     "sampling.s_min": 0.0,
     "sampling.s_max": 1e30,
     "sampling.s_noise": 1.0,
-    "eval.batch_size": 1024,
+    "eval.batch_size": 1024,  # for losses and features
+    "eval.bpd_batch_size": 128,  # for bits/dim, whose backward pass keeps all activations
     "eval.num_samples": 50000,
     "eval.begin_ckpt": 0,  # first step of the checkpoints to evaluate; both 0: the newest alone
     "eval.end_ckpt": 0,  # last step; 0: no last one
@@ -63,7 +64,7 @@ COMMON: Part = {
     "eval.enable_loss": True,
     "eval.enable_bpd": True,
     "eval.bpd_dataset": "test",  # test, train, both
-    "eval.bpd_images": 0,  # of each split, the first; 0: as many as there are test images
+    "eval.bpd_images": 0,  # of each split, chosen at random; 0: as many as there are test images
     "eval.bpd_draws": 1,  # uniform dequantisations of each image
     "eval.bpd_probes": 1,  # for the trace, in each
     "eval.bpd_eps": 1e-5,  # where the flow begins
@@ -106,6 +107,7 @@ DIGITS: Part = {
     "data.num_channels": 1,
     "data.random_flip": False,
     "eval.batch_size": 100,
+    "eval.bpd_batch_size": 50,
     "eval.num_samples": 2000,
     "eval.bpd_dataset": "both",
     "eval.reference_split": "test",

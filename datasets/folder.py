@@ -295,6 +295,11 @@ def _read_array(path: Path) -> tuple[np.ndarray, Tensor | None]:
             f"{path} holds images of shape {images.shape} and type {images.dtype}: "
             "give uint8 (N, H, W, C) with 1, 3 or 4 channels"
         )
+    if images.ndim == 3 and images.shape[2] in (3, 4):
+        raise ValueError(
+            f"{path} holds an array of shape {images.shape}, like one colour image: "
+            "store images[None], or images[..., None] if these are grey"
+        )
     if not len(images):
         raise ValueError(f"{path} holds no images: write at least one into it")
     if labels is None:

@@ -6,7 +6,7 @@ themselves; `moments` means and covariances; `statistics` the reference files an
 compared; `frechet` and `distances` the numbers. Images are uint8 with 256 levels throughout.
 """
 
-from evaluation.classifier import Classifier, digits_classifier
+from evaluation.classifier import Classifier, digits_classifier, suits_classifier
 from evaluation.classifier_training import accuracy, train_classifier
 from evaluation.distances import (
     KernelDistance,
@@ -59,6 +59,7 @@ __all__ = [
     "metric_name",
     "precision_recall",
     "spread_levels",
+    "suits_classifier",
     "to_uint8",
     "train_classifier",
 ]

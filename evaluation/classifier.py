@@ -9,7 +9,6 @@ another, with nothing else.
 
 import hashlib
 import math
-import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -18,6 +17,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+import atomic
 
 DIMENSIONS = 64
 """Numbers of a feature vector."""
@@ -57,7 +58,7 @@ class Classifier(nn.Module):
         super().__init__()
         channels, height, width = shape
         least, most = _SIDES
-        if not (least <= min(height, width) and max(height, width) <= most):
+        if not suits_classifier(shape):
             raise ValueError(
                 f"the built-in feature network takes images of {least}x{least} to {most}x{most} "
                 f"pixels, not {height}x{width}: use Inception"
@@ -115,14 +116,9 @@ class Classifier(nn.Module):
 
     def save(self, path: Path) -> None:
         """Writes weights and settings: tensors, numbers and strings."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         content: dict[str, Any] = {name: getattr(self, name) for name in _SETTINGS}
-        temporary = path.with_name(path.name + ".tmp")
-        try:
-            torch.save({**content, "weights": self.state_dict()}, temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        content["weights"] = self.state_dict()
+        atomic.write(path, lambda file: torch.save(content, file))
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> "Classifier":
@@ -149,6 +145,11 @@ class Classifier(nn.Module):
                 f"{path} is no feature network, or damaged: train it anew with --mode stats"
             ) from None
         return network.eval().requires_grad_(False).to(device)
+
+
+def suits_classifier(shape: tuple[int, int, int]) -> bool:
+    """Whether images of a shape (C, H, W) are of a size that a `Classifier` takes."""
+    return all(_SIDES[0] <= side <= _SIDES[1] for side in shape[1:])
 
 
 def digits_classifier(device: torch.device | str = "cpu") -> Classifier:

@@ -8,7 +8,6 @@ few of these facts, or none; what a file does not tell is not compared.
 
 import contextlib
 import hashlib
-import os
 import re
 import zipfile
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import atomic
 from evaluation.moments import Moments
 
 FEATURE_KEYS = ("pool_3", "features", "feats")
@@ -90,7 +90,7 @@ class Reference:
         return cls(facts, mu, sigma, features, logits)
 
     def save(self, path: Path) -> None:
-        """Writes an `.npz`, under a temporary name first.
+        """Writes an `.npz`, whole or not at all.
 
         Raises:
             OSError: the file can't be written.
@@ -100,14 +100,7 @@ class Reference:
             arrays["pool_3"] = self.features.to("cpu", torch.float32).numpy()
         if self.logits is not None:
             arrays["logits"] = self.logits.to("cpu", torch.float32).numpy()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        try:
-            with open(temporary, "wb") as file:
-                np.savez(file, **arrays, **asdict(self.facts))
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        atomic.write(path, lambda file: np.savez(file, **arrays, **asdict(self.facts)))
 
     @classmethod
     def load(cls, path: Path) -> "Reference":

@@ -211,15 +211,16 @@ class ELBO(DDPM):
 
     def __init__(self, sde: VPSDE, reduce_mean: bool = False) -> None:
         super().__init__(sde, reduce_mean)
-        self.weights = elbo_weights(sde)
-        self.total = 2 * float(self.weights.sum())  # of half sums
+        weights = elbo_weights(sde)
+        self.total = 2 * float(weights.sum())  # of half sums
+        self.probabilities = (weights / weights.sum()).float()  # MPS has no float64
 
     def times(
         self, n: int, device: torch.device | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """Draws steps (n,), int64, with p_i ∝ w_i."""
-        self.weights = self.weights.to(torch.float32).to(device)  # MPS has no float64
-        return self.weights.multinomial(n, replacement=True, generator=generator)
+        self.probabilities = self.probabilities.to(device)  # copied once, not in every step
+        return self.probabilities.multinomial(n, replacement=True, generator=generator)
 
     def __call__(
         self, net: Network, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None

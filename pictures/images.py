@@ -4,7 +4,6 @@ Images are (N, C, H, W) with values in [0, 1], or uint8; a picture is (H, W, C) 
 1 (grey), 3 (RGB) or 4 (RGBA). Files appear under their names only once they are complete.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from math import ceil, sqrt
 from pathlib import Path
@@ -14,6 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+import atomic
 
 _READABLE_PIXELS = 64  # smaller images are enlarged in a grid, up to this side
 _WHITE = 255
@@ -203,17 +204,10 @@ def _pil(image: np.ndarray) -> Image.Image:
 
 
 def save(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
-    """Lets `write` fill a temporary file beside `path`, which then takes its place."""
+    """Lets `write` fill a file that appears under its name once it is whole."""
     path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                write(file)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        atomic.write(path, write, durable=False)
     except OSError as error:
         raise OSError(
             f"cannot write {path} ({error.strerror or error}): "

@@ -14,7 +14,7 @@ Everything a run writes lies in its work directory:
 
 from run_lib.completion_run import complete
 from run_lib.evaluation_run import evaluate
-from run_lib.quality import stats
+from run_lib.references import stats
 from run_lib.sampling_run import sample
 from run_lib.training_run import train
 from run_lib.trial import smoke

@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ from assembly import Config
 from datasets import Source
 from evaluation import FeatureNetwork, Reference
 from logbook import Logbook
-from run_lib import figures, quality
+from run_lib import figures, quality, references
 from run_lib.figures import Figure, Subject
 from run_lib.files import write_whole
+from run_lib.in_turn import in_turn
 from run_lib.progress import advice_on_memory, duration
-from run_lib.sampling_run import load_checkpoint, network_of
-from run_lib.shards import Shards
+from run_lib.report import lines, standard, table
+from run_lib.sampling_run import network_of
+from run_lib.shards import Results, Shards
 
 SPLITS = {"test": ("test",), "train": ("train",), "both": ("test", "train")}
 """What `eval.bpd_dataset` may say."""
@@ -38,6 +40,8 @@ def evaluate(
     checkpoint: Path | None = None,
     raw: bool = False,
     overrides: dict[str, object] | None = None,
+    wait_minutes: float = 0.0,
+    sources: tuple[Source, Source] | None = None,
 ) -> list[Path]:
     """Computes what can be computed of checkpoints: loss, bits/dim, samples and their distances.
 
@@ -51,6 +55,8 @@ def evaluate(
             directory from `eval.begin_ckpt` to `eval.end_ckpt`, or the newest.
         raw: the weights as trained instead of their moving average.
         overrides: fields given on the command line, which may not contradict the checkpoint.
+        wait_minutes: how long to wait for each checkpoint that is still to come.
+        sources: training and test images; the config's own by default.
 
     Returns:
         The reports, one for each checkpoint.
@@ -59,34 +65,43 @@ def evaluate(
         ValueError: no checkpoint, or one that does not fit the recipe.
         OSError: data that are not there, or a folder that cannot be written to.
     """
+    reports, asked = list[Path](), overrides or {}
     folder = eval_folder or workdir / "eval"
-    reports, asked = [], overrides or {}
     world = parallel.init()
     with Logbook(workdir, tensorboard=world.is_main, active=world.is_main) as log:
-        for path in _chosen(config, workdir, checkpoint):
-            found, state = load_checkpoint(config, path, workdir, [])
-            own = assembly.adopt(config, state["config"], asked, found)
-            reports.append(_Evaluation(own, found, state, folder, log, world, raw).run())
-        if world.is_main and len(reports) > 1:
-            log.say(_table(reports))
+        turn = in_turn(
+            config, workdir, given=checkpoint, wait_sec=60 * wait_minutes, world=world, log=log
+        )
+        for path, state in turn:
+            own = assembly.adopt(config, state["config"], asked, path)
+            evaluation = _Evaluation(own, path, state, folder, log, world, raw, sources)
+            reports.append(evaluation.run())
+            if world.is_main and len(reports) > 1:
+                log.say(table([json.loads(report.read_text()) for report in reports]))
     return reports
 
 
-def _chosen(config: Config, workdir: Path, checkpoint: Path | None) -> list[Path | None]:
-    """The checkpoints to evaluate; None is the newest."""
-    begin, end = config.eval.begin_ckpt, config.eval.end_ckpt
-    if checkpoint is not None or not (begin or end):
-        return [checkpoint]
-    folder = workdir / "checkpoints"
-    there = checkpoints.steps(folder)
-    steps = [step for step in there if begin <= step and (not end or step <= end)]
-    if not steps:
-        have = ", ".join(map(str, there)) or "none"
-        raise ValueError(
-            f"{folder} has no checkpoint of a step from eval.begin_ckpt={begin} to "
-            f"eval.end_ckpt={end}; it has those of steps {have}"
-        )
-    return [checkpoints.path_of(folder, step) for step in steps]
+ON_MEMORY = (
+    "in the evaluation: lower --config.eval.bpd_batch_size (bits/dim), --config.eval.batch_size "
+    "(loss, features) or --config.sampling.batch_size (samples)"
+)
+
+
+@dataclass
+class Sheet:
+    """What an evaluation has found so far.
+
+    Attributes:
+        figures: by name.
+        left_out: why others are not there.
+        bits: bits/dim of each image, by split.
+        pictures: (H, W, C) uint8 by title.
+    """
+
+    figures: dict[str, Figure] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    bits: dict[str, np.ndarray] = field(default_factory=dict)
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass
@@ -100,202 +115,186 @@ class _Evaluation:
     log: Logbook
     world: parallel.World
     raw: bool
+    given: tuple[Source, Source] | None
 
     def run(self) -> Path:
         config, log, start = self.config, self.log, time.monotonic()
-        facts = self._facts()
         assembly.check(config)
+        assembly.allow_tf32(False)  # a solver's tolerance is finer than that
         sde, device = assembly.build_sde(config), assembly.build_device(config)
-        sources = {split: datasets.open_from_config(config, split) for split in self._splits()}
+        facts = self._facts(device)
+        # Before data are read, let alone images drawn: what they are measured by has to be there.
+        features = self._feature_network(device) if config.eval.enable_sampling else ""
+        with parallel.main_first(self.world):  # it fetches what is missing
+            sources = self._sources()
         for source in sources.values():
             assembly.check_data(config, source.info)
+        if not len(sources["test"]):
+            raise ValueError("the data set has no test images: set data.test_fraction above 0")
         log.say(f"evaluating {self.path} on {device}, into {self.folder}")
-        with advice_on_memory("lower --config.eval.batch_size"):
+        with advice_on_memory(ON_MEMORY):
             network = network_of(config, self.state, raw=self.raw)
             shards = Shards(self.folder / "shards", facts, self.world, log)
-            found, left_out = self._figures(Subject(config, network, sde, device, shards), sources)
-        report = {
-            **facts,
-            "checkpoint": str(self.path),
-            "step": self.state["step"],
-            **found,
-            "left_out": left_out,
-            "wall_sec": round(time.monotonic() - start, 1),
-            "versions": assembly.versions(),
-            "config": json.loads(assembly.to_json(config)),
-        }
+            subject = Subject(config, network, sde, device, shards)
+            sheet = self._figures(subject, sources, features)
         path = self._path(".json")
         if self.world.is_main:
-            text = json.dumps(report, indent=2) + "\n"
-            write_whole(path, lambda file: file.write(text.encode()), "--eval_folder")
-            for line in _lines(found, left_out):
-                log.say(line)
-            log.say(f"report: {path}, after {duration(time.monotonic() - start)}")
-            log.scalars(self.state["step"], _scalars(found))
+            self._write(path, sheet, facts, time.monotonic() - start)
         parallel.barrier()
         return path
 
-    def _splits(self) -> tuple[str, ...]:
-        """The splits to open."""
+    def _write(self, path: Path, sheet: Sheet, facts: dict[str, Any], elapsed_sec: float) -> None:
+        """The report: as JSON, on the screen, as curves and as a picture."""
+        report = {
+            "checkpoint": str(self.path),
+            "step": self.state["step"],
+            **{name: facts[name] for name in ("weights", "ema", "seed", "device", "arithmetic")},
+            **sheet.figures,
+            "left_out": sheet.left_out,
+            "wall_sec": round(elapsed_sec, 1),  # of this run alone; figures have their own
+            "versions": assembly.versions(),
+            "config": json.loads(assembly.to_json(self.config)),
+        }
+        text = json.dumps(standard(report), indent=2, allow_nan=False) + "\n"
+        write_whole(path, lambda file: file.write(text.encode()), "--eval_folder")
+        self.log.say(lines(sheet.figures, sheet.left_out))
+        self.log.say(f"report: {path}, after {duration(elapsed_sec)}")
+        values = {f"eval/{name}": figure["value"] for name, figure in sheet.figures.items()}
+        self.log.scalars(self.state["step"], values)
+        if sheet.figures:
+            self._draw(sheet)
+
+    def _sources(self) -> dict[str, Source]:
+        """The splits that are needed."""
+        if self.given:
+            return dict(zip(("train", "test"), self.given, strict=True))
         options = self.config.eval
         wanted = SPLITS[options.bpd_dataset] if options.enable_bpd else ()
         compared = (options.reference_split, "train") if options.enable_sampling else ()
-        return tuple(dict.fromkeys(("test", *wanted, *compared)))
+        splits = dict.fromkeys(("test", *wanted, *compared))
+        return {split: datasets.open_from_config(self.config, split) for split in splits}
 
-    def _measure(self, subject: Subject, source: Source) -> tuple[FeatureNetwork, Reference] | str:
+    def _feature_network(self, device: torch.device) -> FeatureNetwork | str:
         """What samples are measured by; where nobody asked for it by name, why they are not."""
         options = self.config.eval
         try:
-            network = quality.feature_network(self.config, source.info, subject.device)
+            network = references.feature_network(self.config, device)
         except FileNotFoundError as error:
             if options.features != "auto" or options.inception_path or options.reference:
                 raise
             return str(error)
-        held, path = quality.reference(self.config, source, network)
-        self.log.say(f"samples are held against {path}")
-        return network, held
+        references.check_reference(self.config, network)
+        return network
 
-    def _facts(self) -> dict[str, Any]:
-        """What every number depends on."""
-        config = json.loads(assembly.to_json(self.config))
+    def _facts(self, device: torch.device) -> dict[str, Any]:
+        """What every number depends on. A published file does not hold its own recipe."""
         return {
             "weights": checkpoints.fingerprint(self.path),
             "ema": not self.raw,
             "seed": self.config.seed,
-            "precision": self.config.training.precision,
-            "objective": {
-                key: config["training"].get(key)
-                for key in ("objective", "time_sampling", "likelihood_weighting", "reduce_mean")
-            },
+            "device": device.type,
+            "arithmetic": "float32",
+            "recipe": assembly.of_checkpoint(self.config),
         }
 
     def _figures(
-        self, subject: Subject, sources: dict[str, Source]
-    ) -> tuple[dict[str, Figure], dict[str, str]]:
-        """Figures by name, and why others are left out."""
-        options, found, left_out = self.config.eval, dict[str, Figure](), dict[str, str]()
-        shown, bits = dict[str, np.ndarray](), dict[str, np.ndarray]()
-        if not len(sources["test"]):
-            raise ValueError("the data set has no test images: set data.test_fraction above 0")
-        compared = sources.get(options.reference_split)
-        # Before hours of other work: what samples are measured by has to be there.
-        measure = self._measure(subject, compared) if compared and options.enable_sampling else ""
+        self, subject: Subject, sources: dict[str, Source], features: FeatureNetwork | str
+    ) -> Sheet:
+        """All figures, or why they are left out. Every process takes part in what takes long."""
+        options, sheet = self.config.eval, Sheet()
+        held = None
+        if not isinstance(features, str):
+            # First: it may be refused, and hours of other work would be lost.
+            compared = sources[options.reference_split]
+            with parallel.main_first(self.world):
+                held, path = references.reference(self.config, compared, features)
+            self.log.say(f"samples are held against {path}")
+        elif features:
+            sheet.left_out["samples"] = features
         if options.enable_loss:
-            found["held_out_loss"] = figures.held_out_loss(subject, sources["test"])
+            sheet.figures["held_out_loss"] = figures.held_out_loss(subject, sources["test"])
+        if options.enable_bpd:
+            self._likelihoods(subject, sources, sheet)
+        if not isinstance(features, str) and held:
+            shards = quality.draw_samples(subject, features)
+            if self.world.is_main:
+                self._samples(subject, sources, features, held, shards, sheet)
+        return sheet
+
+    def _likelihoods(self, subject: Subject, sources: dict[str, Source], sheet: Sheet) -> None:
+        """Bounds and bits/dim of each split."""
+        options = self.config.eval
         # As many training images as test images: what is compared has the same error.
         count = options.bpd_images or len(sources["test"])
-        reason = figures.no_bound(self.config, subject.sde)
-        if options.enable_bpd and reason:
-            left_out["bound"] = reason
-        elif options.enable_bpd:
-            split = SPLITS[options.bpd_dataset][0]
-            found["bound"] = figures.bound(subject, sources[split], count)
-        reason = figures.no_likelihood(self.config, subject.sde)
-        if options.enable_bpd and reason:
-            left_out["bits_per_dim"] = reason
-        elif options.enable_bpd:
-            for split in SPLITS[options.bpd_dataset]:
-                name = "bits_per_dim" if split == "test" else f"bits_per_dim_{split}"
-                found[name], bits[split] = figures.bits_per_dim(subject, sources[split], count)
-        if isinstance(measure, tuple) and compared:
-            drawn = quality.sample_figures(subject, compared, *measure)
-            found |= drawn.figures
-            shown |= self._beside_training(subject, drawn, measure[0], sources, found)
-        elif isinstance(measure, str) and options.enable_sampling:
-            left_out["samples"] = measure
-        if self.world.is_main and found:
-            self._draw(found, shown, bits)
-        return found, left_out
+        no_bound = figures.no_bound(self.config, subject.sde)
+        no_value = figures.no_likelihood(self.config, subject.sde)
+        for split in SPLITS[options.bpd_dataset]:
+            suffix = "" if split == "test" else f"_{split}"
+            if no_bound:
+                sheet.left_out["bound"] = no_bound
+            else:
+                sheet.figures[f"bound{suffix}"] = figures.bound(subject, sources[split], count)
+            name = f"bits_per_dim{suffix}"
+            found = no_value or figures.bits_per_dim(subject, sources[split], count)
+            if isinstance(found, str):
+                sheet.left_out[name] = found
+            else:
+                sheet.figures[name], sheet.bits[split] = found
 
-    def _beside_training(
+    def _samples(
         self,
         subject: Subject,
-        drawn: quality.Drawn,
-        network: FeatureNetwork,
         sources: dict[str, Source],
-        found: dict[str, Figure],
-    ) -> dict[str, np.ndarray]:
-        """Samples and, where its features are kept, the nearest images of the training set."""
-        shown = {f"the first {len(drawn.images)} samples": pictures.grid(drawn.images)}
-        both = [sources[split] for split in ("train", "test")]
-        if not all(quality.keeps_features(source, network) for source in both):
-            return shown
+        network: FeatureNetwork,
+        held: Reference,
+        shards: Results,
+        sheet: Sheet,
+    ) -> None:
+        """Distances of samples and, where its features are kept, the nearest training images."""
+        compared = sources[self.config.eval.reference_split]
+        drawn = quality.sample_figures(subject, compared, network, held, shards)
+        sheet.figures |= drawn.figures
+        sheet.left_out |= drawn.left_out
+        if len(drawn.images):
+            title = f"the first {len(drawn.images)} samples"
+            sheet.pictures[title] = pictures.grid(drawn.images)
+        both = (sources["train"], sources["test"])
+        reason = references.no_nearest(*both, network) if drawn.figures else ""
+        if reason:
+            sheet.left_out["nearest_train"] = reason
+        if reason or not drawn.figures:
+            return
         train, test = (
-            quality.own_statistics(self.config, source, network)[0].features for source in both
+            references.own_statistics(self.config, source, network)[0].features for source in both
         )
         assert train is not None
         assert test is not None
-        found["nearest_train"], rows = quality.nearest(
-            drawn.features, test, train, network.label or network.name
-        )
+        label = network.label or network.name
+        found, rows = quality.nearest(drawn.features, test, train, label)
+        sheet.figures["nearest_train"] = found
         few = min(8, len(drawn.images))
         stored = sources["train"].images(rows[:few]).cpu()
         near = evaluation.spread_levels(stored, sources["train"].info.levels)
         pairs = torch.cat([drawn.images[:few], near])
-        shown["samples, and the training images nearest to them"] = pictures.grid(pairs, few)
-        return shown
+        title = "samples, and the training images nearest to them"
+        sheet.pictures[title] = pictures.grid(pairs, few)
 
-    def _draw(
-        self,
-        found: dict[str, Figure],
-        shown: dict[str, np.ndarray],
-        bits: dict[str, np.ndarray],
-    ) -> None:
+    def _draw(self, sheet: Sheet) -> None:
         """The report as a picture."""
-        histograms = {"bits per dimension, by image": bits} if bits else {}
-        by_level = found.get("held_out_loss", {}).get("by_level", [])
+        histograms = {"bits per dimension, by image": sheet.bits} if sheet.bits else {}
+        by_level = sheet.figures.get("held_out_loss", {}).get("by_level", [])
         columns = (
             [sum(level["t"]) / 2 for level in by_level],
             [level["value"] for level in by_level],
-            [level["se"] for level in by_level],
+            [level["se"] or 0.0 for level in by_level],
         )
         pictures.evaluation_sheet(
             self._path(".png"),
             f"{self.path.name}, step {self.state['step']}",
-            shown,
+            sheet.pictures,
             histograms,
             {"held-out loss by noise level": columns} if by_level else {},
         )
 
     def _path(self, suffix: str) -> Path:
         return self.folder / f"step_{self.state['step']:08d}{suffix}"
-
-
-def _lines(found: dict[str, Figure], left_out: dict[str, str]) -> list[str]:
-    """The figures for the screen."""
-    lines = []
-    for name, figure in found.items():
-        more = f", {figure['nfe']:.0f} evaluations each" if "nfe" in figure else ""
-        of = figure.get("of", "samples")
-        what = f"{of} against {figure['split']}" if "against" in figure else figure["split"]
-        lines.append(
-            f"{figure.get('name', name):<20} {figure['value']:.4f} ± {figure['se']:.4f} "
-            f"({figure['n']:,} {what} images{more})"
-        )
-    return lines + [f"{name:<20} left out: {reason}" for name, reason in left_out.items()]
-
-
-def _scalars(found: dict[str, Figure]) -> dict[str, float]:
-    return {f"eval/{name}": figure["value"] for name, figure in found.items()}
-
-
-def _table(paths: list[Path]) -> str:
-    """One line a checkpoint; the best of each column has a star."""
-    reports = [json.loads(path.read_text()) for path in paths]
-    names = [
-        name
-        for name, value in reports[0].items()
-        if isinstance(value, dict) and {"value", "se", "n"} <= value.keys()
-    ]
-    best = {
-        name: min(report[name]["value"] for report in reports if name in report) for name in names
-    }
-    lines = ["step      " + "".join(f"{name:>28}" for name in names)]
-    for report in reports:
-        cells = []
-        for name in names:
-            figure = report[name]
-            star = "*" if figure["value"] == best[name] else " "
-            cells.append(f"{figure['value']:.4f} ± {figure['se']:.4f}{star}".rjust(28))
-        lines.append(f"{report['step']:<10}" + "".join(cells))
-    return "\n".join(lines)

@@ -16,15 +16,21 @@ import noise
 from assembly import Config
 from datasets import Source
 from noise import Stream
-from run_lib.shards import Shards
+from run_lib.shards import Results, Shards
 from sde_lib import SDE, VPSDE, Score
 from solvers.ode import Status
 
-SHARD_BATCHES = 4
-"""Batches in a shard: slots that a finished image leaves are filled from within its shard."""
+SHARDS, SHARD_BATCHES = 32, 4
+"""How many shards a figure should have, to be resumed and shared, and the most batches in one:
+slots that a finished image leaves are filled from within its shard."""
+
+SDE_DRAWS, SDE_TIMES, CHAIN_DRAWS = 2, 16, 16
+"""Of the bounds' estimates. All steps of a chain would be a thousand evaluations an image, and say
+no more: images differ among one another by more than these draws."""
 
 Figure = dict[str, Any]
-"""`value`, its standard error `se`, the number `n` that it is a mean of, and how it was made."""
+"""`value`, its standard error `se` (None where it is not known), the number `n` that it is a mean
+of, and how it was made."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +67,31 @@ class Subject:
 
 
 def mean_figure(values: np.ndarray, **how: Any) -> Figure:
-    """The mean of one number per image, with its standard error over images."""
+    """The mean of one number per image, with its standard error over images.
+
+    An error that is not known is None, as in every figure.
+    """
     n = len(values)
-    se = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    se = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else None
     return {"value": float(values.mean()), "se": se, "n": n, **how}
 
 
+def subset(source: Source, count: int) -> Tensor:
+    """Which images stand for a data set: all, or the first of a random order, always the same.
+
+    Folders and many sets lie sorted by class: their first images are no sample of them.
+    """
+    n = len(source)
+    return torch.arange(n) if count >= n else noise.permutation(n, 0, 0)[:count]
+
+
+def shard_size(count: int, batch_size: int) -> int:
+    """Samples in a shard: whole batches, for any number of processes the same."""
+    return batch_size * max(1, min(SHARD_BATCHES, math.ceil(count / (SHARDS * batch_size))))
+
+
 def no_likelihood(config: Config, sde: SDE) -> str:
-    """Why a checkpoint has no bits/dim by the ODE; empty if it has."""
+    """Why a checkpoint can have no bits/dim by the ODE; empty if it can."""
     if sde.has_chain and not config.training.continuous:
         return "its network knows the times of a discrete chain only, and the ODE needs all times"
     return ""
@@ -81,39 +104,50 @@ def held_out_loss(subject: Subject, source: Source) -> Figure:
     objective = assembly.build_objective(config, subject.sde)
     scale = datasets.get_data_scaler(config)
     # Drawn for all images at once: an image's time depends on neither shard nor process.
-    times = objective.times(len(source), generator=torch.Generator().manual_seed(seed))
-    size = config.eval.batch_size
+    times = objective.times(len(source), generator=_generator(seed))
+    index, size = torch.arange(len(source)), shard_size(len(source), config.eval.batch_size)
 
     def compute(index: Tensor) -> dict[str, Tensor]:
+        losses = [compute_batch(part) for part in index.split(config.eval.batch_size)]
+        return {"loss": torch.cat(losses), "t": objective.time(times[index]).double()}
+
+    def compute_batch(index: Tensor) -> Tensor:
         images = datasets.to_unit(source.images(index).to(subject.device), source.info.levels)
         x_0, t = scale(images), times[index].to(subject.device)
         sample = index.to(subject.device)
         z = noise.normal(seed, sample, 0, x_0.shape[1:], stream=Stream.HELD_OUT)
-        losses = objective(subject.network, x_0, t, z, subject.labels(source, index))
-        return {"loss": losses.double(), "t": objective.time(t).double()}
+        return objective(subject.network, x_0, t, z, subject.labels(source, index)).cpu().double()
 
-    shards = subject.shards.results(
-        "loss", len(source), size, compute, data=source.info.fingerprint
-    )
+    shards = subject.shards.results("loss", index, size, compute, data=source.info.fingerprint)
     dimensions = 1.0 if config.training.reduce_mean else 2 / math.prod(source.info.shape)
     return mean_figure(
         shards["loss"] * dimensions,
         split=source.info.split,
         per="dimension",
         by_level=_by_level(shards["t"], shards["loss"] * dimensions, subject.sde.T),
+        sec=shards.sec,
     )
 
 
-def bits_per_dim(subject: Subject, source: Source, count: int) -> tuple[Figure, np.ndarray]:
-    """Bits per dimension of the first images, uniformly dequantised, by the probability-flow ODE.
+def _generator(seed: int) -> torch.Generator:
+    """Torch's generator on the CPU keeps 32 bits of a seed: here all 64 of ours decide on them."""
+    u = noise.uniform(
+        seed, torch.zeros(1, dtype=torch.int64), 0, (), stream=Stream.HELD_OUT, dtype=torch.float64
+    )
+    return torch.Generator().manual_seed(int(u.item() * 2**32))
+
+
+def bits_per_dim(subject: Subject, source: Source, count: int) -> tuple[Figure, np.ndarray] | str:
+    """Bits per dimension of images, uniformly dequantised, by the probability-flow ODE.
 
     Args:
         subject: what is evaluated.
         source: the images.
-        count: how many of them.
+        count: how many of them, chosen by `subset`.
 
     Returns:
-        The figure, and the bits of each image (mean over the draws of dequantisation).
+        The figure, and the bits of each image (mean over the draws of dequantisation); or why
+        there is none.
     """
     config, options, seed = subject.config, subject.config.eval, subject.config.seed
     shape, levels = source.info.shape, source.info.levels
@@ -121,6 +155,8 @@ def bits_per_dim(subject: Subject, source: Source, count: int) -> tuple[Figure, 
     width = likelihood.bin_width(datasets.get_data_inverse_scaler(config), levels)
     draws, probes = options.bpd_draws, options.bpd_probes
     exact = options.hutchinson_type == "exact"
+    chosen = subset(source, count)
+    batch_size = min(options.bpd_batch_size, len(chosen))
 
     def compute(index: Tensor) -> dict[str, Tensor]:
         images, index = source.images(index).to(subject.device), index.to(subject.device)
@@ -144,32 +180,49 @@ def bits_per_dim(subject: Subject, source: Source, count: int) -> tuple[Figure, 
             rtol=options.rtol,
             atol=options.atol,
             eps=options.bpd_eps,
-            batch_size=options.batch_size,
+            batch_size=batch_size,
             max_steps=options.max_steps,
         )
         bits = likelihood.bits_per_dim(result.logp, math.prod(shape), width)
-        rows = {"bits": bits.double(), "nfe": result.nfe, "status": result.status}
+        rows = {"bits": bits.cpu().double(), "nfe": result.nfe, "status": result.status}
         return {name: value.view(draws, -1).T for name, value in rows.items()}
 
-    names = ("bpd_draws", "bpd_probes", "hutchinson_type", "rtol", "atol", "bpd_eps", "max_steps")
-    how = {name: options[name] for name in names}
+    names = ("bpd_draws", "hutchinson_type", "rtol", "atol", "bpd_eps", "max_steps")
+    how = {name: options[name] for name in (*names, *(() if exact else ("bpd_probes",)))}
     shards = subject.shards.results(
         "bits",
-        min(count, len(source)),
-        SHARD_BATCHES * options.batch_size,
+        chosen,
+        shard_size(len(chosen), batch_size),
         compute,
         data=source.info.fingerprint,
-        batch_size=options.batch_size,
+        batch_size=batch_size,
         **how,
     )
-    return _bits_figure(shards, source, how), shards["bits"].mean(1)
+    how |= {"method": "Dormand–Prince 5(4), an error norm for each image"}
+    figure = _bits_figure(shards, source, how)
+    return (
+        (figure, shards["bits"].mean(1))
+        if figure
+        else (
+            "the ODE reached the prior for no image: check the weights, or raise eval.rtol, "
+            "eval.atol or eval.bpd_eps"
+        )
+    )
 
 
 def no_bound(config: Config, sde: SDE) -> str:
     """Why a checkpoint has no bound; empty if it has."""
     if sde.has_chain and not config.training.continuous and not isinstance(sde, VPSDE):
         return "SMLD's chain has none, and its network knows no other times"
+    chain = _chain(config, sde)
+    if chain and chain.discrete_betas.max() >= 1:
+        return "the last step of its chain leaves nothing of an image: beta_max is num_scales"
     return ""
+
+
+def _chain(config: Config, sde: SDE) -> VPSDE | None:
+    """DDPM's chain, where the model is that and not a reverse-time SDE."""
+    return sde if isinstance(sde, VPSDE) and not config.training.continuous else None
 
 
 @torch.no_grad()
@@ -182,57 +235,69 @@ def bound(subject: Subject, source: Source, count: int) -> Figure:
     Args:
         subject: what is evaluated.
         source: the images.
-        count: how many of them, the first.
+        count: how many of them, chosen by `subset`.
     """
     config, options, seed = subject.config, subject.config.eval, subject.config.seed
     shape, levels = source.info.shape, source.info.levels
     scale = datasets.get_data_scaler(config)
     inverse_scale = datasets.get_data_inverse_scaler(config)
     width, dimensions = likelihood.bin_width(inverse_scale, levels), math.prod(shape)
-    chain = subject.sde.has_chain and not config.training.continuous
+    chain, chosen = _chain(config, subject.sde), subset(source, count)
+    batch_size = min(options.bpd_batch_size, len(chosen))
 
     def compute(index: Tensor) -> dict[str, Tensor]:
         images, row = source.images(index).to(subject.device), index.to(subject.device)
         score_for = subject.score_for(subject.labels(source, index))
-        shared: Any = {"index": row, "seed": seed, "batch_size": options.batch_size}
+        shared: Any = {"index": row, "seed": seed, "batch_size": batch_size}
         if chain:
             x = scale(datasets.to_unit(images, levels))
             shared |= {"inverse_scaler": inverse_scale, "levels": levels}
-            found = likelihood.discrete_bound(subject.sde, score_for, x, **shared)  # type: ignore[arg-type]
+            shared |= {"n_draws": CHAIN_DRAWS, "all_steps": False}
+            found = likelihood.discrete_bound(chain, score_for, x, **shared)
             bits = found.nats / (dimensions * math.log(2))
         else:
             u = noise.uniform(seed, row, 0, shape, stream=Stream.DEQUANTISE)
             x = scale(datasets.dequantise(images, levels, u))
-            shared |= {"eps": options.bpd_eps}
+            shared |= {"eps": options.bpd_eps, "n_draws": SDE_DRAWS, "n_times": SDE_TIMES}
             found = likelihood.continuous_bound(subject.sde, score_for, x, **shared)
             bits = likelihood.bits_per_dim(-found.nats, dimensions, width)
-        return {"bits": bits}
+        error = found.error / (dimensions * math.log(2))
+        return {"bits": bits.cpu().double(), "error": error.cpu().double()}
 
+    how: dict[str, Any] = {"draws": CHAIN_DRAWS}
+    if not chain:
+        how = {"draws": SDE_DRAWS, "times": SDE_TIMES, "bpd_eps": options.bpd_eps}
     shards = subject.shards.results(
         "bound",
-        min(count, len(source)),
-        SHARD_BATCHES * options.batch_size,
+        chosen,
+        shard_size(len(chosen), batch_size),
         compute,
         data=source.info.fingerprint,
-        bpd_eps=options.bpd_eps,
+        chain=bool(chain),
+        **how,
     )
-    model = "DDPM's chain" if chain else "the reverse-time SDE"
-    return mean_figure(shards["bits"], split=source.info.split, model=model)
+    return mean_figure(
+        shards["bits"],
+        # Of the mean over all images, what comes from times, steps and noise alone.
+        se_draws=float(np.sqrt(np.square(shards["error"]).sum()) / len(chosen)),
+        split=source.info.split,
+        levels=levels,
+        model="DDPM's chain" if chain else "the reverse-time SDE",
+        nfe=float(2 * CHAIN_DRAWS if chain else SDE_DRAWS * SDE_TIMES),
+        sec=shards.sec,
+        **how,
+    )
 
 
-def _bits_figure(shards: dict[str, np.ndarray], source: Source, how: dict[str, Any]) -> Figure:
+def _bits_figure(shards: Results, source: Source, how: dict[str, Any]) -> Figure | None:
+    """The figure over the images that the ODE carried to the prior; None if there are none."""
     done = (shards["status"] == Status.DONE).all(1)
     bits = shards["bits"][done]
     if not len(bits):
-        raise ArithmeticError(
-            "the ODE reached the prior for no image: check the weights, or raise eval.rtol, "
-            "eval.atol or eval.bpd_eps"
-        )
+        return None
     draws = bits.shape[1]
     # Of the mean over all images, what comes from dequantisation and probes alone.
-    se_draws = (
-        float(np.sqrt(bits.var(1, ddof=1).sum() / draws) / len(bits)) if draws > 1 else math.nan
-    )
+    se_draws = float(np.sqrt(bits.var(1, ddof=1).sum() / draws) / len(bits)) if draws > 1 else None
     return mean_figure(
         bits.mean(1),
         se_draws=se_draws,
@@ -240,6 +305,7 @@ def _bits_figure(shards: dict[str, np.ndarray], source: Source, how: dict[str, A
         levels=source.info.levels,
         nfe=float(shards["nfe"].mean()),
         given_up=int((~done).sum()),
+        sec=shards.sec,
         **how,
     )
 

@@ -1,13 +1,14 @@
-"""Files that appear under their names only once they are whole."""
+"""What a run writes beside its checkpoints, and the sentence where it can't."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+import atomic
+
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object], option: str) -> None:
-    """Lets `write` fill a temporary file beside `path`, which then takes its place.
+    """Lets `write` fill a file that appears under its name once it is whole (`atomic.write`).
 
     Args:
         path: where to; its folder is made where missing.
@@ -17,15 +18,9 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object], option: str) ->
     Raises:
         OSError: the file can't be written, in one sentence.
     """
-    # Two processes may write the same thing at once: the last one wins.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            write(file)
-        temporary.replace(path)
+        atomic.write(path, write)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise cannot_write(path, error, option) from error
 
 

@@ -1,195 +1,29 @@
-"""Sample quality: which feature network, what the samples are held against, and the distances."""
+"""Sample quality: samples by index, and how far they are from a data set."""
 
-import importlib.util
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 import assembly
 import datasets
 import evaluation
-from assembly import Config
-from datasets import DatasetInfo, Source
-from evaluation import Facts, FeatureNetwork, Reference
+from datasets import Source
+from evaluation import FeatureNetwork, Reference
 from run_lib.drawing import draw
-from run_lib.figures import SHARD_BATCHES, Figure, Subject, mean_figure
+from run_lib.figures import Figure, Subject, mean_figure, shard_size
+from run_lib.shards import Results
 from solvers.ode import Status
 
-KEPT_NUMBERS = 2 * 10**8
-"""Features of so many numbers are kept with a reference (800 MB; Inception's of CIFAR-10 are half
-of it); without them only FID is computed."""
-
 KID_SUBSET = NEAREST_ROWS = 1000
+NEIGHBOUR = 3
+"""Whose distance is the radius of an image's surroundings, for precision and recall."""
+SHOWN = 100
+"""Samples in a report's picture."""
 RESAMPLES = 20
 """Of the bootstrap; a quarter of them for Inception, of which each takes half a minute."""
-
-
-def feature_network(config: Config, info: DatasetInfo, device: torch.device) -> FeatureNetwork:
-    """The network of `eval.features`: Inception, or the small classifier of the data set.
-
-    "auto" is Inception where its weights are at hand and images have one or three channels.
-
-    Args:
-        config: `eval.features`, `eval.inception_path` and `eval.stats_folder`.
-        info: of the data set.
-        device: where to compute.
-
-    Raises:
-        OSError, ValueError: it is not there; the sentence says how to get it.
-    """
-    options = config.eval
-    if options.features == "inception" or options.inception_path:
-        return evaluation.inception(options.inception_path, device)
-    if options.features == "auto" and info.shape[0] in (1, 3) and _inception_is_here():
-        return evaluation.inception("", device)
-    if info.name == "digits":
-        return evaluation.digits_classifier(device)
-    path = classifier_path(config, info)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"there is no feature network for {info.name}: train one with --mode stats, which "
-            f"writes {path}, or put Inception's {evaluation.INCEPTION_FILE} somewhere and name it "
-            "with --config.eval.inception_path"
-        )
-    return evaluation.Classifier.load(path, device)
-
-
-def classifier_path(config: Config, info: DatasetInfo) -> Path:
-    """Where the small classifier of a data set is kept."""
-    size = "x".join(str(side) for side in info.shape)
-    return Path(config.eval.stats_folder) / f"{info.name.replace('/', '_')}-{size}-classifier.pt"
-
-
-def _inception_is_here() -> bool:
-    try:
-        evaluation.inception_file()
-    except FileNotFoundError:
-        return False
-    return importlib.util.find_spec("torch_fidelity") is not None
-
-
-def facts_of(info: DatasetInfo, network: FeatureNetwork) -> Facts:
-    """What samples must be compared with."""
-    return Facts(
-        dataset=info.name,
-        split=info.split,
-        shape=info.shape,
-        preprocessing=info.policy,
-        network=network.name,
-        fingerprint=network.fingerprint,
-        dimensions=network.dimensions,
-    )
-
-
-def reference(config: Config, source: Source, network: FeatureNetwork) -> tuple[Reference, Path]:
-    """What samples are held against: `eval.reference`, or the data set's own, kept once computed.
-
-    Args:
-        config: with `eval.reference` and `eval.stats_folder`.
-        source: the split to compare with.
-        network: the feature network, on its device.
-
-    Returns:
-        The statistics, and the file that they are in.
-
-    Raises:
-        ValueError: the statistics are of other images or of another network.
-        OSError: a file that cannot be read or written.
-    """
-    if not config.eval.reference:
-        return own_statistics(config, source, network)
-    path = Path(config.eval.reference)
-    found = Reference.load(path)
-    evaluation.check_comparable(found.facts, facts_of(source.info, network))
-    return found, path
-
-
-def own_statistics(
-    config: Config, source: Source, network: FeatureNetwork
-) -> tuple[Reference, Path]:
-    """The statistics of a data set, computed by its loader and kept in `eval.stats_folder`.
-
-    Arguments, results and errors as of `reference`.
-    """
-    facts = facts_of(source.info, network)
-    name = evaluation.cache_name(facts, source.info.fingerprint)
-    path = Path(config.eval.stats_folder) / name
-    if path.is_file():
-        return Reference.load(path), path
-    device = assembly.build_device(config)
-    parts = torch.arange(len(source)).split(config.eval.batch_size)
-    images = (
-        evaluation.spread_levels(part, source.info.levels).to(device)
-        for part in source.stream(parts)
-    )
-    collected = evaluation.collect(network, images, keep=keeps_features(source, network))
-    found = Reference.of(facts, collected.moments, collected.features, collected.logits)
-    found.save(path)
-    return found, path
-
-
-def keeps_features(source: Source, network: FeatureNetwork) -> bool:
-    """Whether a data set is small enough for its features to be kept."""
-    return len(source) * network.dimensions <= KEPT_NUMBERS
-
-
-def stats(config: Config) -> str:
-    """`--mode stats`: the feature network and the reference statistics of a data set.
-
-    Trains the small classifier where neither Inception nor a classifier is at hand.
-
-    Returns:
-        What was done, in sentences.
-
-    Raises:
-        OSError, ValueError: missing data, or a folder that cannot be written to.
-    """
-    assembly.check(config)
-    device, said = assembly.build_device(config), []
-    try:
-        info = datasets.open_from_config(config, "test").info
-        network = feature_network(config, info, device)
-    except FileNotFoundError:
-        if config.eval.features == "inception" or config.eval.inception_path:
-            raise
-        network, sentence = _train(config, device)
-        said.append(sentence)
-    for split in ("train", "test"):
-        source = datasets.open_from_config(config, split)
-        if len(source) > 1:
-            found, path = own_statistics(config, source, network)
-            said.append(f"{split}: {found.facts.n:,} images under {network.name}, in {path}")
-    return "\n".join(said)
-
-
-def _train(config: Config, device: torch.device) -> tuple[FeatureNetwork, str]:
-    train, test = (datasets.open_from_config(config, split) for split in ("train", "test"))
-    info, path = train.info, classifier_path(config, train.info)
-    labelled = info.num_classes > 1
-    network = evaluation.train_classifier(
-        _all_images(train),
-        train.labels(torch.arange(len(train))) if labelled else None,
-        info.num_classes,
-        dataset=info.name,
-        seed=config.seed,
-        device=device,
-    )
-    network.save(path)
-    sentence = f"{network.name}: trained on {info.num_images:,} images, in {path}"
-    if labelled and len(test):
-        labels = test.labels(torch.arange(len(test)))
-        share = evaluation.accuracy(network, _all_images(test), labels)
-        sentence += f"; it names {share:.1%} of the test images rightly"
-    return network, sentence
-
-
-def _all_images(source: Source) -> Tensor:
-    return evaluation.spread_levels(source.images(torch.arange(len(source))), source.info.levels)
 
 
 @dataclass(frozen=True)
@@ -198,31 +32,37 @@ class Drawn:
 
     Attributes:
         figures: by name.
-        images: uint8 (N, C, H, W), the first hundred.
-        features: float32 (M, D), of all.
+        left_out: why other figures are not there.
+        images: uint8 (n, C, H, W), the first ones, a hundred at most.
+        features: float32 (N, D), of all.
     """
 
     figures: dict[str, Figure]
+    left_out: dict[str, str]
     images: Tensor
     features: Tensor
 
 
 def sample_figures(
-    subject: Subject, source: Source, network: FeatureNetwork, held: Reference
+    subject: Subject, source: Source, network: FeatureNetwork, held: Reference, shards: Results
 ) -> Drawn:
-    """Draws samples and measures how far they are from a data set.
+    """Measures how far samples are from a data set.
 
     Args:
         subject: what is evaluated.
         source: the split that they are compared with.
         network: the feature network.
         held: its statistics of that split.
+        shards: what `draw_samples` gave.
     """
-    shards = _samples(subject, network)
     done = torch.from_numpy(shards["status"] == Status.DONE)
     features = torch.from_numpy(shards["features"])[done]
-    how = _how(subject, shards, source, network)
-    prefix = "" if network.label else "i"
+    images = torch.from_numpy(shards["images"])
+    images = images[done[: len(images)]]
+    if len(features) < 2:
+        why = f"only {len(features)} of {len(done)} are finite images: check the weights"
+        return Drawn({}, {"samples": why}, images, features)
+    how = _how(subject, shards, source, network, held)
     spread = evaluation.bootstrap(
         features,
         held.mu,
@@ -230,45 +70,59 @@ def sample_figures(
         resamples=RESAMPLES if network.dimensions < 1000 else RESAMPLES // 4,
         seed=subject.config.seed,
     )
+    prefix, n = _prefix(network), len(features)
     found: dict[str, Figure] = {
         f"f{prefix}d": {
             "value": spread.value,
-            "se": spread.std,
-            "n": len(features),
+            "se": spread.std,  # of the samples alone: the reference is held fixed
+            "n": n,
             "bias": spread.bias,
+            "resamples": spread.resamples,
             "name": evaluation.metric_name("frechet", network),
             **how,
         }
     }
-    if held.features is not None:
-        found |= _by_features(held.features, features, prefix, network, how)
+    left_out = dict[str, str]()
+    if held.features is None:
+        left_out["kernel distance, precision, recall"] = "the reference has no features"
+    elif min(len(held.features), n) <= NEIGHBOUR:
+        left_out["kernel distance, precision, recall"] = f"they need {NEIGHBOUR + 1} images a side"
+    else:
+        found |= _by_features(held.features, features, network, how)
     if "logits" in shards:
-        name = evaluation.metric_name("score", network)
-        score = evaluation.inception_score(torch.from_numpy(shards["logits"])[done])
-        key = "is" if prefix else "score"
-        # Ten parts, as in the literature: their spread is the error of one part.
-        found[key] = {
+        parts = min(10, n)  # as in the literature: their spread is the error of one part
+        logits = torch.from_numpy(shards["logits"])[done]
+        score = evaluation.inception_score(logits, splits=parts)
+        found["is" if prefix == "i" else "score"] = {
             "value": score.mean,
-            "se": score.std / 10**0.5,
-            "n": len(features),
-            "name": name,
+            "se": score.std / (parts - 1) ** 0.5 if parts > 1 else None,
+            "n": n,
+            "name": evaluation.metric_name("score", network),
             **how,
         }
-    return Drawn(found, torch.from_numpy(shards["images"][:100]), features)
+    return Drawn(found, left_out, images, features)
+
+
+def _prefix(network: FeatureNetwork) -> str:
+    """FID, KID and IS are Inception's; the distances of others are FD and KD."""
+    return "" if network.label else "i"
 
 
 def _by_features(
-    real: Tensor, fake: Tensor, prefix: str, network: FeatureNetwork, how: dict[str, Any]
+    real: Tensor, fake: Tensor, network: FeatureNetwork, how: dict[str, Any]
 ) -> dict[str, Figure]:
-    subset = min(KID_SUBSET, len(real), len(fake))
+    n, least = len(fake), min(len(real), len(fake))
+    subset = min(KID_SUBSET, least // 2)
     kernel = evaluation.kernel_distance(real, fake, subset_size=subset)
-    covered = evaluation.precision_recall(real, fake)
-    n = len(fake)
+    covered = evaluation.precision_recall(real, fake, k=NEIGHBOUR)
     return {
-        f"k{prefix}d": {
+        f"k{_prefix(network)}d": {
             "value": kernel.mean,
-            "se": kernel.std,  # that of one subset, as is published; the mean's is smaller
+            # The spread of a subset is published with KID. Subsets without repetition overlap:
+            # this makes it the error of the whole (the delete-d jackknife, Shao & Wu 1989).
+            "se": kernel.std * (subset / (least - subset)) ** 0.5,
             "n": n,
+            "subset_std": kernel.std,
             "name": evaluation.metric_name("kernel", network),
             "subset_size": subset,
             **how,
@@ -307,7 +161,9 @@ def nearest(fake: Tensor, real: Tensor, train: Tensor, label: str) -> tuple[Figu
     """
     distances, rows = _nearest(fake, train)
     of_test, _ = _nearest(real, train)
-    figure = mean_figure(distances.double().numpy(), split="train", name=f"nearest-{label}")
+    figure = mean_figure(
+        distances.double().numpy(), split="train", against=len(train), name=f"nearest-{label}"
+    )
     return {**figure, "of_test": mean_figure(of_test.double().numpy(), split="test")}, rows
 
 
@@ -321,8 +177,11 @@ def _share_error(share: float, n: int) -> float:
     return (share * (1 - share) / n) ** 0.5
 
 
-def _samples(subject: Subject, network: FeatureNetwork) -> dict[str, np.ndarray]:
-    """Images and features by sample index."""
+def draw_samples(subject: Subject, network: FeatureNetwork) -> Results:
+    """Draws `eval.num_samples` images and their features, by sample index.
+
+    Every process must call it. Of the images only the first hundred are given back.
+    """
     config = subject.config
     inverse_scale = datasets.get_data_inverse_scaler(config)
 
@@ -330,8 +189,10 @@ def _samples(subject: Subject, network: FeatureNetwork) -> dict[str, np.ndarray]
         rows: dict[str, list[Tensor]] = {}
         parts = draw(config, subject.network, subject.sde, index, subject.device)
         for part in parts:
-            status = torch.zeros_like(part.nfe) if part.status is None else part.status
-            images = evaluation.to_uint8(inverse_scale(part.x).nan_to_num(0.0))
+            status = torch.zeros_like(part.nfe) if part.status is None else part.status.clone()
+            x = inverse_scale(part.x)
+            status[~x.flatten(1).isfinite().all(1)] = Status.NON_FINITE
+            images = evaluation.to_uint8(x.nan_to_num(0.0))
             features, logits = network(images)
             row = {"images": images, "features": features, "nfe": part.nfe, "status": status}
             row |= {} if logits is None else {"logits": logits}
@@ -339,30 +200,41 @@ def _samples(subject: Subject, network: FeatureNetwork) -> dict[str, np.ndarray]
                 rows.setdefault(name, []).append(value.cpu())
         return {name: torch.cat(values) for name, values in rows.items()}
 
-    sampling = json.loads(assembly.to_json(config))["sampling"]
+    count, size = config.eval.num_samples, config.sampling.batch_size
     return subject.shards.results(
         "samples",
-        config.eval.num_samples,
-        SHARD_BATCHES * config.sampling.batch_size,
+        torch.arange(count),
+        shard_size(count, size),
         compute,
-        sampling=sampling,
+        first={"images": SHOWN},
+        sampling=json.loads(assembly.to_json(config))["sampling"],
         network=network.fingerprint,
     )
 
 
 def _how(
-    subject: Subject, shards: dict[str, np.ndarray], source: Source, network: FeatureNetwork
+    subject: Subject,
+    shards: Results,
+    source: Source,
+    network: FeatureNetwork,
+    held: Reference,
 ) -> dict[str, Any]:
-    sampling, info = subject.config.sampling, source.info
+    """How samples were made, and what they are held against."""
+    sampling, nfe = subject.config.sampling, shards["nfe"]
     method = sampling.method
     if method == "pc":
         method = f"pc ({sampling.predictor}, {sampling.corrector})"
+    steps = {} if method == "ode" else {"num_steps": sampling.num_steps or subject.sde.N}
+    classes = subject.config.model.get("num_classes", 0)
     return {
-        "split": info.split,
-        "against": len(source),
+        "split": source.info.split,
+        "against": held.facts.n or len(source),
         "method": method,
-        "num_steps": sampling.num_steps or subject.sde.N,
-        "nfe": float(shards["nfe"].mean()),
+        **steps,
+        **({"labels": "each class equally often"} if classes else {}),
+        "nfe": float(nfe.mean()),
         "given_up": int((shards["status"] != Status.DONE).sum()),
+        "sec": shards.sec,
         "network": network.name,
+        "network_fingerprint": network.fingerprint,
     }

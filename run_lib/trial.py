@@ -2,16 +2,21 @@
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 import assembly
 from assembly import Config
+from datasets import MemorySource, Source
+from run_lib.evaluation_run import evaluate
 from run_lib.sampling_run import sample
 from run_lib.training_run import train
 
 
 def smoke(config: Config) -> None:
-    """Goes through a recipe at reduced width: train, save, restore, sample; in under a minute.
+    """Goes through a recipe at reduced width: train, save, restore, sample, evaluate; in a minute.
 
     Everything is written to a temporary folder. Where the recipe's data are not at hand, random
     images of its shape stand in.
@@ -35,5 +40,15 @@ def smoke(config: Config) -> None:
             longer.training.n_iters = small.training.n_iters + 1
         train(longer, folder, sources=sources)
         sample(longer, folder, num_samples=4)
+        with longer.unlocked():
+            longer.eval.stats_folder = str(folder / "stats")
+        evaluate(longer, folder, sources=(_first(sources[0]), _first(sources[1])))
     finally:
         shutil.rmtree(folder)
+
+
+def _first(source: Source, count: int = 8) -> Source:
+    """The first images of a source."""
+    index = torch.arange(min(count, len(source)))
+    few = {"num_images": len(index), "fingerprint": f"{source.info.fingerprint}-{count}"}
+    return MemorySource(replace(source.info, **few), source.images(index), source.labels(index))

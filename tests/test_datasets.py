@@ -519,6 +519,7 @@ def test_array_files_are_resized_and_grey_arrays_need_no_channel_axis(tmp_path):
             "1, 3 or 4 channels",
         ),
         ({"images": np.zeros((0, 4, 4, 3), np.uint8)}, "at least one"),
+        ({"images": np.zeros((8, 8, 3), np.uint8)}, "like one colour image"),
         ({"images": np.zeros((2, 4, 4, 3), np.uint8), "labels": np.zeros(3, int)}, "labels in"),
     ],
 )

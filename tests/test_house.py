@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = {
+    "atomic": 0,
     "tensor_ops": 0,
     "noise": 0,
     "parallel": 0,

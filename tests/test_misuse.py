@@ -189,6 +189,12 @@ def test_an_output_that_cannot_be_is_refused_before_drawing(
     assert f"--output {tmp_path / name}" in said
 
 
+@pytest.mark.parametrize("option", main.TEXTS)
+def test_an_option_left_empty_is_not_taken_for_its_default(option, trained, capsys):
+    said = sentence(capsys, "--mode=eval", f"--workdir={trained}", f"--{option}=")
+    assert said == f"--{option} is empty: give it a value, or leave it out"
+
+
 def test_images_left_by_an_earlier_command_are_told(trained, tmp_path, capfd):
     command = arguments("--mode=sample", f"--workdir={trained}", f"--output={tmp_path / 'out'}")
     assert main.main([*command, "--num_samples=5"]) == 0

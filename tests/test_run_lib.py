@@ -363,7 +363,10 @@ def test_help_names_every_option(capsys):
 )
 def test_smoke_goes_through_a_recipe(recipe, capfd):
     assert main.main(["main.py", "--config", recipe, "--smoke", "--config.device=cpu"]) == 0
-    assert "4 images" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "4 images" in said
+    for figure in ("held_out_loss", "bound", "bits_per_dim"):
+        assert f"\n{figure} " in said
 
 
 def test_the_default_work_directory_is_the_recipes_path():

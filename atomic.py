@@ -1,0 +1,34 @@
+"""Files that appear under their names only once they are whole."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+
+def write(path: Path, fill: Callable[[BinaryIO], object], *, durable: bool = True) -> None:
+    """Lets `fill` write a temporary file beside `path`, which then takes its place.
+
+    Whatever happens to process or machine meanwhile, `path` holds the old content or the new one.
+    Several processes may write one path at once: the last one wins.
+
+    Args:
+        path: where to; its folder is made where missing.
+        fill: is given the open file.
+        durable: bring the content to the disk first, so that a power cut leaves no empty file
+            under the name. It takes milliseconds: too long for thousands of pictures.
+
+    Raises:
+        OSError: the file can't be written; nothing is left of it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            fill(file)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
