@@ -117,7 +117,11 @@ FASHION_MNIST: Part = {
     "data.dataset": "fashion_mnist",
     "data.image_size": 28,
     "data.num_channels": 1,
-    "eval.num_samples": 10000,
+    "eval.batch_size": 100,
+    "eval.bpd_batch_size": 50,
+    "eval.bpd_dataset": "both",
+    "eval.bpd_images": 500,
+    "eval.num_samples": 2000,
     "eval.reference_split": "test",
 }
 CIFAR10: Part = {

@@ -27,8 +27,11 @@ class KernelDistance:
 
     Attributes:
         mean: mean over the subsets; unbiased, so a good model's may fall below 0.
-        std: standard deviation over the subsets, as published with KID. Subsets overlap: this is
-            the spread of one subset's estimate, not the error of the mean.
+        std: standard deviation over the subsets, as published with KID. It is the spread of one
+            subset's estimate, not the error of the mean.
+        error: standard error of the mean, from that spread. Subsets without repetition overlap;
+            of m among n, their variance times m/(n − m) is that of the whole (the delete-d
+            jackknife, Shao & Wu 1989), with n the smaller of both sets. NaN where m is n.
         subsets: their number.
         subset_size: images of either set in each.
     """
@@ -37,6 +40,7 @@ class KernelDistance:
     std: float
     subsets: int
     subset_size: int
+    error: float
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,9 @@ def kernel_distance(
             for x in (fake, real)
         )
         values[i] = _unbiased_mmd2(real[of_real], fake[of_fake])
-    return KernelDistance(float(values.mean()), float(values.std()), subsets, subset_size)
+    mean, std, left = float(values.mean()), float(values.std()), least - subset_size
+    error = std * math.sqrt(subset_size / left) if left else math.nan
+    return KernelDistance(mean, std, subsets, subset_size, error)
 
 
 def kernel_distance_full(real: Tensor, fake: Tensor) -> float:

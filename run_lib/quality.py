@@ -118,11 +118,9 @@ def _by_features(
     return {
         f"k{_prefix(network)}d": {
             "value": kernel.mean,
-            # The spread of a subset is published with KID. Subsets without repetition overlap:
-            # this makes it the error of the whole (the delete-d jackknife, Shao & Wu 1989).
-            "se": kernel.std * (subset / (least - subset)) ** 0.5,
+            "se": kernel.error,
             "n": n,
-            "subset_std": kernel.std,
+            "subset_std": kernel.std,  # which is what is published with KID
             "name": evaluation.metric_name("kernel", network),
             "subset_size": subset,
             **how,

@@ -63,3 +63,18 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float 
     assert worst <= tolerance, (
         f"differs by {worst:.2e} of the largest value, allowed {tolerance:.0e}"
     )
+
+
+@pytest.fixture(scope="session")
+def random_inception(tmp_path_factory) -> Path:
+    """Random weights in the format of the real ones."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    torch.save({}, path)
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        network = FeatureExtractorInceptionV3("random", ["2048"], str(path))
+    torch.save(network.state_dict(), path)
+    return path

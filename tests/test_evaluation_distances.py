@@ -1,6 +1,7 @@
 """Distances between features: closed forms, brute force, and torch-fidelity's own numbers."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -120,6 +121,21 @@ def test_subsets_of_the_kernel_distance_follow_the_seed():
         kernel_distance(real, fake, subsets=5, subset_size=20, seed=seed) for seed in (1, 1, 2)
     )
     assert first == again != other
+
+
+def test_the_error_of_a_kernel_distance_is_its_spread_over_fresh_sets():
+    generator = torch.Generator().manual_seed(0)
+
+    def fresh():
+        real = torch.randn(300, 4, generator=generator, dtype=torch.float64)
+        fake = torch.randn(300, 4, generator=generator, dtype=torch.float64) * 0.8 + 0.5
+        return kernel_distance(real, fake, subset_size=100)
+
+    found = [fresh() for _ in range(60)]
+    spread = torch.tensor([each.mean for each in found]).std().item()
+    told = torch.tensor([each.error for each in found]).mean().item()
+    assert told == pytest.approx(spread, rel=0.25)
+    assert math.isnan(kernel_distance(torch.eye(6), torch.eye(6), subset_size=6).error)
 
 
 def test_a_kernel_distance_of_too_few_images_is_refused():

@@ -317,21 +317,6 @@ def test_missing_inception_weights_end_in_a_sentence_that_says_what_goes_where(
         assert "\n" not in sentence
 
 
-@pytest.fixture(scope="module")
-def random_inception(tmp_path_factory) -> Path:
-    """Random weights in the format of the real ones."""
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    path = tmp_path_factory.mktemp("inception") / "weights.pth"
-    torch.save({}, path)
-    torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
-        network = FeatureExtractorInceptionV3("random", ["2048"], str(path))
-    torch.save(network.state_dict(), path)
-    return path
-
-
 def test_inception_features_are_torch_fidelitys_own_on_grey_and_colour(random_inception):
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 

@@ -1,5 +1,6 @@
 """`--mode eval`: figures against closed forms, resumed, shared between processes, refused."""
 
+import hashlib
 import json
 import math
 import os
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -602,6 +604,29 @@ def test_a_published_file_is_evaluated_and_its_recipe_counts(trained, tmp_path):
     other = evaluate(trained, folder, f"--checkpoint={published}", "--config.model.beta_max=10.0")
     for name in FIGURES:
         assert other[name]["value"] != given[name]["value"]
+
+
+def test_the_whole_way_with_weights_of_inception(random_inception, sampled, monkeypatch):
+    digest = hashlib.sha256(random_inception.read_bytes()).hexdigest()
+    monkeypatch.setattr("evaluation.features._INCEPTION_DIGEST", digest[:8])  # as if genuine
+
+    def few(config, split):
+        source, index = digits(split), torch.arange(9)
+        info = replace(source.info, num_images=9)
+        return datasets.MemorySource(info, source.images(index), source.labels(index))
+
+    monkeypatch.setattr(datasets, "open_from_config", few)
+    given = f"--config.eval.inception_path={random_inception}"
+    report = sampled(given, "--config.eval.num_samples=8")
+    names = {"fid": "FID", "kid": "KID", "is": "IS", "nearest_train": "nearest-inception"}
+    for name, said in names.items():
+        assert report[name]["name"].startswith(said)
+        assert math.isfinite(report[name]["value"])  # random weights hardly tell images apart
+        assert report[name]["se"] >= 0
+    assert report["fid"]["network_fingerprint"] == digest[:16]
+    assert (report["fid"]["against"], report["fid"]["resamples"]) == (9, 5)
+    assert {"precision", "recall"} <= report.keys()
+    assert not {"fd", "kd", "score"} & report.keys()
 
 
 # ---- Shards ----

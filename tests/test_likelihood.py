@@ -86,7 +86,7 @@ def test_the_entry_point_repeats_the_reference(golden, row):
 
 
 @pytest.mark.parametrize("kind", SDES)
-@pytest.mark.parametrize("shape", [(2,), (16,), (1, 4, 4)])
+@pytest.mark.parametrize("shape", [(2,), (1, 4, 4), (64,)])
 def test_a_gaussians_likelihood_is_its_closed_form(kind, shape):
     sde = SDES[kind]()
     data = Gaussian(sde, 0.3, 0.25)
@@ -111,13 +111,13 @@ def test_a_gaussians_likelihood_is_its_closed_form(kind, shape):
 
 
 @pytest.mark.parametrize("kind", SDES)
-@pytest.mark.parametrize("dimensions", [2, 5, 16])
+@pytest.mark.parametrize("dimensions", [2, 5, 64])
 def test_a_mixtures_likelihood_is_its_closed_form_but_for_the_prior(kind, dimensions):
     sde = SDES[kind]()
     data = mixture(sde, dimensions)
     x = data.sample(5, torch.Generator().manual_seed(1))
     result = log_likelihood(
-        sde, lambda row: data.score, x, probes=None, rtol=1e-6, atol=1e-6, eps=1e-4
+        sde, lambda row: data.score, x, probes=None, rtol=1e-7, atol=1e-7, eps=1e-4
     )
     # With p_T in the place of the prior nothing is left but the solver's error.
     mismatch = sde.prior_logp(result.z) - data.logp(result.z, at(sde.T, x))

@@ -7,7 +7,7 @@ import torch
 from conftest import assert_close
 from problems import SDES, Gaussian, Mixture
 
-from likelihood import continuous_bound, discrete_bound, log_likelihood
+from likelihood import continuous_bound, discrete_bound, hutchinson_probes, log_likelihood
 from losses import elbo_weights
 from score import NetworkScore
 from sde_lib import VESDE, VPSDE
@@ -90,6 +90,24 @@ def test_with_a_mixtures_score_the_gap_is_the_priors_alone(kind, dimensions):
     mean, error = mean_and_error(excess - gap)
     assert abs(mean) < 4 * error
     assert error < 0.14 * math.sqrt(dimensions)
+
+
+@pytest.mark.parametrize("dimensions", [2, 64])
+@pytest.mark.parametrize("kind", SDES)
+def test_with_the_exact_score_the_bound_is_not_below_the_flows_value(kind, dimensions):
+    sde = SDES[kind]()
+    data = Mixture(sde, normals(3, dimensions), torch.tensor([0.5, 0.3, 0.2]).double())
+    x = data.sample(64, torch.Generator().manual_seed(1))
+    probes = hutchinson_probes(
+        "Rademacher", x.shape[1:], torch.arange(len(x)), seed=2, n_probes=4, dtype=x.dtype
+    )
+    options = {"probes": probes, "rtol": 1e-4, "atol": 1e-4, "eps": EPS}
+    value = -log_likelihood(sde, lambda row: data.score, x, **options).logp
+    bound = bound_of(sde, data.score, x, n_draws=8).nats
+    mean, error = mean_and_error(bound - value)
+    assert mean > -3 * error
+    # It is no mere upper bound: what is left is the mismatch of the prior.
+    assert mean < 0.05 * dimensions + 3 * error
 
 
 @pytest.mark.parametrize("slope", [0.7, 1.0, 1.5])

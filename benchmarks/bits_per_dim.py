@@ -1,6 +1,6 @@
 """bits/dim of 64 images of mixed stiffness: ours against the route of the 2021 release.
 
-    python benchmarks/likelihood.py --checkpoint runs/vp/digits/checkpoints/step_00002000.pt
+    python -m benchmarks.bits_per_dim --checkpoint runs/vp/digits/checkpoints/step_00002000.pt
 
 Three quarters of the images are test images, the others uniform noise, on whose way a trained
 score is stiff. The release's route is scipy's RK45 on the host with one error norm for the batch,
