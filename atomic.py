@@ -1,5 +1,6 @@
 """Files that appear under their names only once they are whole."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -32,3 +33,10 @@ def write(path: Path, fill: Callable[[BinaryIO], object], *, durable: bool = Tru
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    if durable:
+        with contextlib.suppress(OSError):  # bring the name to disk; Windows can't open a folder
+            descriptor = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

@@ -111,6 +111,12 @@ def check(config: Config) -> None:
         )
     canonical_name(config.data.dataset)
     image_shape(config)
+    begin, end = config.eval.begin_ckpt, config.eval.end_ckpt
+    if end and begin > end:
+        raise ValueError(
+            f"config.eval.begin_ckpt={begin} lies after config.eval.end_ckpt={end}: give a first "
+            "and a last step, or 0 for no last one"
+        )
     _check_conditioning(config)
     _check_chain(config)
     sde = build_sde(config)
@@ -273,8 +279,12 @@ def reduced(config: Config) -> Config:
             bpd_draws=1,
             bpd_probes=1,
             hutchinson_type="Rademacher",
+            bpd_dataset="test",
             rtol=0.1,
             atol=0.1,
+            reference="",
+            begin_ckpt=0,
+            end_ckpt=0,
         )
     return small
 

@@ -47,7 +47,11 @@ OF_CHECKPOINT = (
     "data.image_width",
     "data.num_channels",
     "data.centered",
+    "data.test_fraction",  # another share would make test images of training images
 )
+
+# What it decides unless the command says otherwise: a folder of images may have moved.
+UNLESS_GIVEN = ("data.root",)
 
 # Fields that configs written before them lack, with what those runs did.
 ADDED = {"training.objective": "auto"}
@@ -145,8 +149,9 @@ def adopt(config: Config, written: str, overrides: dict[str, Any], checkpoint: P
                 f"--config.{name}={now.get(name)!r} contradicts {checkpoint}, which was trained "
                 f"with {before.get(name)!r}; leave the override out"
             )
-    taken = {name: value for name, value in before.items() if name.startswith(OF_CHECKPOINT)}
-    kept = {name: value for name, value in now.items() if not name.startswith(OF_CHECKPOINT)}
+    of_checkpoint = OF_CHECKPOINT + tuple(set(UNLESS_GIVEN) - overrides.keys())
+    taken = {name: value for name, value in before.items() if name.startswith(of_checkpoint)}
+    kept = {name: value for name, value in now.items() if not name.startswith(of_checkpoint)}
     result: Config = ml_collections.ConfigDict()
     for name, value in (kept | taken).items():
         group, _, leaf = name.rpartition(".")

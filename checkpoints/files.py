@@ -5,8 +5,6 @@ files (a learning rate that went through `np.minimum`); those, and nothing else 
 as numbers of Python.
 """
 
-import contextlib
-import os
 import pickle
 import re
 import zipfile
@@ -15,6 +13,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+
+import atomic
 
 TEMPORARY = ".tmp"
 # How files begin: archives, and what torch wrote before version 1.6 (the pickle of a long number).
@@ -111,23 +111,10 @@ _NUMPY_NUMBERS = [
 
 
 def _write(path: Path, content: object) -> None:
-    temporary = path.with_name(path.name + TEMPORARY)
     try:
-        with open(temporary, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        atomic.write(path, lambda file: torch.save(content, file))
     except RuntimeError as error:
         # torch's writer turns a full disk into a broken assertion: give the system's own error.
         if isinstance(error.__context__, OSError):
             raise OSError(*error.__context__.args) from error
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # bring the name to disk; Windows can't open a folder
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

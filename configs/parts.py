@@ -55,10 +55,10 @@ COMMON: Part = {
     "sampling.s_min": 0.0,
     "sampling.s_max": 1e30,
     "sampling.s_noise": 1.0,
-    "eval.batch_size": 1024,  # for losses and features
+    "eval.batch_size": 1024,  # for losses, and the features of data sets
     "eval.bpd_batch_size": 128,  # for bits/dim, whose backward pass keeps all activations
     "eval.num_samples": 50000,
-    "eval.begin_ckpt": 0,  # first step of the checkpoints to evaluate; both 0: the newest alone
+    "eval.begin_ckpt": 0,  # first step of the checkpoints to evaluate; both 0: the newest
     "eval.end_ckpt": 0,  # last step; 0: no last one
     "eval.enable_sampling": True,
     "eval.enable_loss": True,
@@ -120,7 +120,7 @@ FASHION_MNIST: Part = {
     "eval.batch_size": 100,
     "eval.bpd_batch_size": 50,
     "eval.bpd_dataset": "both",
-    "eval.bpd_images": 500,
+    "eval.bpd_images": 200,
     "eval.num_samples": 2000,
     "eval.reference_split": "test",
 }
@@ -144,6 +144,7 @@ LARGE_IMAGES: Part = {
     "training.snapshot_freq_for_preemption": 5000,
     "sampling.snr": 0.075,
     "eval.batch_size": 512,
+    "eval.bpd_batch_size": 16,
 }
 BEDROOM: Part = LARGE_IMAGES | {"data.dataset": "LSUN", "data.category": "bedroom"}
 CHURCH: Part = LARGE_IMAGES | {"data.dataset": "LSUN", "data.category": "church_outdoor"}
@@ -155,6 +156,7 @@ MEGAPIXEL: Part = {
     "training.batch_size": 8,
     "sampling.snr": 0.15,
     "eval.batch_size": 1024,
+    "eval.bpd_batch_size": 2,
 }
 
 # SDEs, with the objective and sampler of the paper.

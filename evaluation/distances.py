@@ -31,7 +31,8 @@ class KernelDistance:
             subset's estimate, not the error of the mean.
         error: standard error of the mean, from that spread. Subsets without repetition overlap;
             of m among n, their variance times m/(n − m) is that of the whole (the delete-d
-            jackknife, Shao & Wu 1989), with n the smaller of both sets. NaN where m is n.
+            jackknife, Shao & Wu 1989), with n the smaller of both sets, and a share of it comes
+            from the number of subsets. NaN where m is n.
         subsets: their number.
         subset_size: images of either set in each.
     """
@@ -85,7 +86,7 @@ def kernel_distance(
         )
         values[i] = _unbiased_mmd2(real[of_real], fake[of_fake])
     mean, std, left = float(values.mean()), float(values.std()), least - subset_size
-    error = std * math.sqrt(subset_size / left) if left else math.nan
+    error = std * math.sqrt(subset_size / left + 1 / subsets) if left else math.nan
     return KernelDistance(mean, std, subsets, subset_size, error)
 
 

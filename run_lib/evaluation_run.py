@@ -27,6 +27,7 @@ from run_lib.progress import advice_on_memory, duration
 from run_lib.report import lines, standard, table
 from run_lib.sampling_run import network_of
 from run_lib.shards import Results, Shards
+from run_lib.weights import none_in
 
 SPLITS = {"test": ("test",), "train": ("train",), "both": ("test", "train")}
 """What `eval.bpd_dataset` may say."""
@@ -67,6 +68,12 @@ def evaluate(
     """
     reports, asked = list[Path](), overrides or {}
     folder = eval_folder or workdir / "eval"
+    # What is wrong with the command itself is told before anything is made, or waited for.
+    assembly.check(config)
+    if config.eval.enable_sampling:
+        references.check_given(config)
+    if checkpoint is None and not wait_minutes and not checkpoints.steps(workdir / "checkpoints"):
+        raise none_in(workdir / "checkpoints")
     world = parallel.init()
     with Logbook(workdir, tensorboard=world.is_main, active=world.is_main) as log:
         turn = in_turn(
@@ -74,8 +81,8 @@ def evaluate(
         )
         for path, state in turn:
             own = assembly.adopt(config, state["config"], asked, path)
-            evaluation = _Evaluation(own, path, state, folder, log, world, raw, sources)
-            reports.append(evaluation.run())
+            of_one = _Evaluation(own, path, state, folder, log, world, raw, sources)
+            reports.append(of_one.run())
             if world.is_main and len(reports) > 1:
                 log.say(table([json.loads(report.read_text()) for report in reports]))
     return reports
@@ -83,7 +90,7 @@ def evaluate(
 
 ON_MEMORY = (
     "in the evaluation: lower --config.eval.bpd_batch_size (bits/dim), --config.eval.batch_size "
-    "(loss, features) or --config.sampling.batch_size (samples)"
+    "(loss) or --config.sampling.batch_size (samples and their features)"
 )
 
 
@@ -126,11 +133,14 @@ class _Evaluation:
         # Before data are read, let alone images drawn: what they are measured by has to be there.
         features = self._feature_network(device) if config.eval.enable_sampling else ""
         with parallel.main_first(self.world):  # it fetches what is missing
-            sources = self._sources()
+            sources = self._sources(measured=not isinstance(features, str))
         for source in sources.values():
             assembly.check_data(config, source.info)
         if not len(sources["test"]):
-            raise ValueError("the data set has no test images: set data.test_fraction above 0")
+            raise ValueError(
+                "the data set has no test images to evaluate on: put some into its test folder"
+            )
+        same = self._are_those_trained_on(sources)
         log.say(f"evaluating {self.path} on {device}, into {self.folder}")
         with advice_on_memory(ON_MEMORY):
             network = network_of(config, self.state, raw=self.raw)
@@ -139,6 +149,7 @@ class _Evaluation:
             sheet = self._figures(subject, sources, features)
         path = self._path(".json")
         if self.world.is_main:
+            facts["trained_on_these_images"] = same
             self._write(path, sheet, facts, time.monotonic() - start)
         parallel.barrier()
         return path
@@ -148,7 +159,7 @@ class _Evaluation:
         report = {
             "checkpoint": str(self.path),
             "step": self.state["step"],
-            **{name: facts[name] for name in ("weights", "ema", "seed", "device", "arithmetic")},
+            **{name: value for name, value in facts.items() if name != "recipe"},
             **sheet.figures,
             "left_out": sheet.left_out,
             "wall_sec": round(elapsed_sec, 1),  # of this run alone; figures have their own
@@ -161,16 +172,31 @@ class _Evaluation:
         self.log.say(f"report: {path}, after {duration(elapsed_sec)}")
         values = {f"eval/{name}": figure["value"] for name, figure in sheet.figures.items()}
         self.log.scalars(self.state["step"], values)
+        for title, picture in sheet.pictures.items():
+            self.log.images(self.state["step"], f"eval/{title}", picture)
         if sheet.figures:
             self._draw(sheet)
 
-    def _sources(self) -> dict[str, Source]:
+    def _are_those_trained_on(self, sources: dict[str, Source]) -> bool | None:
+        """Whether the training images here are the checkpoint's; None where nobody knows."""
+        written = self.state["data"].get("fingerprint")
+        if written is None or "train" not in sources or self.given:
+            return None
+        same = written == sources["train"].info.fingerprint
+        if not same:
+            self.log.say(
+                "the images here are not those that the checkpoint was trained on: what is told "
+                "of test images may be of training images"
+            )
+        return same
+
+    def _sources(self, measured: bool) -> dict[str, Source]:
         """The splits that are needed."""
         if self.given:
             return dict(zip(("train", "test"), self.given, strict=True))
         options = self.config.eval
         wanted = SPLITS[options.bpd_dataset] if options.enable_bpd else ()
-        compared = (options.reference_split, "train") if options.enable_sampling else ()
+        compared = (options.reference_split, "train") if measured else ()
         splits = dict.fromkeys(("test", *wanted, *compared))
         return {split: datasets.open_from_config(self.config, split) for split in splits}
 
@@ -206,9 +232,12 @@ class _Evaluation:
         if not isinstance(features, str):
             # First: it may be refused, and hours of other work would be lost.
             compared = sources[options.reference_split]
-            with parallel.main_first(self.world):
-                held, path = references.reference(self.config, compared, features)
-            self.log.say(f"samples are held against {path}")
+            if len(compared) < 2:
+                sheet.left_out["samples"] = f"the {options.reference_split} split has one image"
+            else:
+                with parallel.main_first(self.world):
+                    held, path = references.reference(self.config, compared, features)
+                self.log.say(f"samples are held against {path}")
         elif features:
             sheet.left_out["samples"] = features
         if options.enable_loss:
@@ -267,8 +296,8 @@ class _Evaluation:
         train, test = (
             references.own_statistics(self.config, source, network)[0].features for source in both
         )
-        assert train is not None
-        assert test is not None
+        if train is None or test is None:
+            return
         label = network.label or network.name
         found, rows = quality.nearest(drawn.features, test, train, label)
         sheet.figures["nearest_train"] = found

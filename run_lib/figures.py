@@ -21,8 +21,8 @@ from sde_lib import SDE, VPSDE, Score
 from solvers.ode import Status
 
 SHARDS, SHARD_BATCHES = 32, 4
-"""How many shards a figure should have, to be resumed and shared, and the most batches in one:
-slots that a finished image leaves are filled from within its shard."""
+"""How many shards a figure should have, to be resumed and shared, and the most batches in one.
+In more than one batch the slot that a finished image leaves is filled with the next."""
 
 SDE_DRAWS, SDE_TIMES, CHAIN_DRAWS = 2, 16, 16
 """Of the bounds' estimates. All steps of a chain would be a thousand evaluations an image, and say
@@ -77,12 +77,11 @@ def mean_figure(values: np.ndarray, **how: Any) -> Figure:
 
 
 def subset(source: Source, count: int) -> Tensor:
-    """Which images stand for a data set: all, or the first of a random order, always the same.
+    """Which images stand for a data set: the first of a random order, which is always the same.
 
     Folders and many sets lie sorted by class: their first images are no sample of them.
     """
-    n = len(source)
-    return torch.arange(n) if count >= n else noise.permutation(n, 0, 0)[:count]
+    return noise.permutation(len(source), 0, 0)[:count]
 
 
 def shard_size(count: int, batch_size: int) -> int:

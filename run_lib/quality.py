@@ -17,7 +17,8 @@ from run_lib.figures import Figure, Subject, mean_figure, shard_size
 from run_lib.shards import Results
 from solvers.ode import Status
 
-KID_SUBSET = NEAREST_ROWS = 1000
+KID_SUBSET = 1000
+NEAREST_ROWS = 1000
 NEIGHBOUR = 3
 """Whose distance is the radius of an image's surroundings, for precision and recall."""
 SHOWN = 100
@@ -192,7 +193,8 @@ def draw_samples(subject: Subject, network: FeatureNetwork) -> Results:
             status[~x.flatten(1).isfinite().all(1)] = Status.NON_FINITE
             images = evaluation.to_uint8(x.nan_to_num(0.0))
             features, logits = network(images)
-            row = {"images": images, "features": features, "nfe": part.nfe, "status": status}
+            shown = images[part.index.to(images.device) < SHOWN]  # all would be gigabytes
+            row = {"images": shown, "features": features, "nfe": part.nfe, "status": status}
             row |= {} if logits is None else {"logits": logits}
             for name, value in row.items():
                 rows.setdefault(name, []).append(value.cpu())
@@ -204,7 +206,6 @@ def draw_samples(subject: Subject, network: FeatureNetwork) -> Results:
         torch.arange(count),
         shard_size(count, size),
         compute,
-        first={"images": SHOWN},
         sampling=json.loads(assembly.to_json(config))["sampling"],
         network=network.fingerprint,
     )
@@ -226,7 +227,7 @@ def _how(
     classes = subject.config.model.get("num_classes", 0)
     return {
         "split": source.info.split,
-        "against": held.facts.n or len(source),
+        "against": held.facts.n or None,  # files of others may not tell
         "method": method,
         **steps,
         **({"labels": "each class equally often"} if classes else {}),

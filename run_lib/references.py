@@ -95,6 +95,19 @@ def facts_of(info: DatasetInfo, network: FeatureNetwork) -> Facts:
     )
 
 
+def check_given(config: Config) -> None:
+    """Refuses, before anything else is done, files named for the evaluation that are not there.
+
+    Raises:
+        OSError, ValueError: as `feature_network` and `check_reference`.
+    """
+    options = config.eval
+    if options.features == "inception" or options.inception_path:
+        evaluation.inception_file(options.inception_path)
+    if options.reference:
+        Reference.load(Path(options.reference))
+
+
 def check_reference(config: Config, network: FeatureNetwork) -> None:
     """Refuses, before data are read, an `eval.reference` that samples can't be held against.
 
@@ -220,7 +233,10 @@ def _train(config: Config, device: torch.device) -> tuple[FeatureNetwork, str]:
         seed=config.seed,
         device=device,
     )
-    network.save(path)
+    try:
+        network.save(path)
+    except OSError as error:
+        raise cannot_write(path, error, "--config.eval.stats_folder") from error
     sentence = f"{network.name}: trained on {info.num_images:,} images, in {path}"
     if labelled and len(test):
         labels = test.labels(torch.arange(len(test)))

@@ -16,7 +16,7 @@ from assembly import Config
 from logbook import Logbook
 from run_lib.drawing import draw
 from run_lib.progress import advice_on_memory
-from run_lib.weights import load_any
+from run_lib.weights import load_any, none_in
 from sampling import Samples
 
 
@@ -140,10 +140,7 @@ def load_checkpoint(
         return checkpoint, load_any(checkpoint, config)
     found = checkpoints.newest(workdir / "checkpoints", reports.append)
     if found is None:
-        raise ValueError(
-            f"{workdir / 'checkpoints'} holds no checkpoint: train first (--mode train), "
-            "or name one with --checkpoint"
-        )
+        raise none_in(workdir / "checkpoints")
     return found
 
 

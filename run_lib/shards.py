@@ -24,10 +24,12 @@ from run_lib.files import write_whole
 
 Arrays = dict[str, np.ndarray]
 
-FORMAT = 2
+FORMAT = 3
 """To be raised when code changes the numbers: shards of an earlier one are then not taken."""
 
-_INDEX, _SEC = "index", "sec"
+_INDEX, _SEC, _NAMES = "index", "sec", "names"
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile)
+"""What reading a damaged archive ends in."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Results:
     """Arrays over all samples, and how long they took.
 
     Attributes:
-        arrays: by name, (N, ...), or the first rows of them.
+        arrays: by name, the rows of all shards in order.
         sec: time of computation, of all processes together and over all interruptions.
     """
 
@@ -71,8 +73,6 @@ class Shards:
         index: Tensor,
         size: int,
         compute: Callable[[Tensor], Mapping[str, Tensor]],
-        *,
-        first: Mapping[str, int] | None = None,
         **facts: Any,
     ) -> Results:
         """What `compute` gives for all samples, from shards where they are there.
@@ -83,8 +83,7 @@ class Shards:
             name: of the figure.
             index: int64 (N,) the samples.
             size: samples in a shard; the same for any number of processes.
-            compute: int64 (n,) some of `index` → arrays (n, ...).
-            first: arrays of which only so many rows are wanted: images fill the memory.
+            compute: int64 (n,) some of `index` → arrays, of (n, ...) or fewer rows.
             **facts: what else the numbers depend on.
 
         Raises:
@@ -106,7 +105,7 @@ class Shards:
                 part.write(arrays, time.monotonic() - start)
                 bar.update(len(part.index))
         parallel.barrier()
-        return _joined(parts, dict(first or {}), home)
+        return _joined(parts, home)
 
 
 @dataclass(frozen=True)
@@ -117,45 +116,35 @@ class _Part:
     index: Tensor
 
     def write(self, arrays: Arrays, sec: float) -> None:
-        whole = {_INDEX: self.index.numpy(), _SEC: np.float64(sec), **arrays}
+        names = np.array(sorted(arrays))
+        whole = {_INDEX: self.index.numpy(), _SEC: np.float64(sec), _NAMES: names, **arrays}
         write_whole(self.path, partial(np.savez, **whole), "--eval_folder")
 
     def is_there(self) -> bool:
         """Whether it is whole and of these samples; nothing is kept in memory."""
         try:
             with zipfile.ZipFile(self.path) as file:
-                return file.testzip() is None and self.read(()) is not None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+                return file.testzip() is None and self.read() is not None
+        except _DAMAGED:
             return False
 
-    def read(self, names: Sequence[str] | None = None) -> Arrays | None:
-        """Its arrays, or those of some names; None where it is missing, damaged or of others."""
+    def read(self) -> tuple[Arrays, float] | None:
+        """Its arrays and seconds; None where it is missing, damaged or of other samples."""
         try:
             with np.load(self.path, allow_pickle=False) as file:
                 if not np.array_equal(file[_INDEX], self.index.numpy()):
                     return None
-                return {key: file[key] for key in (file.files if names is None else names)}
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+                return {key: file[key] for key in file[_NAMES].tolist()}, float(file[_SEC])
+        except _DAMAGED:
             return None
 
 
-def _joined(parts: Sequence[_Part], wanted: dict[str, int], home: Path) -> Results:
-    collected: dict[str, list[np.ndarray]] = {}
-    sec, names = 0.0, None
-    for part in parts:
-        arrays = part.read(names)
-        if arrays is None:
-            raise OSError(
-                f"{home} lacks shards that were just written: does every process see it?"
-            )
-        sec += float(arrays.pop(_SEC))
-        arrays.pop(_INDEX, None)
-        for key, value in arrays.items():
-            rows = value[: wanted[key]] if key in wanted else value
-            wanted |= {key: wanted[key] - len(rows)} if key in wanted else {}
-            collected.setdefault(key, []).append(rows)
-        names = [_SEC, *(key for key in collected if wanted.get(key, 1))]
-    return Results({key: np.concatenate(values) for key, values in collected.items()}, sec)
+def _joined(parts: Sequence[_Part], home: Path) -> Results:
+    read = [found for part in parts if (found := part.read())]
+    if len(read) < len(parts):
+        raise OSError(f"{home} lacks shards that were just written: does every process see it?")
+    arrays = {key: np.concatenate([found[key] for found, _ in read]) for key in read[0][0]}
+    return Results(arrays, sum(sec for _, sec in read))
 
 
 def _name(start: int, index: Tensor) -> str:

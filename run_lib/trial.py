@@ -42,7 +42,8 @@ def smoke(config: Config) -> None:
         sample(longer, folder, num_samples=4)
         with longer.unlocked():
             longer.eval.stats_folder = str(folder / "stats")
-        evaluate(longer, folder, sources=(_first(sources[0]), _first(sources[1])))
+        if len(sources[1]):
+            evaluate(longer, folder, sources=(_first(sources[0]), _first(sources[1])))
     finally:
         shutil.rmtree(folder)
 

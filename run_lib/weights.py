@@ -65,6 +65,14 @@ def _with_recipe(state: dict[str, Any], path: Path, config: Config) -> dict[str,
     }
 
 
+def none_in(folder: Path, came: str = "") -> ValueError:
+    """What to raise where a folder holds no checkpoint; `came` tells of a waiting in vain."""
+    return ValueError(
+        f"{folder} holds no checkpoint{came}: train first (--mode train), "
+        "or name one with --checkpoint"
+    )
+
+
 def network_options(config: Config) -> dict[str, Any]:
     """The fields of a config that describe its network."""
     data = {"num_channels": config.data.num_channels, "centered": config.data.centered}

@@ -13,15 +13,20 @@ import torch
 import parallel
 
 PROGRAM = """
-import json, sys, torch, parallel
+import json, sys, time, torch, parallel
+from pathlib import Path
 world = parallel.init()
 given = torch.tensor([1.0 + world.rank, -2.0 * world.rank])
 mean = parallel.mean_across(given)
 parallel.barrier()
 shard = list(parallel.shard(5, world.rank, world.size))
+with parallel.main_first(world):
+    time.sleep(0.5 * (1 - world.rank))  # the other one would be faster
+    made = Path(sys.argv[1]).with_name("made")
+    found, _ = made.exists(), made.touch()
 gathered = parallel.gather_objects({"rank": world.rank, "shard": shard})
 place = [world.rank, world.size, world.device_index, world.is_main]
-result = [*place, mean.tolist(), given.tolist(), gathered]
+result = [*place, mean.tolist(), given.tolist(), gathered, found]
 open(sys.argv[1], "w").write(json.dumps(result))
 parallel.shutdown()
 parallel.shutdown()
@@ -102,4 +107,4 @@ def test_two_processes_agree(tmp_path):
     for rank in range(2):
         result = json.loads((tmp_path / f"{rank}.json").read_text())
         given = [1.0 + rank, -2.0 * rank]
-        assert result == [rank, 2, rank, rank == 0, [1.5, -1.0], given, gathered]
+        assert result == [rank, 2, rank, rank == 0, [1.5, -1.0], given, gathered, rank == 1]
