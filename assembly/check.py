@@ -120,6 +120,11 @@ def check(config: Config) -> None:
     _check_conditioning(config)
     _check_chain(config)
     sde = build_sde(config)
+    if not config.eval.bpd_eps < sde.T:
+        raise ValueError(
+            f"config.eval.bpd_eps={config.eval.bpd_eps:g}: the flow begins there and ends at "
+            f"{sde.T:g}, so give a small time, such as 1e-5"
+        )
     build_objective(config, sde)
     build_sampler(config, sde)
     _check_device(config)

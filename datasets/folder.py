@@ -61,8 +61,11 @@ def open_folder(request: Request, root: Path | None = None, *, labelled: bool = 
     if folders is None:
         files = scan(root)
         classes = class_folders(files)
+        held_out = _held_out([file.path for file in files], request.test_fraction)
         chosen = [
-            file for file in files if _split_of(file.path, request.test_fraction) == request.split
+            file
+            for file, held in zip(files, held_out, strict=True)
+            if held == (request.split == "test")
         ]
     else:
         by_split = {split: scan(folder) for split, folder in folders.items()}
@@ -240,23 +243,26 @@ def _folder(path: str) -> str:
 def _split_folders(root: Path) -> dict[str, Path] | None:
     folders = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
     test = folders.get("test") or folders.get("val")
+    if test and "train" not in folders:
+        raise ValueError(
+            f"{root.resolve()} has a folder {test.name}/ but none called train/: put the images "
+            f"to train on into train/, or give {test.name}/ another name to choose from all"
+        )
     return {"train": folders["train"], "test": test} if "train" in folders and test else None
 
 
-def _split_of(name: str, test_fraction: float) -> str:
-    digest = hashlib.blake2b(os.fsencode(name), digest_size=8).digest()
-    return "test" if int.from_bytes(digest, "big") / 2**64 < test_fraction else "train"
+def _held_out(names: list[str], test_fraction: float) -> list[bool]:
+    """Which images are for testing, by a hash of their names: of several at least one."""
+    digests = [hashlib.blake2b(os.fsencode(name), digest_size=8).digest() for name in names]
+    places = [int.from_bytes(digest, "big") / 2**64 for digest in digests]
+    least = min(places) if test_fraction and len(places) > 1 else -1.0
+    return [place < test_fraction or place == least for place in places]
 
 
 def _open_array(request: Request, path: Path) -> MemorySource:
     images, labels = _read_array(path)
-    chosen = np.array(
-        [
-            _split_of(str(row), request.test_fraction) == request.split
-            for row in range(len(images))
-        ],
-        dtype=bool,
-    )
+    held_out = _held_out([str(row) for row in range(len(images))], request.test_fraction)
+    chosen = np.array(held_out, dtype=bool) == (request.split == "test")
     if not chosen.any() and request.split == "train":
         raise ValueError(f"{path} leaves no image for training: lower data.test_fraction")
     classes = () if labels is None else tuple(str(label) for label in range(int(labels.max()) + 1))

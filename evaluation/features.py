@@ -158,7 +158,7 @@ def inception_file(path: str | Path = "") -> Path:
             f"no Inception weights at {found}: put torch-fidelity's {INCEPTION_FILE} (its SHA-256 "
             f"begins with {_INCEPTION_DIGEST}) there, or name it with "
             f"--config.eval.inception_path ({cache} is where it is looked for without that), or "
-            "use the built-in feature network"
+            "use the built-in feature network (--config.eval.features=classifier)"
         )
     return found
 

@@ -127,12 +127,14 @@ def _opened(path: Path) -> Iterator[Any]:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("it holds one array, not several by name")
             yield file
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise FileNotFoundError(
             f"no reference statistics at {path}: make them with --mode stats, or name another file"
         ) from None
     except (ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        if "pickle" in reason or "context manager" in reason or "numpy.ndarray" in reason:
+            reason = "it is no archive of arrays of numbers by name"  # in numpy's words advice
         raise ValueError(
             f"{path} is no file of reference statistics ({reason}): give an .npz with mu and "
             "sigma, or with features as pool_3"
@@ -167,6 +169,10 @@ def _check_arrays(mu: Tensor, sigma: Tensor, features: Tensor | None) -> None:
         raise ValueError(f"its features have {features.shape[1]} numbers, its mu {len(mu)}")
     if not (mu.isfinite().all() and sigma.isfinite().all()):
         raise ValueError("its numbers are not all finite")
+    size = sigma.abs().max().item()
+    lowest = torch.linalg.eigvalsh(sigma)[0].item() if size else 0.0
+    if (sigma - sigma.T).abs().max().item() > 1e-6 * size or lowest < -1e-6 * size:
+        raise ValueError("its sigma is no covariance, which is symmetric and has no negative root")
 
 
 def _facts(arrays: dict[str, np.ndarray]) -> Facts:

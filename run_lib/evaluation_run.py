@@ -70,7 +70,13 @@ def evaluate(
     folder = eval_folder or workdir / "eval"
     # What is wrong with the command itself is told before anything is made, or waited for.
     assembly.check(config)
-    if config.eval.enable_sampling:
+    options = config.eval
+    if not (options.enable_loss or options.enable_bpd or options.enable_sampling):
+        raise ValueError(
+            "eval.enable_loss, eval.enable_bpd and eval.enable_sampling are all False: there is "
+            "nothing to evaluate, so set one of them"
+        )
+    if options.enable_sampling:
         references.check_given(config)
     if checkpoint is None and not wait_minutes and not checkpoints.steps(workdir / "checkpoints"):
         raise none_in(workdir / "checkpoints")
@@ -81,6 +87,8 @@ def evaluate(
         )
         for path, state in turn:
             own = assembly.adopt(config, state["config"], asked, path)
+            if said := _of_checkpoint(config, own):
+                log.say(said)
             of_one = _Evaluation(own, path, state, folder, log, world, raw, sources)
             reports.append(of_one.run())
             if world.is_main and len(reports) > 1:
@@ -138,7 +146,8 @@ class _Evaluation:
             assembly.check_data(config, source.info)
         if not len(sources["test"]):
             raise ValueError(
-                "the data set has no test images to evaluate on: put some into its test folder"
+                "the data set has no test images to evaluate on: put some into folders train/ and "
+                "test/, and train on the first"
             )
         same = self._are_those_trained_on(sources)
         log.say(f"evaluating {self.path} on {device}, into {self.folder}")
@@ -166,6 +175,8 @@ class _Evaluation:
             "versions": assembly.versions(),
             "config": json.loads(assembly.to_json(self.config)),
         }
+        if path.is_file() and not _is_like(path, report):
+            self.log.say(f"replaces the report of an evaluation with other options: {path}")
         text = json.dumps(standard(report), indent=2, allow_nan=False) + "\n"
         write_whole(path, lambda file: file.write(text.encode()), "--eval_folder")
         self.log.say(lines(sheet.figures, sheet.left_out))
@@ -233,7 +244,10 @@ class _Evaluation:
             # First: it may be refused, and hours of other work would be lost.
             compared = sources[options.reference_split]
             if len(compared) < 2:
-                sheet.left_out["samples"] = f"the {options.reference_split} split has one image"
+                sheet.left_out["samples"] = (
+                    f"the {options.reference_split} split has one image: set eval.reference_split "
+                    "to the other"
+                )
             else:
                 with parallel.main_first(self.world):
                     held, path = references.reference(self.config, compared, features)
@@ -326,4 +340,23 @@ class _Evaluation:
         )
 
     def _path(self, suffix: str) -> Path:
-        return self.folder / f"step_{self.state['step']:08d}{suffix}"
+        raw = "_raw" if self.raw else ""
+        return self.folder / f"step_{self.state['step']:08d}{raw}{suffix}"
+
+
+def _of_checkpoint(recipe: Config, own: Config) -> str:
+    """What the checkpoint decided against the recipe, for the log."""
+    wanted, found = assembly.of_checkpoint(recipe), assembly.of_checkpoint(own)
+    other = [f"{name}={value!r}" for name, value in found.items() if wanted.get(name) != value]
+    more = f" and {len(other) - 4} more" if len(other) > 4 else ""
+    return f"of the checkpoint, not of the recipe: {', '.join(other[:4])}{more}" if other else ""
+
+
+def _is_like(path: Path, report: dict[str, Any]) -> bool:
+    """Whether a report was made of the same weights with the same options."""
+    try:
+        before = json.loads(path.read_text())
+    except ValueError:
+        return False
+    now = json.loads(json.dumps(standard(report)))
+    return all(before.get(name) == now[name] for name in ("weights", "ema", "config"))

@@ -1,5 +1,6 @@
 """What a run writes beside its checkpoints, and the sentence where it can't."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -26,7 +27,5 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object], option: str) ->
 
 def cannot_write(path: Path, error: OSError, option: str) -> OSError:
     """The sentence for a file or folder that can't be written."""
-    return OSError(
-        f"cannot write {path} ({error.strerror or error}): free some space or choose another "
-        f"{option}"
-    )
+    remedy = "free some space or choose" if error.errno == errno.ENOSPC else "choose"
+    return OSError(f"cannot write {path} ({error.strerror or error}): {remedy} another {option}")

@@ -62,6 +62,8 @@ def sample_figures(
     images = images[done[: len(images)]]
     if len(features) < 2:
         why = f"only {len(features)} of {len(done)} are finite images: check the weights"
+        if len(done) < 2:
+            why = "distances need at least two: raise eval.num_samples"
         return Drawn({}, {"samples": why}, images, features)
     how = _how(subject, shards, source, network, held)
     spread = evaluation.bootstrap(
@@ -90,8 +92,10 @@ def sample_figures(
         left_out["kernel distance, precision, recall"] = f"they need {NEIGHBOUR + 1} images a side"
     else:
         found |= _by_features(held.features, features, network, how)
-    if "logits" in shards:
-        parts = min(10, n)  # as in the literature: their spread is the error of one part
+    parts = min(10, n // 10)  # as in the literature: their spread is the error of one part
+    if "logits" in shards and not parts:
+        left_out["score"] = "it needs at least ten samples"
+    elif "logits" in shards:
         logits = torch.from_numpy(shards["logits"])[done]
         score = evaluation.inception_score(logits, splits=parts)
         found["is" if prefix == "i" else "score"] = {
@@ -126,7 +130,6 @@ def _by_features(
             "subset_size": subset,
             **how,
         },
-        # The error of a share of n independent samples.
         "precision": {
             "value": covered.precision,
             "se": _share_error(covered.precision, n),
@@ -173,7 +176,9 @@ def _nearest(x: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _share_error(share: float, n: int) -> float:
-    return (share * (1 - share) / n) ** 0.5
+    """Standard error of a share of n images (Agresti & Coull 1998): of 0 and 1 too it is not 0."""
+    share = (share * n + 2) / (n + 4)
+    return (share * (1 - share) / (n + 4)) ** 0.5
 
 
 def draw_samples(subject: Subject, network: FeatureNetwork) -> Results:
@@ -226,8 +231,9 @@ def _how(
     steps = {} if method == "ode" else {"num_steps": sampling.num_steps or subject.sde.N}
     classes = subject.config.model.get("num_classes", 0)
     return {
-        "split": source.info.split,
-        "against": held.facts.n or None,  # files of others may not tell
+        # Files of others may tell neither.
+        "split": held.facts.split or None,
+        "against": held.facts.n or None,
         "method": method,
         **steps,
         **({"labels": "each class equally often"} if classes else {}),

@@ -19,10 +19,10 @@ def lines(found: dict[str, Figure], left_out: dict[str, str]) -> str:
         more = f", {figure['nfe']:.0f} evaluations each" if "nfe" in figure else ""
         more += f", {figure['given_up']:,} given up" if figure.get("given_up") else ""
         of = figure.get("of", "samples")
-        what = f"{of} against {figure['split']}" if "against" in figure else figure["split"]
+        split = f"{figure['split']} images" if figure["split"] else "the reference"
+        what = f"{of} against {split}" if "against" in figure else split
         said.append(
-            f"{figure.get('name', name):<20} {_number(figure)} "
-            f"({figure['n']:,} {what} images{more})"
+            f"{figure.get('name', name):<20} {_number(figure)} ({figure['n']:,} {what}{more})"
         )
     return "\n".join(said + [f"{name:<20} left out: {why}" for name, why in left_out.items()])
 

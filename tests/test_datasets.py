@@ -337,6 +337,23 @@ def test_hash_split_is_disjoint_complete_and_stable_under_additions(tmp_path):
     assert test < names_of(tmp_path, "test")
 
 
+@pytest.mark.parametrize("count", [2, 5, 14])
+def test_of_a_small_folder_at_least_one_image_is_held_out(tmp_path, count):
+    for number in range(count):
+        write_image(tmp_path / f"{number}.png", size=(1, 1))
+    train, test = (open_images(tmp_path, split, test_fraction=1e-9) for split in ("train", "test"))
+    assert (len(train), len(test)) == (count - 1, 1)
+    assert len(open_images(tmp_path, test_fraction=0.0)) == count
+
+
+@pytest.mark.parametrize("name", ["test", "val", "Test"])
+def test_images_for_testing_are_not_trained_on_for_want_of_a_train_folder(tmp_path, name):
+    write_image(tmp_path / "a.png")
+    write_image(tmp_path / name / "b.png")
+    with pytest.raises(ValueError, match=f"has a folder {name}/ but none called train/"):
+        open_images(tmp_path)
+
+
 def test_a_small_folder_trains_with_an_empty_test_split(tmp_path):
     write_image(tmp_path / "a.png")
     assert len(open_images(tmp_path, "test", test_fraction=0.0)) == 0

@@ -147,8 +147,15 @@ def test_files_without_statistics_are_refused_in_a_sentence(tmp_path):
     with pytest.raises(ValueError, match="not all finite"):
         Reference.load(path)
     np.savez(path, mu=np.array([{}]), sigma=np.eye(1))  # would be unpickled
-    with pytest.raises(ValueError, match="no file of reference statistics"):
+    with pytest.raises(ValueError, match="no archive of arrays of numbers") as raised:
         Reference.load(path)
+    assert "allow_pickle" not in str(raised.value)
+    for sigma in (-np.eye(2), np.array([[1.0, 0.5], [0.2, 1.0]])):
+        np.savez(path, mu=np.zeros(2), sigma=sigma)
+        with pytest.raises(ValueError, match="its sigma is no covariance"):
+            Reference.load(path)
+    with pytest.raises(FileNotFoundError, match="--mode stats"):
+        Reference.load(tmp_path)
     whole = tmp_path / "whole.npz"
     np.savez(whole, mu=np.zeros(300), sigma=np.eye(300))
     path.write_bytes(whole.read_bytes()[:2000])
