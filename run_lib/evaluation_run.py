@@ -294,8 +294,7 @@ class _Evaluation:
         sheet: Sheet,
     ) -> None:
         """Distances of samples and, where its features are kept, the nearest training images."""
-        compared = sources[self.config.eval.reference_split]
-        drawn = quality.sample_figures(subject, compared, network, held, shards)
+        drawn = quality.sample_figures(subject, network, held, shards)
         sheet.figures |= drawn.figures
         sheet.left_out |= drawn.left_out
         if len(drawn.images):

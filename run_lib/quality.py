@@ -10,7 +10,6 @@ from torch import Tensor
 import assembly
 import datasets
 import evaluation
-from datasets import Source
 from evaluation import FeatureNetwork, Reference
 from run_lib.drawing import draw
 from run_lib.figures import Figure, Subject, mean_figure, shard_size
@@ -45,15 +44,14 @@ class Drawn:
 
 
 def sample_figures(
-    subject: Subject, source: Source, network: FeatureNetwork, held: Reference, shards: Results
+    subject: Subject, network: FeatureNetwork, held: Reference, shards: Results
 ) -> Drawn:
     """Measures how far samples are from a data set.
 
     Args:
         subject: what is evaluated.
-        source: the split that they are compared with.
         network: the feature network.
-        held: its statistics of that split.
+        held: its statistics of the split that samples are compared with.
         shards: what `draw_samples` gave.
     """
     done = torch.from_numpy(shards["status"] == Status.DONE)
@@ -65,7 +63,7 @@ def sample_figures(
         if len(done) < 2:
             why = "distances need at least two: raise eval.num_samples"
         return Drawn({}, {"samples": why}, images, features)
-    how = _how(subject, shards, source, network, held)
+    how = _how(subject, shards, network, held)
     spread = evaluation.bootstrap(
         features,
         held.mu,
@@ -217,11 +215,7 @@ def draw_samples(subject: Subject, network: FeatureNetwork) -> Results:
 
 
 def _how(
-    subject: Subject,
-    shards: Results,
-    source: Source,
-    network: FeatureNetwork,
-    held: Reference,
+    subject: Subject, shards: Results, network: FeatureNetwork, held: Reference
 ) -> dict[str, Any]:
     """How samples were made, and what they are held against."""
     sampling, nfe = subject.config.sampling, shards["nfe"]
