@@ -149,9 +149,9 @@ def adopt(config: Config, written: str, overrides: dict[str, Any], checkpoint: P
                 f"--config.{name}={now.get(name)!r} contradicts {checkpoint}, which was trained "
                 f"with {before.get(name)!r}; leave the override out"
             )
-    of_checkpoint = OF_CHECKPOINT + tuple(set(UNLESS_GIVEN) - overrides.keys())
-    taken = {name: value for name, value in before.items() if name.startswith(of_checkpoint)}
-    kept = {name: value for name, value in now.items() if not name.startswith(of_checkpoint)}
+    decided = OF_CHECKPOINT + tuple(set(UNLESS_GIVEN) - overrides.keys())
+    taken = {name: value for name, value in before.items() if name.startswith(decided)}
+    kept = {name: value for name, value in now.items() if not name.startswith(decided)}
     result: Config = ml_collections.ConfigDict()
     for name, value in (kept | taken).items():
         group, _, leaf = name.rpartition(".")

@@ -33,7 +33,6 @@ def write(path: Path, content: object) -> None:
         OSError: the file can't be written, in one sentence; what lay under the name is untouched.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, content)
     except OSError as error:
         raise OSError(

@@ -68,7 +68,7 @@ def save(
         )
     _check_entries(state, "the state to save")
     path = path_of(folder, state["step"])
-    for left_over in path.parent.glob(f"step_*.pt.*{TEMPORARY}"):
+    for left_over in path.parent.glob(f"step_*.pt*{TEMPORARY}"):
         left_over.unlink()  # of a save that was killed
     save_as(path, state)
     _delete_old(path.parent, state["step"], keep, milestone_every)

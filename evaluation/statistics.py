@@ -123,18 +123,20 @@ def _known(name: str) -> bool:
 def _opened(path: Path) -> Iterator[Any]:
     """An `.npz` file, whatever is wrong with it said in one sentence."""
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+        with path.open("rb") as raw:
+            file = np.load(raw, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("it holds one array, not several by name")
-            yield file
+            with file:
+                yield file
     except (FileNotFoundError, IsADirectoryError):
         raise FileNotFoundError(
             f"no reference statistics at {path}: make them with --mode stats, or name another file"
         ) from None
     except (ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        if "pickle" in reason or "context manager" in reason or "numpy.ndarray" in reason:
-            reason = "it is no archive of arrays of numbers by name"  # in numpy's words advice
+        if "pickle" in reason:  # numpy's own words advise to run what is in the file
+            reason = "it is no archive of arrays of numbers by name"
         raise ValueError(
             f"{path} is no file of reference statistics ({reason}): give an .npz with mu and "
             "sigma, or with features as pool_3"

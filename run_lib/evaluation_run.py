@@ -158,8 +158,9 @@ class _Evaluation:
             sheet = self._figures(subject, sources, features)
         path = self._path(".json")
         if self.world.is_main:
-            facts["trained_on_these_images"] = same
-            self._write(path, sheet, facts, time.monotonic() - start)
+            told = {name: value for name, value in facts.items() if name != "recipe"}
+            told |= {"trained_on_these_images": same}
+            self._write(path, sheet, told, time.monotonic() - start)
         parallel.barrier()
         return path
 
@@ -168,7 +169,7 @@ class _Evaluation:
         report = {
             "checkpoint": str(self.path),
             "step": self.state["step"],
-            **{name: value for name, value in facts.items() if name != "recipe"},
+            **facts,
             **sheet.figures,
             "left_out": sheet.left_out,
             "wall_sec": round(elapsed_sec, 1),  # of this run alone; figures have their own

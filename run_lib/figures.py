@@ -198,14 +198,11 @@ def bits_per_dim(subject: Subject, source: Source, count: int) -> tuple[Figure, 
         **how,
     )
     how |= {"method": "Dormand–Prince 5(4), an error norm for each image"}
-    figure = _bits_figure(shards, source, how)
+    if figure := _bits_figure(shards, source, how):
+        return figure, shards["bits"].mean(1)
     return (
-        (figure, shards["bits"].mean(1))
-        if figure
-        else (
-            "the ODE reached the prior for no image: check the weights, or raise eval.rtol, "
-            "eval.atol or eval.bpd_eps"
-        )
+        "the ODE reached the prior for no image: check the weights, or raise eval.rtol, "
+        "eval.atol or eval.bpd_eps"
     )
 
 

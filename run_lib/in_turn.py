@@ -86,7 +86,11 @@ class Folder:
 
     def look(self) -> Found | None:
         """The next one that is whole: the first after the last, or the newest."""
-        steps = [step for step in self._there() if step > self.last and step not in self._passed]
+        steps = [
+            step
+            for step in checkpoints.steps(self.path)
+            if self.last < step <= (self.end or step) and step not in self._passed
+        ]
         for step in steps if self.in_order else reversed(steps):
             path = checkpoints.path_of(self.path, step)
             try:
@@ -110,9 +114,6 @@ class Folder:
             f"{self.path} has no checkpoint of a step from eval.begin_ckpt={self.begin} to "
             f"eval.end_ckpt={self.end or 'the last'}{came}; it has those of steps {have}"
         )
-
-    def _there(self) -> list[int]:
-        return [step for step in checkpoints.steps(self.path) if step <= (self.end or step)]
 
 
 def _next(folder: Folder, wait_sec: float, world: parallel.World) -> Found | None:

@@ -154,6 +154,9 @@ def test_files_without_statistics_are_refused_in_a_sentence(tmp_path):
         np.savez(path, mu=np.zeros(2), sigma=sigma)
         with pytest.raises(ValueError, match="its sigma is no covariance"):
             Reference.load(path)
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    with pytest.raises(ValueError, match="it holds one array, not several by name"):
+        Reference.load(tmp_path / "one.npy")
     with pytest.raises(FileNotFoundError, match="--mode stats"):
         Reference.load(tmp_path)
     whole = tmp_path / "whole.npz"
