@@ -21,17 +21,23 @@ import ml_collections
 import torch
 from torch import Tensor
 
-import assembly
-import checkpoints
-import datasets
-import likelihood
-import noise
-from likelihood.flow import LogLikelihood, integrate
-from run_lib.sampling_run import network_of
-from score import ScoreFor
-from sde_lib import SDE, Score
-from solvers.ode import solve_scipy
-from tensor_ops import expand_to
+from score_sde import checkpoints, likelihoods, noise
+from score_sde.commands.sample import network_of
+from score_sde.config.build import (
+    Config,
+    allow_tf32,
+    build_device,
+    build_scaler,
+    build_score,
+    build_sde,
+    open_split,
+)
+from score_sde.data import dequantise
+from score_sde.likelihoods.flow import LogLikelihood, integrate
+from score_sde.score import ScoreFor
+from score_sde.sde import SDE, Score
+from score_sde.solvers.ode import solve_scipy
+from score_sde.tensor_ops import expand_to
 
 RELEASE, EPS = "2021 release", 1e-5
 
@@ -70,7 +76,7 @@ def routes(sde: SDE, score_for: ScoreFor, x: Tensor, probe: Tensor) -> dict[str,
             seen += len(row)
             return score_for(row)
 
-        result = likelihood.log_likelihood(
+        result = likelihoods.log_likelihood(
             sde,
             counted,
             x,
@@ -87,13 +93,13 @@ def routes(sde: SDE, score_for: ScoreFor, x: Tensor, probe: Tensor) -> dict[str,
     return {RELEASE: release} | named
 
 
-def images(config: assembly.Config, count: int) -> Tensor:
+def images(config: Config, count: int) -> Tensor:
     """Test images, dequantised, as the network sees them."""
-    source = datasets.open_from_config(config, "test")
+    source = open_split(config, "test")
     index = torch.arange(count)
     shape, levels = source.info.shape, source.info.levels
     u = noise.uniform(config.seed, index, 0, shape, stream=noise.Stream.DEQUANTISE)
-    return datasets.get_data_scaler(config)(datasets.dequantise(source.images(index), levels, u))
+    return build_scaler(config)(dequantise(source.images(index), levels, u))
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -112,11 +118,11 @@ def main(words: Sequence[str] | None = None) -> None:
     given = parser.parse_args(words)
 
     state = checkpoints.load(given.checkpoint)
-    config: assembly.Config = ml_collections.ConfigDict(json.loads(state["config"]))
+    config: Config = ml_collections.ConfigDict(json.loads(state["config"]))
     config.data.root = given.root or config.data.root
-    assembly.allow_tf32(False)
-    device, sde = assembly.build_device(config), assembly.build_sde(config)
-    score = assembly.build_score(config, network_of(config, state, raw=False), sde, None)
+    allow_tf32(False)
+    device, sde = build_device(config), build_sde(config)
+    score = build_score(config, network_of(config, state, raw=False), sde, None)
     x = images(config, given.count).to(device)
     steepness = torch.zeros(given.count, device=device)
     steepness[::8] = given.steep
@@ -126,7 +132,7 @@ def main(words: Sequence[str] | None = None) -> None:
         return lambda x, t: score(x, t) + steep * x
 
     index = torch.arange(given.count, device=device)
-    probe = likelihood.hutchinson_probes("Rademacher", x.shape[1:], index, seed=config.seed)
+    probe = likelihoods.hutchinson_probes("Rademacher", x.shape[1:], index, seed=config.seed)
     every = routes(sde, score_for, x, probe)
 
     exact, _ = every[list(every)[-1]](given.tolerance / 100)

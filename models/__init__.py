@@ -1,1 +1,1 @@
-"""Networks built from plain numbers, their averages, and the 2021 release's weights."""
+"""Networks by the names of the 2021 release; they live in `score_sde.networks`."""

@@ -1,4 +1,4 @@
-"""Networks and scores by the 2021 release's names; the logic is in `score` and `assembly`."""
+"""Networks and scores by the 2021 release's names; the logic is in `score_sde`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from score import NetworkScore
-from sde_lib import SDE
+from score_sde.config.build import build_network
+from score_sde.score import NetworkScore
+from score_sde.sde import SDE
 
 
 def create_model(config: Any) -> nn.Module:
     """The network of a config, on its device, called as net(x, cond)."""
-    from assembly import build_network
-
     return build_network(config)
 
 

@@ -2,9 +2,9 @@
 
 import torch
 
-from models.ddpm import DDPM
-from models.ncsnpp import NCSNpp
-from models.ncsnv2 import NCSN, NCSNv2
+from score_sde.networks.ddpm import DDPM
+from score_sde.networks.ncsnpp import NCSNpp
+from score_sde.networks.ncsnv2 import NCSN, NCSNv2
 
 _SIGMAS = ("sigma_min", "sigma_max", "num_scales")
 _UNET = (

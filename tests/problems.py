@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sde_lib import SDE, VESDE, VPSDE, subVPSDE
-from tensor_ops import expand_to, sum_per_sample
+from score_sde.sde import SDE, VESDE, VPSDE, subVPSDE
+from score_sde.tensor_ops import expand_to, sum_per_sample
 
 SDES = {"ve": VESDE, "vp": VPSDE, "subvp": subVPSDE}
 

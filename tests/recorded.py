@@ -4,7 +4,7 @@ import pytest
 from conftest import Golden, reference_dir
 from torch import nn
 
-from tensor_ops import expand_to
+from score_sde.tensor_ops import expand_to
 
 
 class AnalyticNet(nn.Module):

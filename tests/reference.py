@@ -13,15 +13,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import noise
-from losses import make_objective
-from models.ddpm import DDPM
-from models.ncsnpp import NCSNpp
-from models.ncsnv2 import NCSNv2
-from sampling import CORRECTORS, PREDICTORS, GridSampler, ODESampler
-from sde_lib import SDE, VESDE, VPSDE, subVPSDE
-from solvers.few_step import FEW_STEP
-from solvers.grids import time_grid
+from score_sde import noise
+from score_sde.networks.ddpm import DDPM
+from score_sde.networks.ncsnpp import NCSNpp
+from score_sde.networks.ncsnv2 import NCSNv2
+from score_sde.objectives import make_objective
+from score_sde.samplers import GridSampler, ODESampler
+from score_sde.sde import SDE, VESDE, VPSDE, subVPSDE
+from score_sde.solvers.correctors import CORRECTORS
+from score_sde.solvers.few_step import FEW_STEP
+from score_sde.solvers.grids import time_grid
+from score_sde.solvers.predictors import PREDICTORS
 
 FILE = Path(__file__).with_name("reference.json")
 SDES: dict[str, SDE] = {sde.name: sde for sde in (VESDE(), VPSDE(), subVPSDE())}

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-import checkpoints
-from checkpoints import CheckpointError
+from score_sde import checkpoints
+from score_sde.checkpoints import CheckpointError
 
 
 def state_of(step: int = 1, **entries) -> dict:

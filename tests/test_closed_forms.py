@@ -12,7 +12,7 @@ from conftest import assert_close
 from problems import SDES, Gaussian, Mixture
 from scipy import integrate
 
-from sde_lib import SDE, VESDE
+from score_sde.sde import SDE, VESDE
 
 DOUBLE = torch.float64
 TIMES = (1e-4, 0.02, 0.3, 0.77, 1.0)

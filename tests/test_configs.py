@@ -11,14 +11,13 @@ import pytest
 import torch
 from conftest import ROOT
 
-import assembly
-import configs
-import main
-import run_lib
-from assembly.build import NETWORKS
-from configs import parts
-from losses import ScoreMatching
-from models import official
+from score_sde.checkpoints import release_2021
+from score_sde.commands import cli, recipes
+from score_sde.commands.train import train
+from score_sde.config import history, parts
+from score_sde.config.build import NETWORKS, build_objective, build_sde, synthetic_sources
+from score_sde.config.check import check_config, reduced
+from score_sde.objectives import ScoreMatching
 
 RECIPES = sorted(
     path.relative_to(ROOT).as_posix()
@@ -101,8 +100,8 @@ def family(network: str) -> str:
     return network if network in ("ncsnpp", "ddpm") else "ncsn"
 
 
-def config_of(recipe: str, *words: str) -> main.Command:
-    return main.parse(["main.py", "--config", recipe, "--mode=train", *words])
+def config_of(recipe: str, *words: str) -> cli.Command:
+    return cli.parse(["main.py", "--config", recipe, "--mode=train", *words])
 
 
 def leaves(config, prefix="config."):
@@ -116,8 +115,8 @@ def leaves(config, prefix="config."):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_is_consistent(recipe):
     config = config_of(recipe).config
-    assembly.check(config)
-    assembly.check(assembly.reduced(config))
+    check_config(config)
+    check_config(reduced(config))
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -210,9 +209,9 @@ def test_full_size_networks_are_the_published_ones(golden):
         config, name = config_of(recipe).config, published_name(recipe)
         with torch.device("meta"):
             net = NETWORKS[config.model.name](config)
-        shapes = {key: list(value.shape) for key, value in official.dump(net).items()}
+        shapes = {key: list(value.shape) for key, value in release_2021.dump(net).items()}
         assert shapes == stored[name]["state_dict"], recipe
-        trained = sum(math.prod(shapes[key]) for key in official.trainable_order(net))
+        trained = sum(math.prod(shapes[key]) for key in release_2021.trainable_order(net))
         assert trained == counts[name], recipe
 
 
@@ -230,7 +229,7 @@ def test_docstring_tells_command_and_cost(golden, recipe):
 
 def goes_through(config, workdir) -> None:
     """Trains two steps on random images, and draws with the recipe's own sampler."""
-    run_lib.train(config, workdir, sources=assembly.synthetic_sources(config), quiet=True)
+    train(config, workdir, sources=synthetic_sources(config), quiet=True)
     logged = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     losses = {row["step"]: row["loss"] for row in logged if "loss" in row}
     assert losses.keys() == {1, 2}
@@ -241,7 +240,7 @@ def goes_through(config, workdir) -> None:
 @pytest.mark.parametrize("recipe", PUBLISHED)
 def test_recipe_trains_and_draws_at_reduced_width(recipe, tmp_path):
     config = config_of(recipe).config
-    small = assembly.reduced(config)
+    small = reduced(config)
     for field in ("method", "predictor", "corrector", "probability_flow", "noise_removal"):
         assert small.sampling[field] == config.sampling[field], field
     goes_through(small, tmp_path)
@@ -251,7 +250,7 @@ def test_recipe_trains_and_draws_at_reduced_width(recipe, tmp_path):
 @pytest.mark.parametrize("recipe", ABOVE_64_PIXELS)
 def test_recipe_trains_and_draws_at_full_image_size(recipe, tmp_path):
     config = config_of(recipe).config
-    small = assembly.reduced(config)
+    small = reduced(config)
     assert config.data.image_size > small.data.image_size
     with small.unlocked():
         small.data.image_size = config.data.image_size
@@ -266,8 +265,8 @@ UNIFORM = ("--config.training.time_sampling=uniform",)
 def test_training_for_likelihood_goes_through(name, words, tmp_path):
     words = (f"--config.training.objective={name}", *words)
     config = config_of("configs/vp/digits.py", *words).config
-    assembly.check(config)
-    goes_through(assembly.reduced(config), tmp_path)
+    check_config(config)
+    goes_through(reduced(config), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -296,32 +295,32 @@ def test_options_that_contradict_the_objective_are_refused(recipe, name, words, 
     words = (f"--config.training.objective={name}", *words)
     config = config_of(f"configs/{recipe}/digits.py", *words).config
     with pytest.raises(ValueError, match=re.escape(remedy)) as error:
-        assembly.check(config)
+        check_config(config)
     assert f"training.objective='{name}'" in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_run_from_before_objectives_had_names_is_the_same_experiment(tmp_path):
     config = config_of("configs/vp/digits.py").config
-    written = json.loads(assembly.to_json(config))
+    written = json.loads(history.to_json(config))
     assert written["training"].pop("objective") == "auto"
-    assembly.refuse_other_run(json.dumps(written), config, tmp_path)
-    assert assembly.adopt(config, json.dumps(written), {}, tmp_path) == config
+    history.refuse_other_run(json.dumps(written), config, tmp_path)
+    assert history.adopt(config, json.dumps(written), {}, tmp_path) == config
     with config.unlocked():
         config.training.objective = "likelihood"
     with pytest.raises(ValueError, match=r"training.objective is 'auto' there and 'likelihood'"):
-        assembly.refuse_other_run(json.dumps(written), config, tmp_path)
+        history.refuse_other_run(json.dumps(written), config, tmp_path)
     # A config of the 2021 release, too, trains as it says.
     with config.unlocked():
         del config.training["objective"]
-    assembly.refuse_other_run(json.dumps(written), config, tmp_path)
-    assert isinstance(assembly.build_objective(config, assembly.build_sde(config)), ScoreMatching)
+    history.refuse_other_run(json.dumps(written), config, tmp_path)
+    assert isinstance(build_objective(config, build_sde(config)), ScoreMatching)
 
 
 def test_mode_recipes_lists_every_recipe(capsys):
-    assert list(configs.catalogue()) == RECIPES
+    assert list(recipes.catalogue()) == RECIPES
     for words in (["--mode", "recipes"], ["--mode=recipes"]):
-        assert main.main(["main.py", *words]) == 0
+        assert cli.main(["main.py", *words]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert [line.split()[0] for line in lines] == RECIPES
         assert max(map(len, lines)) < 150

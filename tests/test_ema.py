@@ -7,7 +7,7 @@ import torch
 from conftest import assert_close
 from torch import nn
 
-from models.ema import ExponentialMovingAverage, bare_name
+from score_sde.networks.ema import ExponentialMovingAverage, bare_name
 
 
 class Net(nn.Module):

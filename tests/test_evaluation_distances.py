@@ -9,7 +9,7 @@ import scipy.linalg
 import torch
 from PIL import Image
 
-from evaluation import (
+from score_sde.evaluation import (
     bootstrap,
     collect,
     distances,

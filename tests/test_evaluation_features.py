@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from evaluation import (
+from score_sde.evaluation import (
     INCEPTION_FILE,
     Classifier,
     Facts,
@@ -27,7 +27,7 @@ from evaluation import (
     to_uint8,
     train_classifier,
 )
-from evaluation.classifier_training import turned
+from score_sde.evaluation.classifier_training import turned
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -353,7 +353,7 @@ def test_a_distance_is_called_fid_only_with_the_weights_that_fid_means(
     digest = hashlib.sha256(random_inception.read_bytes()).hexdigest()
     assert ours.fingerprint == digest[:16]
     assert metric_name("frechet", ours) == f"FD-inception-{digest[:8]}"
-    monkeypatch.setattr("evaluation.features._INCEPTION_DIGEST", digest[:8])
+    monkeypatch.setattr("score_sde.evaluation.features._INCEPTION_DIGEST", digest[:8])
     names = [metric_name(name, inception(random_inception)) for name in ("frechet", "kernel")]
     assert names == ["FID", "KID"]
 

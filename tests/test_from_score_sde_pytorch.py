@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-import checkpoints
+from score_sde import checkpoints
 
 GUIDE = (ROOT / "docs" / "from_score_sde_pytorch.md").read_text("utf-8")
 

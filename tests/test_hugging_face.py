@@ -14,11 +14,11 @@ from conftest import assert_close
 from networks import assert_images_close
 from torch import nn
 
-import assembly
-import checkpoints
-import main
-from models import hugging_face, official
-from run_lib import weights
+from score_sde import checkpoints
+from score_sde.checkpoints import hugging_face, release_2021
+from score_sde.commands import cli, weights
+from score_sde.config import history
+from score_sde.config.build import build_network, build_state
 
 diffusers = pytest.importorskip("diffusers")
 safetensors_torch = pytest.importorskip("safetensors.torch")
@@ -97,11 +97,11 @@ IDLE = re.compile(r"up_blocks\.0\.attentions\.0\.to_out\.0\.")
 
 
 def config_of(words: tuple[str, ...]):
-    return main.parse(["main.py", "--mode=train", *words]).config
+    return cli.parse(["main.py", "--mode=train", *words]).config
 
 
 def run(*words: object) -> int:
-    return main.main(["main.py", *map(str, words)])
+    return cli.main(["main.py", *map(str, words)])
 
 
 def sentence(capsys, *words: object) -> str:
@@ -141,7 +141,7 @@ def theirs(seed: int = 0, **options) -> nn.Module:
 
 
 def ours(words: tuple[str, ...], seed: int = 0) -> nn.Module:
-    return randomise(assembly.build_network(config_of(words)), seed)
+    return randomise(build_network(config_of(words)), seed)
 
 
 def inputs(options: dict) -> tuple[torch.Tensor, torch.Tensor]:
@@ -163,7 +163,7 @@ def imported(folder: Path, words: tuple[str, ...]) -> nn.Module:
     """The network that the command line makes of a folder."""
     config = config_of(words)
     state = weights.load_any(folder, config)
-    network = assembly.build_network(config)
+    network = build_network(config)
     for given in (state["ema"]["shadow"], state["network"]):
         network.load_state_dict(given)
     return network.eval()
@@ -267,7 +267,7 @@ def test_attention_after_every_block_on_the_way_up_finds_its_names(tmp_path):
     assert_equal_outputs(network, there)
     assert_equal_outputs(network, exported(network, words, tmp_path / "out"))
     with pytest.raises(ValueError, match="attn_every_up=False"):
-        official.dump(network)
+        release_2021.dump(network)
 
 
 @pytest.mark.parametrize("words", [DDPM, NCSNPP, PLAIN, LABELLED])
@@ -613,9 +613,9 @@ def test_a_run_begins_with_the_weights_of_a_folder_and_is_exported(ddpm, tmp_pat
 
 def test_the_average_is_exported_and_not_the_raw_weights(tmp_path):
     config, network, average = config_of(DDPM), ours(DDPM, 1), ours(DDPM, 2)
-    state = assembly.build_state(config).state_dict() | {"network": network.state_dict()}
+    state = build_state(config).state_dict() | {"network": network.state_dict()}
     state["ema"]["shadow"] = average.state_dict()
-    extra = {"rng": {}, "data": {}, "config": assembly.to_json(config), "versions": ""}
+    extra = {"rng": {}, "data": {}, "config": history.to_json(config), "versions": ""}
     checkpoints.save_as(tmp_path / "ours.pt", {**state, **extra})
     paths = (f"--checkpoint={tmp_path / 'ours.pt'}", f"--output={tmp_path / 'out'}")
     assert run("--mode=convert", *paths) == 0
@@ -639,8 +639,8 @@ def test_converting_says_what_is_missing_or_in_the_way(ddpm, tmp_path, capsys):
 def test_a_network_that_diffusers_lacks_is_not_exported(tmp_path, capsys):
     words = ("--config=configs/vp/digits.py", "--config.model.nf=8", "--config.device=cpu")
     config = config_of(words)
-    extra = {"rng": {}, "data": {}, "config": assembly.to_json(config), "versions": ""}
-    checkpoints.save_as(tmp_path / "a.pt", {**assembly.build_state(config).state_dict(), **extra})
+    extra = {"rng": {}, "data": {}, "config": history.to_json(config), "versions": ""}
+    checkpoints.save_as(tmp_path / "a.pt", {**build_state(config).state_dict(), **extra})
     asked = ("--mode=convert", f"--checkpoint={tmp_path / 'a.pt'}", f"--output={tmp_path / 'b'}")
     assert "fir=False" in sentence(capsys, *asked)
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]

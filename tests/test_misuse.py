@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_run_lib import arguments, final, sentence, start, train, wait_for_step
+from test_train_command import arguments, final, sentence, start, train, wait_for_step
 
-import assembly
-import checkpoints
-import main
-from run_lib import sampling_run, training_run
-from run_lib.first_screen import activation_bytes
-from run_lib.progress import Clock, advice_on_memory
+from score_sde import checkpoints
+from score_sde.commands import cli
+from score_sde.commands import sample as sampling_run
+from score_sde.commands import train as training_run
+from score_sde.commands.first_screen import activation_bytes
+from score_sde.commands.progress import Clock, advice_on_memory
+from score_sde.config.build import build_network, image_shape
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def images(folder: Path, seed: int) -> Path:
 def test_a_bad_value_is_refused_before_data_are_read(word, remedy, tmp_path, capsys, monkeypatch):
     if word == "device=mps" and torch.backends.mps.is_available():
         pytest.skip("there is one here")
-    monkeypatch.setattr(assembly, "build_sources", None)
+    monkeypatch.setattr("score_sde.commands.train.build_sources", None)
     said = sentence(capsys, "--mode=train", f"--workdir={tmp_path / 'run'}", f"--config.{word}")
     assert "config." + word.partition("=")[0].replace("continuous", "time_sampling") in said
     assert remedy in said
@@ -77,7 +78,7 @@ def test_a_bad_value_is_refused_before_data_are_read(word, remedy, tmp_path, cap
 
 def test_of_a_tuple_given_twice_the_last_counts():
     words = ("--config.model.ch_mult=(1,2)", "--config.model.ch_mult=(3,)", "--mode=train")
-    command = main.parse(["main.py", "--config", "configs/vp/digits.py", *words])
+    command = cli.parse(["main.py", "--config", "configs/vp/digits.py", *words])
     assert command.config.model.ch_mult == (3,)
 
 
@@ -171,7 +172,7 @@ def test_a_missing_compiler_is_named_with_the_remedy(tmp_path, capsys, monkeypat
         def forward(self, *_: object) -> None:
             raise TorchDynamoException("no compiler found\nmany more lines")
 
-    monkeypatch.setattr(assembly, "compiled", lambda *_: Failing())
+    monkeypatch.setattr("score_sde.commands.train.compiled", lambda *_: Failing())
     assert train(tmp_path, 2) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert "no compiler found" in said
@@ -189,7 +190,7 @@ def test_an_output_that_cannot_be_is_refused_before_drawing(
     assert f"--output {tmp_path / name}" in said
 
 
-@pytest.mark.parametrize("option", main.TEXTS)
+@pytest.mark.parametrize("option", cli.TEXTS)
 def test_an_option_left_empty_is_not_taken_for_its_default(option, trained, capsys):
     said = sentence(capsys, "--mode=eval", f"--workdir={trained}", f"--{option}=")
     assert said == f"--{option} is empty: give it a value, or leave it out"
@@ -197,16 +198,16 @@ def test_an_option_left_empty_is_not_taken_for_its_default(option, trained, caps
 
 def test_images_left_by_an_earlier_command_are_told(trained, tmp_path, capfd):
     command = arguments("--mode=sample", f"--workdir={trained}", f"--output={tmp_path / 'out'}")
-    assert main.main([*command, "--num_samples=5"]) == 0
+    assert cli.main([*command, "--num_samples=5"]) == 0
     assert "earlier command" not in capfd.readouterr().out
-    assert main.main([*command, "--num_samples=2"]) == 0
+    assert cli.main([*command, "--num_samples=2"]) == 0
     assert "also holds 3 images of an earlier command" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("recipe", ["configs/vp/digits.py", "configs/ve/digits.py"])
 def test_the_memory_to_expect_is_what_autograd_keeps(recipe):
-    config = main.parse(["main.py", "--config", recipe, "--mode=train"]).config
-    network = assembly.build_network(config).train()
+    config = cli.parse(["main.py", "--config", recipe, "--mode=train"]).config
+    network = build_network(config).train()
     weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -216,7 +217,7 @@ def test_the_memory_to_expect_is_what_autograd_keeps(recipe):
 
     n = 8
     with torch.autograd.graph.saved_tensors_hooks(count, lambda saved: saved):
-        network(torch.randn(n, *assembly.image_shape(config)), torch.rand(n))
+        network(torch.randn(n, *image_shape(config)), torch.rand(n))
     measured = sum(s.nbytes() for at, s in kept.items() if at not in weights)
     assert n * activation_bytes(config) == pytest.approx(measured, rel=0.02)
 

@@ -5,8 +5,16 @@ import torch
 from conftest import assert_close
 from scipy import stats
 
-import noise
-from noise import SampleNoise, Stream, normal, permutation, rademacher, torch_noise, uniform
+from score_sde import noise
+from score_sde.noise import (
+    SampleNoise,
+    Stream,
+    normal,
+    permutation,
+    rademacher,
+    torch_noise,
+    uniform,
+)
 
 DRAWS = (normal, uniform, rademacher)
 

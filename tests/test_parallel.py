@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import parallel
+from score_sde import parallel
 
 PROGRAM = """
 import json, sys, time, torch, parallel

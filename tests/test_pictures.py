@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-import pictures
-from pictures import plots
+from score_sde import pictures
+from score_sde.pictures import plots
 
 
 def ramp(n: int = 1, channels: int = 1, height: int = 4, width: int = 6) -> torch.Tensor:
@@ -93,7 +93,7 @@ def test_a_failed_write_leaves_the_old_picture(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("atomic.os.replace", full)
+    monkeypatch.setattr("score_sde.atomic.os.replace", full)
     with pytest.raises(OSError, match=r"cannot write .*a\.png \(No space left on device\)"):
         pictures.save_png(path, np.ones((2, 2, 1), np.uint8))
     assert path.read_bytes() == before

@@ -13,10 +13,11 @@ import torch
 from networks import assert_images_close
 from torch import nn
 
-import assembly
-import checkpoints
-import main
-from models import official
+from score_sde import checkpoints
+from score_sde.checkpoints import release_2021
+from score_sde.commands import cli
+from score_sde.config import history
+from score_sde.config.build import build_network, build_state
 
 NCSNPP = (
     "--config=configs/ve/cifar10_ncsnpp_continuous.py",
@@ -46,11 +47,11 @@ NCSN_V1 = ("--config=configs/ve/ncsn/cifar10.py", *NCSN_V2[1:])
 
 
 def config_of(words: tuple[str, ...]) -> ml_collections.ConfigDict:
-    return main.parse(["main.py", "--mode=train", *words]).config
+    return cli.parse(["main.py", "--mode=train", *words]).config
 
 
 def run(*words: object) -> int:
-    return main.main(["main.py", *map(str, words)])
+    return cli.main(["main.py", *map(str, words)])
 
 
 def sentence(capsys, *words: object) -> str:
@@ -65,7 +66,7 @@ def sentence(capsys, *words: object) -> str:
 
 def random_network(config, seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    network = assembly.build_network(config)
+    network = build_network(config)
     with torch.no_grad():
         for value in network.state_dict().values():
             value.normal_()
@@ -84,16 +85,16 @@ def adam_state(shapes: list[tuple[int, ...]], trained: list[bool], keys: list[in
 
 
 def optimizer_of(network: nn.Module, first_key: int = 0) -> dict:
-    weights = official.entries(network)
+    weights = release_2021.entries(network)
     keys = [first_key + 8 * k if first_key else k for k in range(len(weights))]
     return adam_state([w.shape for w in weights], [w.trainable for w in weights], keys)
 
 
 def release(config) -> dict:
     """The content of a `checkpoint_N.pth`, its averages far from the weights."""
-    network, average = random_network(config, 1), official.dump(random_network(config, 2))
-    weights = OrderedDict((f"module.{k}", v) for k, v in official.dump(network).items())
-    shadow = [average[name] for name in official.trainable_order(network)]
+    network, average = random_network(config, 1), release_2021.dump(random_network(config, 2))
+    weights = OrderedDict((f"module.{k}", v) for k, v in release_2021.dump(network).items())
+    shadow = [average[name] for name in release_2021.trainable_order(network)]
     return {
         "optimizer": optimizer_of(network),
         "model": weights,
@@ -130,7 +131,7 @@ def assert_same(one: object, other: object, path: str = "") -> None:
 
 
 def shadow_by_name(content: dict, network: nn.Module) -> dict[str, torch.Tensor]:
-    names = official.trainable_order(network)
+    names = release_2021.trainable_order(network)
     shadow = content["ema"]["shadow_params"]
     weights = {name.removeprefix("module."): value for name, value in content["model"].items()}
     return weights | dict(zip(names, shadow, strict=True))
@@ -194,15 +195,15 @@ def test_ours_is_by_name_and_says_where_it_came_from(published, tmp_path):
     ours = tmp_path / "ours.pt"
     assert run(*NCSNPP, "--mode=convert", f"--checkpoint={published}", f"--output={ours}") == 0
     state, config = checkpoints.load(ours), config_of(NCSNPP)
-    content, template = content_of(published), assembly.build_state(config)
+    content, template = content_of(published), build_state(config)
     template.load_state_dict(state)
-    assert json.loads(state["config"]) == json.loads(assembly.to_json(config))
+    assert json.loads(state["config"]) == json.loads(history.to_json(config))
     assert f"converted_from {published}" in state["versions"]
     # Adam's state and the averages went where the weights of the same name went.
     network = random_network(config, 0)
-    official.load(network, shadow_by_name(content, network))
+    release_2021.load(network, shadow_by_name(content, network))
     assert_same(network.state_dict(), dict(state["ema"]["shadow"]))
-    place = {entry.ours: k for k, entry in enumerate(official.entries(network))}
+    place = {entry.ours: k for k, entry in enumerate(release_2021.entries(network))}
     for name in ("conv_in.weight", "conv_in.bias"):
         moments = content["optimizer"]["state"][place[name]]
         assert torch.equal(state["optimizer"][name]["exp_avg"], moments["exp_avg"])
@@ -245,12 +246,12 @@ def test_weights_without_effect_come_back_as_zeros(tmp_path):
     )
     content = release(config)
     network = random_network(config, 0)
-    unused = official.uninformative(network)
+    unused = release_2021.uninformative(network)
     path = tmp_path / "checkpoint_1.pth"
     state = checkpoints.from_published(content, network, 0.9, "a file")
     checkpoints.save_published(path, state, network, {"lr": 2e-4})
     back = checkpoints.load_any(path)
-    names = official.trainable_order(network)
+    names = release_2021.trainable_order(network)
     assert set(unused) < set(names)
     for name, before, after in zip(
         names, content["ema"]["shadow_params"], back["ema"]["shadow_params"], strict=True
@@ -336,7 +337,7 @@ def test_numpy_numbers_become_numbers(tmp_path, number):
 def test_the_lists_of_ncsn_and_ncsnv2_are_read(tmp_path, recipe, length):
     config = config_of(recipe)
     network, average = random_network(config, 1), random_network(config, 2)
-    weights, averages = official.dump(network), official.dump(average)
+    weights, averages = release_2021.dump(network), release_2021.dump(average)
     averages.pop("sigmas", None)  # only weights are averaged
     theirs = [
         {f"module.{name}": value.float() for name, value in weights.items()},
@@ -355,7 +356,7 @@ def test_the_lists_of_ncsn_and_ncsnv2_are_read(tmp_path, recipe, length):
     assert state["step"] == (900 if length > 2 else 7)
     assert_same(network.state_dict(), dict(state["network"]))
     assert state["ema"]["decay"] == config.model.ema_rate
-    assembly.build_state(config).load_state_dict(state)
+    build_state(config).load_state_dict(state)
     assert len(state["optimizer"]) == len(theirs[1]["state"])
     first = theirs[1]["param_groups"][0]["params"][0]
     expected = theirs[1]["state"][first]["exp_avg"]

@@ -8,11 +8,11 @@ import torch
 from conftest import ROOT
 from problems import Gaussian
 
-import run_lib
 from configs.vp import digits
-from sampling import GridSampler
-from sde_lib import SDE, VPSDE
-from solvers.grids import time_grid
+from score_sde.commands.train import train
+from score_sde.samplers import GridSampler
+from score_sde.sde import SDE, VPSDE
+from score_sde.solvers.grids import time_grid
 
 README = (ROOT / "README.md").read_text()
 
@@ -71,7 +71,7 @@ def test_an_added_data_set_trains(tmp_path):
     config = digits.get_config()
     config.model.nf = 8
     config.training.update(n_iters=2, batch_size=4, snapshot_images=2, time_sampling="uniform")
-    run_lib.train(config, tmp_path, sources=(stripes("train", 50), stripes("test", 5)), quiet=True)
+    train(config, tmp_path, sources=(stripes("train", 50), stripes("test", 5)), quiet=True)
     assert (tmp_path / "checkpoints" / "step_00000002.pt").is_file()
     assert (tmp_path / "samples" / "step_00000002.png").is_file()
 
@@ -81,7 +81,7 @@ def test_the_notebook_example_runs_on_a_trained_network(tmp_path, monkeypatch):
     config = digits.get_config()
     config.training.update(n_iters=1, batch_size=4, snapshot_sampling=False)
     monkeypatch.chdir(tmp_path)
-    run_lib.train(config, Path("runs/vp/digits"), quiet=True)
+    train(config, Path("runs/vp/digits"), quiet=True)
     saved = Path("runs/vp/digits/checkpoints/step_00000001.pt")
     saved.rename(saved.with_name("step_00002000.pt"))
     defined: dict = {}
@@ -93,7 +93,7 @@ def test_the_notebook_example_runs_on_a_trained_network(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("mode", ["train", "sample"])
 def test_commands_name_modes_that_exist(mode):
-    import main
+    from score_sde.commands import cli
 
-    assert mode in main.MODES
+    assert mode in cli.MODES
     assert f"--mode {mode}" in README

@@ -6,7 +6,7 @@ from conftest import assert_close
 from problems import SDES, Gaussian, make_sde
 
 from models.utils import get_model_fn, get_score_fn, get_sigmas
-from score import (
+from score_sde.score import (
     NetworkScore,
     denoised_from_score,
     noise_from_score,
@@ -14,8 +14,8 @@ from score import (
     score_from_denoised,
     score_from_noise,
 )
-from sde_lib import VESDE, VPSDE, subVPSDE
-from tensor_ops import expand_to
+from score_sde.sde import VESDE, VPSDE, subVPSDE
+from score_sde.tensor_ops import expand_to
 
 SHAPES = [(5, 4), (5, 3, 6), (5, 2, 4, 4)]
 

@@ -4,14 +4,14 @@ import pytest
 import torch
 from problems import SDES, Gaussian
 
-from sde_lib import VESDE, VPSDE, subVPSDE
-from solvers.correctors import (
+from score_sde.sde import VESDE, VPSDE, subVPSDE
+from score_sde.solvers.correctors import (
     CORRECTORS,
     AnnealedLangevinDynamics,
     LangevinCorrector,
     NoneCorrector,
 )
-from tensor_ops import norm_per_sample
+from score_sde.tensor_ops import norm_per_sample
 
 
 def source(seed=0):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from problems import SDES, Gaussian
 
-from sde_lib import VESDE, VPSDE, subVPSDE
-from solvers.few_step import DDIM, FEW_STEP, DPMSolverPP2M, Heun
-from solvers.grids import time_grid
+from score_sde.sde import VESDE, VPSDE, subVPSDE
+from score_sde.solvers.few_step import DDIM, FEW_STEP, DPMSolverPP2M, Heun
+from score_sde.solvers.grids import time_grid
 
 MODERATE = {"ve": VESDE(0.1, 5.0), "vp": VPSDE(0.1, 10.0), "subvp": subVPSDE(0.1, 10.0)}
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from problems import SDES
 
-from sde_lib import VESDE, VPSDE
-from solvers.grids import GridKind, chain_grid, paper_grid, time_grid
+from score_sde.sde import VESDE, VPSDE
+from score_sde.solvers.grids import GridKind, chain_grid, paper_grid, time_grid
 
 
 @pytest.mark.parametrize("kind", SDES)

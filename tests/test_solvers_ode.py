@@ -7,8 +7,8 @@ import torch
 from conftest import assert_close
 from scipy.integrate import solve_ivp
 
-from solvers.ode import Status, dormand_prince_step, solve, solve_scipy
-from tensor_ops import expand_to
+from score_sde.solvers.ode import Status, dormand_prince_step, solve, solve_scipy
+from score_sde.tensor_ops import expand_to
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from problems import SDES, Gaussian
 
-from sde_lib import VESDE, VPSDE, subVPSDE
-from solvers.predictors import PREDICTORS, AncestralSamplingPredictor, NonePredictor
-from solvers.step import by_name
+from score_sde.sde import VESDE, VPSDE, subVPSDE
+from score_sde.solvers.predictors import PREDICTORS, AncestralSamplingPredictor, NonePredictor
+from score_sde.solvers.step import by_name
 
 MODERATE = {"ve": VESDE(0.1, 5.0), "vp": VPSDE(0.1, 5.0), "subvp": subVPSDE(0.1, 5.0)}
 CASES = [

@@ -6,19 +6,13 @@ import pytest
 import torch
 from conftest import assert_close
 from problems import Gaussian, make_sde
-from test_losses import moved, reference_network
+from test_objectives import moved, reference_network
 from torch import nn
 
-from losses import DDPM, ScoreMatching, StratifiedTimes, make_objective
-from models.ema import ExponentialMovingAverage
-from sde_lib import VPSDE, subVPSDE
-from training import (
-    TrainState,
-    TrainStep,
-    learning_rate,
-    loss_by_level,
-    make_optimizer,
-)
+from score_sde.networks.ema import ExponentialMovingAverage
+from score_sde.objectives import DDPM, ScoreMatching, StratifiedTimes, make_objective
+from score_sde.sde import VPSDE, subVPSDE
+from score_sde.training import TrainState, TrainStep, learning_rate, loss_by_level, make_optimizer
 
 
 class Net(nn.Module):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_training import Net, assert_equal, batches, make_state, make_step, run, tensors
 
-from training import StepRecord, TrainingDiverged, check_finite
+from score_sde.training import StepRecord, TrainingDiverged, check_finite
 
 
 def through_a_file(state_dict):

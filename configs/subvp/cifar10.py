@@ -1,5 +1,10 @@
 """Short for `configs/subvp/cifar10_ddpmpp_continuous.py`, the first sub-VP recipe for CIFAR-10."""
 
-from configs.subvp.cifar10_ddpmpp_continuous import get_config
+import ml_collections
 
-__all__ = ["get_config"]
+from score_sde.config import parts
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The recipe."""
+    return parts.recipe(parts.DDPMPP, parts.CIFAR10, parts.SUBVP)

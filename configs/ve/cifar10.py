@@ -1,5 +1,10 @@
 """Short for `configs/ve/cifar10_ncsnpp_continuous.py`, the first VE recipe for CIFAR-10."""
 
-from configs.ve.cifar10_ncsnpp_continuous import get_config
+import ml_collections
 
-__all__ = ["get_config"]
+from score_sde.config import parts
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The recipe."""
+    return parts.recipe(parts.NCSNPP, parts.CIFAR10, parts.VE)

@@ -8,7 +8,7 @@ Cost:      62.8 M parameters, 1.3 M steps of 128 images; made for a GPU: 0.56 s 
 
 import ml_collections
 
-from configs import parts
+from score_sde.config import parts
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -7,7 +7,7 @@ Cost:      107.6 M parameters, 0.95 M steps of 128 images; made for a GPU.
 
 import ml_collections
 
-from configs import parts
+from score_sde.config import parts
 
 
 def get_config() -> ml_collections.ConfigDict:

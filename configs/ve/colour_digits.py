@@ -10,7 +10,7 @@ what is drawn with what is known (docs/design.md).
 
 import ml_collections
 
-from configs import parts
+from score_sde.config import parts
 
 
 def get_config() -> ml_collections.ConfigDict:

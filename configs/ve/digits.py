@@ -8,7 +8,7 @@ The largest noise level is about the largest distance between two digits (Song &
 
 import ml_collections
 
-from configs import parts
+from score_sde.config import parts
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -6,7 +6,7 @@ Cost:      1.3 M parameters; minutes on two CPU cores, no download.
 
 import ml_collections
 
-from configs import parts
+from score_sde.config import parts
 
 
 def get_config() -> ml_collections.ConfigDict:

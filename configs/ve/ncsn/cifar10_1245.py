@@ -9,7 +9,7 @@ Cost:      39.8 M parameters, 1.3 M steps of 128 images; made for a GPU.
 
 import ml_collections
 
-from configs import parts
+from score_sde.config import parts
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -7,7 +7,7 @@ Cost:      111.6 M parameters, 2.4 M steps of 64 images; made for a GPU.
 
 import ml_collections
 
-from configs import parts
+from score_sde.config import parts
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -8,7 +8,7 @@ Cost:      34.9 M parameters (2.6 M of them, without effect, are left out here),
 
 import ml_collections
 
-from configs import parts
+from score_sde.config import parts
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -1,0 +1,281 @@
+"""The samplers of the 2021 release, by its names: thin fronts of `GridSampler` and `solvers.ode`.
+
+They repeat what its published numbers rest on: steps of the paper's own chain (Euler–Maruyama
+steps by T/N), norms of the Langevin step averaged over the batch, one error norm for the whole
+batch in the ODE, and noise drawn in the same order. `nfe` is the number of network evaluations
+really made.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from score_sde.noise import Noise, torch_noise
+from score_sde.samplers.grid import CountedScore, GridSampler
+from score_sde.score import NetworkScore
+from score_sde.sde import SDE, Score
+from score_sde.solvers.correctors import (
+    CORRECTORS,
+    AnnealedLangevinDynamics,
+    LangevinCorrector,
+    NoneCorrector,
+)
+from score_sde.solvers.grids import paper_grid
+from score_sde.solvers.ode import Status, solve, solve_scipy
+from score_sde.solvers.predictors import (
+    PREDICTORS,
+    AncestralSamplingPredictor,
+    EulerMaruyamaPredictor,
+    NonePredictor,
+    ReverseDiffusionPredictor,
+)
+from score_sde.solvers.step import Step, StepClass, by_name
+
+__all__ = [
+    "CORRECTORS",
+    "PREDICTORS",
+    "AncestralSamplingPredictor",
+    "AnnealedLangevinDynamics",
+    "EulerMaruyamaPredictor",
+    "LangevinCorrector",
+    "NoneCorrector",
+    "NonePredictor",
+    "ReverseDiffusionPredictor",
+    "get_ode_sampler",
+    "get_pc_sampler",
+    "get_sampling_fn",
+]
+
+Scaler = Callable[[Tensor], Tensor]
+SamplingFn = Callable[..., tuple[Tensor, int]]
+
+
+def get_pc_sampler(
+    sde: SDE,
+    shape: Sequence[int],
+    predictor: Any,
+    corrector: Any,
+    inverse_scaler: Scaler,
+    snr: float,
+    n_steps: int = 1,
+    probability_flow: bool = False,
+    continuous: bool = False,
+    denoise: bool = True,
+    eps: float = 1e-3,
+    device: torch.device | str | None = None,
+    *,
+    noise: Noise | None = None,
+) -> SamplingFn:
+    """The predictor–corrector sampler (Song et al. 2021, algorithms 1 to 3).
+
+    Args:
+        sde: the forward SDE; its N is the number of steps.
+        shape: (B, ...) of the batch that is drawn.
+        predictor: class or recipe string of `solvers.predictors`; None for none.
+        corrector: class or recipe string of `solvers.correctors`; None for none.
+        inverse_scaler: from the network's range to that of the data.
+        snr: signal-to-noise ratio of the corrector.
+        n_steps: corrector steps at each time.
+        probability_flow: steps of the ODE instead of the SDE.
+        continuous: the network was trained on continuous times.
+        denoise: returns the mean of the last step.
+        eps: the last time.
+        device: where to draw; the network's by default, and for our recipes' "auto".
+        noise: a shape gives standard normal noise, called in the order of the 2021 release: the
+            prior, then at each time the corrector's draws and the predictor's. torch's global
+            generator by default.
+
+    Returns:
+        fn(model) → (images, nfe).
+
+    Raises:
+        ValueError: where a name is unknown, or the combination has no meaning.
+    """
+    sampler = paper_sampler(
+        sde, predictor, corrector, snr, n_steps, probability_flow, denoise, eps
+    )
+
+    @torch.no_grad()
+    def pc_sampler(model: nn.Module) -> tuple[Tensor, int]:
+        place = device_of(model) if device in (None, "auto") else device
+        x = sde.prior_sampling(shape, noise=noise).to(place)
+        score = NetworkScore(model.eval(), sde, continuous)
+        x, nfe = sampler.run(x, score, placed(noise, place))
+        return inverse_scaler(x), nfe
+
+    return pc_sampler
+
+
+def paper_sampler(
+    sde: SDE,
+    predictor: Any,
+    corrector: Any,
+    snr: float,
+    n_steps: int,
+    probability_flow: bool,
+    denoise: bool,
+    eps: float,
+) -> GridSampler:
+    """The loop of `get_pc_sampler`, which explains the arguments: its steps, grid and draws."""
+    predictor_step = _step_class(PREDICTORS, predictor, "predictor")(sde, probability_flow)
+    corrector_step = _step_class(CORRECTORS, corrector, "corrector")(sde, snr, n_steps, "batch")
+    if probability_flow and predictor_step.evaluations:
+        predictor_step = _DrawsAnyway(predictor_step)
+    return GridSampler(
+        sde, paper_grid(sde, eps), predictor_step, corrector_step, chain=True, denoise=denoise
+    )
+
+
+def get_ode_sampler(
+    sde: SDE,
+    shape: Sequence[int],
+    inverse_scaler: Scaler,
+    denoise: bool = False,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    method: str = "RK45",
+    eps: float = 1e-3,
+    device: torch.device | str | None = None,
+    *,
+    noise: Noise | None = None,
+) -> SamplingFn:
+    """The probability-flow sampler (Song, eq. 13), with one error norm for the whole batch.
+
+    The state is float64 where the device has it; the network is evaluated in float32, on
+    continuous times.
+
+    Args:
+        sde: the forward SDE.
+        shape: (B, ...) of the batch that is drawn.
+        inverse_scaler: from the network's range to that of the data.
+        denoise: ends with the mean of one reverse-diffusion step at eps.
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+        method: "RK45", solved on the device, or another method of `scipy.integrate.solve_ivp`,
+            solved by scipy.
+        eps: where the solution ends.
+        device: where to draw; the network's by default, and for our recipes' "auto".
+        noise: as in `get_pc_sampler`: the prior, then one draw for the denoising step.
+
+    Returns:
+        fn(model, z=None) → (images, nfe); z (B, ...) is a latent to begin from instead of the
+        prior's draw.
+    """
+    last_step = ReverseDiffusionPredictor(sde)
+
+    @torch.no_grad()
+    def ode_sampler(model: nn.Module, z: Tensor | None = None) -> tuple[Tensor, int]:
+        place = device_of(model) if device in (None, "auto") else device
+        x = sde.prior_sampling(shape, noise=noise) if z is None else z
+        score = CountedScore(NetworkScore(model.eval(), sde, continuous=True))
+        x = _solve_jointly(sde, score, x.to(place, torch.float32), eps, rtol, atol, method)
+        if denoise:
+            t = x.new_full((len(x),), eps)
+            _, x = last_step.step(x, t, None, score, placed(noise, place))
+        return inverse_scaler(x), score.calls
+
+    return ode_sampler
+
+
+def get_sampling_fn(
+    config: Any, sde: SDE, shape: Sequence[int], inverse_scaler: Scaler, eps: float
+) -> SamplingFn:
+    """The sampler that a config of the 2021 release asks for.
+
+    Args:
+        config: read for sampling.method ("pc" or "ode"), predictor, corrector, snr, n_steps_each,
+            probability_flow and noise_removal, and training.continuous.
+        sde: the forward SDE.
+        shape: (B, ...) of the batch that is drawn.
+        inverse_scaler: from the network's range to that of the data.
+        eps: the last time.
+
+    Returns:
+        fn(model) → (images, nfe), on the network's device.
+
+    Raises:
+        ValueError: where the method is another one.
+    """
+    sampling = config.sampling
+    method = sampling.method.lower()
+    if method == "ode":
+        return get_ode_sampler(sde, shape, inverse_scaler, sampling.noise_removal, eps=eps)
+    if method != "pc":
+        raise ValueError(
+            f"sampling.method={sampling.method!r}: get_sampling_fn knows 'pc' and 'ode'; "
+            "other methods are samplers of score_sde.config.build.build_sampler"
+        )
+    return get_pc_sampler(
+        sde,
+        shape,
+        sampling.predictor.lower(),
+        sampling.corrector.lower(),
+        inverse_scaler,
+        sampling.snr,
+        n_steps=sampling.n_steps_each,
+        probability_flow=sampling.probability_flow,
+        continuous=config.training.continuous,
+        denoise=sampling.noise_removal,
+        eps=eps,
+    )
+
+
+class _DrawsAnyway(Step):
+    """A step that consumes a draw without need of it: the 2021 release multiplies it by 0."""
+
+    name = "draws_anyway"
+
+    def __init__(self, inner: Step) -> None:
+        super().__init__(inner.sde)
+        self.inner = inner
+        self.evaluations = inner.evaluations
+
+    def step(
+        self, x: Tensor, t: Tensor, t_next: Tensor | None, score: Score, noise: Noise
+    ) -> tuple[Tensor, Tensor]:
+        noise(x.shape)
+        return self.inner.step(x, t, t_next, score, noise)
+
+
+def _solve_jointly(
+    sde: SDE, score: Score, x: Tensor, eps: float, rtol: float, atol: float, method: str
+) -> Tensor:
+    def drift(x: Tensor, t: Tensor, index: Tensor) -> Tensor:
+        return sde.reverse(score, probability_flow=True).sde(x, t)[0]
+
+    # MPS has no float64.
+    state = x if x.device.type == "mps" else x.double()
+    solver = (
+        partial(solve, norm="joint") if method == "RK45" else partial(solve_scipy, method=method)
+    )
+    result = solver(drift, state, sde.T, eps, rtol=rtol, atol=atol, eval_dtype=x.dtype)
+    if (result.status != Status.DONE).any():
+        raise ArithmeticError(
+            f"the ODE solver {method} stopped at t={result.t[0].item():.3g}, before eps={eps}: "
+            "the network's output is not finite or too steep there; check its weights, or raise "
+            "eps or the tolerances"
+        )
+    return result.y.to(x.dtype)
+
+
+def _step_class(table: Mapping[str, StepClass], given: Any, what: str) -> StepClass:
+    if given is None:
+        return table["none"]
+    return by_name(table, given, what) if isinstance(given, str) else given
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the tensors of a network are; the CPU if it has none."""
+    tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device
+
+
+def placed(noise: Noise | None, device: torch.device | str) -> Noise:
+    """The noise on a device; None is torch's global generator."""
+    if noise is None:
+        return torch_noise(device)
+    return lambda shape: noise(shape).to(device)

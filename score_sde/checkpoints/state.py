@@ -1,0 +1,232 @@
+"""Our checkpoints: the whole state of a run in one file of tensors, numbers and strings.
+
+A file is written under a temporary name, flushed to the disk and renamed. So a name
+`step_00001000.pt` always stands for a complete checkpoint, whatever happens to the process or the
+disk meanwhile. It is read with `torch.load(weights_only=True)`, which runs no code from the file,
+after its checksums are verified.
+
+Its entries are exactly `step` (int); `network`, `ema`, `optimizer` (state dicts by name); `rng`
+(`rng_state`); `data` (position in the data); `config` (JSON text); `versions` (text).
+"""
+
+import hashlib
+import re
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from score_sde.checkpoints.files import TEMPORARY, CheckpointError, read, write
+from score_sde.networks.ema import bare_name
+
+KEYS = ("step", "network", "ema", "optimizer", "rng", "data", "config", "versions")
+_TYPES = {"step": int, "config": str, "versions": str}
+_NAME = re.compile(r"step_(\d{8,})\.pt")
+
+
+def path_of(folder: str | Path, step: int) -> Path:
+    """Where the checkpoint of a step lies: `folder/step_00001000.pt`."""
+    return Path(folder) / f"step_{step:08d}.pt"
+
+
+def steps(folder: str | Path) -> list[int]:
+    """The steps that a folder holds checkpoints of, ascending; none if there is no such folder."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return []
+    found = (_NAME.fullmatch(path.name) for path in folder.iterdir() if path.is_file())
+    return sorted(int(match[1]) for match in found if match)
+
+
+def save(
+    folder: str | Path, state: Mapping[str, Any], *, keep: int = 3, milestone_every: int = 0
+) -> Path:
+    """Writes one checkpoint, then deletes those that are no longer wanted.
+
+    Tensors are saved detached, on the CPU and without the rest of a storage that they are a view
+    of; names lose the prefixes of wrappers (`bare_name`). Returns the path of the new file.
+
+    Args:
+        folder: where the checkpoints lie; made where missing.
+        state: the entries listed on top, made of tensors, numbers, strings, bools, None, dicts,
+            lists and tuples.
+        keep: how many of the newest to keep.
+        milestone_every: steps divisible by it are kept for ever; 0 for no milestones.
+
+    Raises:
+        ValueError: if entries are missing or left over, or `keep` is below 1.
+        TypeError: if the state holds anything else; names the path to it.
+        OSError: if the file can't be written. What was saved before is then untouched.
+    """
+    if keep < 1 or milestone_every < 0:
+        raise ValueError(
+            f"got keep={keep} and milestone_every={milestone_every}: give at least 1 and 0"
+        )
+    _check_entries(state, "the state to save")
+    path = path_of(folder, state["step"])
+    for left_over in path.parent.glob(f"step_*.pt*{TEMPORARY}"):
+        left_over.unlink()  # of a save that was killed
+    save_as(path, state)
+    _delete_old(path.parent, state["step"], keep, milestone_every)
+    return path
+
+
+def save_as(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes one checkpoint under a name of its own; see `save`."""
+    _check_entries(state, "the state to save")
+    write(path, {key: _plain(value, key) for key, value in state.items()})
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Reads a checkpoint onto the CPU, without running any code that the file may hold.
+
+    Raises:
+        FileNotFoundError: if there is no such file; the message lists those that are there.
+        CheckpointError: if the file is damaged or is not a checkpoint of this library.
+    """
+    return checked(load_any(path), path)
+
+
+def load_any(path: str | Path) -> Any:
+    """The content of a checkpoint of any format, onto the CPU, without running code of the file.
+
+    Raises:
+        FileNotFoundError, CheckpointError: as `load`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        there = [path_of(path.parent, step).name for step in steps(path.parent)]
+        raise FileNotFoundError(
+            f"there is no checkpoint {path}: name one that exists "
+            f"(its folder has {', '.join(there[-5:]) or 'none'})"
+        )
+    return read(path)
+
+
+def checked(content: Any, path: str | Path) -> dict[str, Any]:
+    """The content of one of our files as it is, if it has the right entries.
+
+    Raises:
+        CheckpointError: if it has not.
+    """
+    try:
+        _check_entries(content, str(path))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{error}: use a checkpoint that this library wrote") from error
+    return content
+
+
+def newest(
+    folder: str | Path, report: Callable[[str], None]
+) -> tuple[Path, dict[str, Any]] | None:
+    """Path and content of the newest checkpoint that can be read; None where there are none.
+
+    `report` is told, one sentence each, of damaged ones that are passed over.
+
+    Raises:
+        CheckpointError: if every one is damaged; starting from nothing would hide that.
+    """
+    damaged: list[CheckpointError] = []
+    for step in reversed(steps(folder)):
+        path = path_of(folder, step)
+        try:
+            state = load(path)
+        except CheckpointError as error:
+            damaged.append(error)
+            continue
+        for error in damaged:
+            report(f"Using {path.name} instead of a newer one: {error}.")
+        return path, state
+    if damaged:
+        raise CheckpointError(
+            f"none of the {len(damaged)} checkpoints in {folder} can be read: restore one from a "
+            f"copy, or move them away to start anew; of the newest, {damaged[0]}"
+        )
+    return None
+
+
+def rng_state() -> dict[str, Any]:
+    """The states of torch's own generators: `cpu`, and under `cuda` one for each GPU."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def restore_rng(state: Mapping[str, Any]) -> None:
+    """Puts the generators back to what `rng_state` saw; GPUs that are not there are left out."""
+    torch.set_rng_state(state["cpu"])
+    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for device, cuda_state in enumerate(state["cuda"][:present]):
+        torch.cuda.set_rng_state(cuda_state, device)
+
+
+def fingerprint(path: str | Path) -> str:
+    """First 16 hex digits of a file's SHA-256: tells in a result which weights it came from."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _some(names: list[str], at_most: int = 4) -> str:
+    return ", ".join(names[:at_most]) + (", ..." if len(names) > at_most else "")
+
+
+def _check_entries(state: Any, what: str) -> None:
+    if not isinstance(state, Mapping):
+        raise TypeError(f"{what} holds a {type(state).__name__}, not a dict of {', '.join(KEYS)}")
+    missing = [key for key in KEYS if key not in state]
+    left_over = [str(key) for key in state if key not in KEYS]
+    if missing or left_over:
+        raise ValueError(
+            f"{what} has not exactly the entries {', '.join(KEYS)} "
+            f"(missing: {_some(missing, 8) or 'none'}; left over: {_some(left_over) or 'none'})"
+        )
+    for key, kind in _TYPES.items():
+        if type(state[key]) is not kind:
+            got = type(state[key]).__name__
+            raise TypeError(f"{what} has a {got} as {key}, where {kind.__name__} is needed")
+
+
+def _plain(value: object, where: str) -> object:
+    """A copy made of what may be in a file.
+
+    Types must be exact: a numpy.float64, say, is a float, but one that can't be read back.
+    """
+    if isinstance(value, Tensor):
+        tensor = value.detach().cpu()
+        if type(tensor) is Tensor and tensor.layout == torch.strided:
+            is_view = tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size()
+            return tensor.clone(memory_format=torch.contiguous_format) if is_view else tensor
+    if type(value) in (int, float, str, bool, type(None)):
+        return value
+    if type(value) is list or type(value) is tuple:
+        return type(value)(_plain(item, f"{where}[{i}]") for i, item in enumerate(value))
+    if type(value) is dict or type(value) is OrderedDict:
+        return _plain_dict(value, where)
+    raise TypeError(
+        f"{where} is a {type(value).__module__}.{type(value).__qualname__}: a checkpoint holds "
+        "plain tensors, numbers, strings, bools, None, dicts, lists and tuples"
+    )
+
+
+def _plain_dict(value: Mapping[Any, object], where: str) -> dict[str | int, object]:
+    result: dict[str | int, object] = {}
+    for key, item in value.items():
+        if type(key) is not str and type(key) is not int:
+            raise TypeError(f"{where} has the key {key!r}: names are strings or integers")
+        name = bare_name(key) if isinstance(key, str) else key
+        if name in result:
+            raise ValueError(f"{where} has two entries {name}, prefixes of wrappers aside")
+        result[name] = _plain(item, f"{where}.{key}")
+    return result
+
+
+def _delete_old(folder: Path, written: int, keep: int, milestone_every: int) -> None:
+    # What is no archive is neither counted nor deleted: it is damaged, or somebody else's.
+    ours = [step for step in steps(folder) if zipfile.is_zipfile(path_of(folder, step))]
+    kept = {written, *ours[-keep:]}
+    for step in ours:
+        if step not in kept and not (milestone_every and step % milestone_every == 0):
+            path_of(folder, step).unlink(missing_ok=True)

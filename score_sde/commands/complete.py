@@ -1,0 +1,199 @@
+"""`--mode inpaint` and `--mode colorize`: completions of images of which a part is known."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from score_sde import pictures
+from score_sde.commands.progress import advice_on_memory
+from score_sde.commands.sample import load_checkpoint, network_of, prepare_output, write_images
+from score_sde.config import history
+from score_sde.config.build import (
+    Config,
+    build_device,
+    build_inverse_scaler,
+    build_sampler,
+    build_scaler,
+    build_score,
+    build_sde,
+    image_shape,
+    open_split,
+)
+from score_sde.config.check import check_config
+from score_sde.data import open_pictures, read_mask, to_unit
+from score_sde.logbook import Logbook
+from score_sde.samplers import GridSampler, Samples, completion
+from score_sde.samplers.completion import MASKS, Known, known_gray, known_pixels
+from score_sde.sde import Score
+
+GRID_IMAGES = 200
+NO_CORRECTOR = (
+    "sampling.corrector is none: completions fit what is known better where a corrector mixes the "
+    "two at each time, such as --config.sampling.corrector=langevin"
+)
+
+
+def complete(
+    config: Config,
+    workdir: Path,
+    task: str,
+    *,
+    source: Path | None = None,
+    mask: str = "middle",
+    num_images: int = 8,
+    completions: int = 4,
+    checkpoint: Path | None = None,
+    output: Path | None = None,
+    raw: bool = False,
+    overrides: dict[str, object] | None = None,
+) -> Path:
+    """Draws what is hidden of images, several times over.
+
+    Args:
+        config: the recipe; the config in a checkpoint of ours rules network, data and SDE.
+        workdir: where the newest checkpoint is looked for, and where completions go by default.
+        task: "inpaint", or "colorize" from the mean of the channels.
+        source: an image, a folder of images or an array file; by default the recipe's test images.
+        mask: for inpainting, one of `MASKS`, or a picture that is white
+            where images are known.
+        num_images: how many images are completed, the first ones.
+        completions: of each. Completion j of image i is number i · completions + j, on which alone
+            its noise depends.
+        checkpoint: a file to use instead, ours or a published one.
+        output: a folder for PNG files, or a name ending in .npz; samples/step_… by default. Beside
+            it a grid shows in each row an image, what is known of it, and its completions.
+        raw: the weights as trained instead of their moving average.
+        overrides: fields given on the command line, which may not contradict the checkpoint.
+
+    Returns:
+        Where the completions are.
+
+    Raises:
+        ValueError: no checkpoint, one that does not fit the recipe, a sampler or images that this
+            cannot be done with.
+        OSError: images that are not there, or an output that cannot be written; found out before
+            anything is drawn.
+    """
+    reports: list[str] = []
+    path, state = load_checkpoint(config, checkpoint, workdir, reports)
+    config = history.adopt(config, state["config"], overrides or {}, path)
+    check_config(config)
+    sampler, known_of = _sampler(config, task), _known_of(config, task, mask)
+    images, labels = _images(config, source, num_images)
+    name = f"{task}_{Path(mask).stem}" if task == "inpaint" else task
+    output = output or workdir / "samples" / f"step_{state['step']:08d}_{name}"
+    grid = prepare_output(output)
+    known = known_of(build_scaler(config)(images))
+    total = len(images) * completions
+    advice = (
+        f"with {config.sampling.batch_size} images at a time: lower --config.sampling.batch_size"
+    )
+    with Logbook(workdir, tensorboard=False) as log, advice_on_memory(advice):
+        network = network_of(config, state, raw=raw)
+        chosen = "sampling.corrector" in (overrides or {})
+        if config.sampling.method == "pc" and config.sampling.corrector == "none" and not chosen:
+            reports.append(NO_CORRECTOR)
+        for report in reports:
+            log.say(report)
+        log.say(f"{task}: {completions} completions of each of {len(images)} images, to {output}")
+        parts = _draw(config, network, sampler, known, labels, completions)
+        drawn, nfe = write_images(log, config, parts, total, output)
+        few = max(1, GRID_IMAGES // (2 + completions))
+        rows = [images[:few, None], _shown(config, known)[:few, None]]
+        rows = [pictures.to_uint8(row) for row in rows]
+        rows.append(drawn.unflatten(0, (-1, completions))[:few])
+        picture = pictures.grid(torch.cat(rows, dim=1).flatten(0, 1), columns=2 + completions)
+        pictures.save_png(grid, picture)
+        log.say(f"{total} completions, {nfe:.1f} network evaluations each; grid: {grid}")
+    return output
+
+
+def _sampler(config: Config, task: str) -> GridSampler:
+    sampler = build_sampler(config, build_sde(config))
+    if not isinstance(sampler, GridSampler):
+        raise ValueError(
+            f"config.sampling.method={config.sampling.method!r}: --mode {task} takes hold at the "
+            "steps of a grid; take pc, ddim, heun or dpm_solver++"
+        )
+    return sampler
+
+
+def _known_of(config: Config, task: str, mask: str) -> Callable[[Tensor], Known]:
+    """Images (B, C, H, W), as the network sees them → what is given of them."""
+    channels, height, width = image_shape(config)
+    if task == "colorize":
+        if channels != 3:
+            raise ValueError(
+                f"--mode colorize needs images of 3 channels, and this network's have {channels}: "
+                "take --mode inpaint, or a checkpoint of coloured images"
+            )
+        return known_gray
+    if mask in MASKS:
+        known = MASKS[mask](height, width, config.seed)
+    elif Path(mask).is_file():
+        known = read_mask(Path(mask), (height, width))
+    else:
+        raise ValueError(
+            f"--mask {mask}: give {', '.join(MASKS)}, or a picture that is white where images are "
+            "known"
+        )
+    if known.all():
+        raise ValueError(f"--mask {mask} is white all over and hides nothing: paint a part black")
+    if not known.any():
+        raise ValueError(
+            f"--mask {mask} is black all over where it is cut to {height}x{width}, as images are, "
+            "and leaves nothing known: paint a part white, or take --mode sample"
+        )
+    return lambda images: known_pixels(images, known)
+
+
+def _images(config: Config, path: Path | None, count: int) -> tuple[Tensor, Tensor | None]:
+    """The first images, in [0, 1], and their labels where the network has classes."""
+    channels, height, width = image_shape(config)
+    classes = config.model.get("num_classes", 0)
+    if path is None:
+        source = open_split(config, "test")
+    else:
+        source = open_pictures(path, (height, width), channels, count)
+    if classes and source.info.num_classes != classes:
+        raise ValueError(
+            f"the network has {classes} classes and the images of {source.info.name} do not say "
+            "theirs: complete the recipe's own test images, or take an unconditional network"
+        )
+    row = torch.arange(min(count, len(source)))
+    images = to_unit(source.images(row), source.info.levels)
+    return images, source.labels(row) if classes else None
+
+
+def _draw(
+    config: Config,
+    network: nn.Module,
+    sampler: GridSampler,
+    known: Known,
+    labels: Tensor | None,
+    completions: int,
+) -> Iterator[Samples]:
+    device = build_device(config)
+
+    def score_for(index: Tensor) -> Score:
+        label = None if labels is None else labels[index.cpu() // completions].to(device)
+        return build_score(config, network, sampler.sde, label)
+
+    return completion.complete(
+        sampler,
+        score_for,
+        lambda index: known.of(index.cpu() // completions).to(device),
+        torch.arange(len(known.value) * completions),
+        known.value.shape[1:],
+        seed=config.seed,
+        batch_size=config.sampling.batch_size,
+        device=device,
+    )
+
+
+def _shown(config: Config, known: Known) -> Tensor:
+    """What is given, as pictures in [0, 1]: hidden pixels and colours are grey."""
+    grey = build_scaler(config)(torch.full_like(known.value, 0.5))
+    return build_inverse_scaler(config)(known.put(grey, known.value))

@@ -1,0 +1,73 @@
+"""Samples by their index, for snapshots and for `--mode sample`."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from score_sde.config.build import (
+    Config,
+    build_inverse_scaler,
+    build_sampler,
+    build_score,
+    image_shape,
+)
+from score_sde.samplers import OnStep, Samples
+from score_sde.sde import SDE, Score
+
+FILM_FRAMES = 50
+FILM_IMAGES = 25  # noise does not compress: more, or larger ones, are many megabytes
+FILM_PIXELS = 32  # tiny images are enlarged up to this side
+
+
+def draw_with_film(
+    config: Config,
+    network: nn.Module,
+    sde: SDE,
+    index: Tensor,
+    device: torch.device,
+    check: Callable[[], None],
+) -> tuple[Tensor, list[Tensor]]:
+    """Images in [0, 1], and the states on the way, brought to the same range of values.
+
+    `check` is called at every step; what it raises ends the drawing.
+    """
+    inverse_scale = build_inverse_scaler(config)
+    frames: dict[int, list[Tensor]] = {}
+
+    def keep(k: int, total: int, t: float, x: Tensor, x_mean: Tensor) -> None:
+        check()
+        if k % -(-total // FILM_FRAMES) == 0:
+            level = torch.tensor([t])
+            size = (sde.mean_scale(level) ** 2 + sde.std(level) ** 2).sqrt().item()
+            frames.setdefault(k, []).append(inverse_scale(x / size).clamp(0, 1).cpu())
+
+    drawn = draw(config, network, sde, index, device, on_step=keep)
+    images = torch.cat([inverse_scale(part.x).clamp(0, 1).cpu() for part in drawn])
+    return images, [torch.cat(parts) for _, parts in sorted(frames.items())] + [images]
+
+
+def draw(
+    config: Config,
+    network: nn.Module,
+    sde: SDE,
+    index: Tensor,
+    device: torch.device,
+    on_step: OnStep | None = None,
+) -> Iterator[Samples]:
+    """Samples by their index; labels, where the network has classes, count through them."""
+    classes = config.model.get("num_classes", 0)
+
+    def score_for(part: Tensor) -> Score:
+        label = part.to(device) % classes if classes else None
+        return build_score(config, network, sde, label)
+
+    return build_sampler(config, sde).draw(
+        score_for,
+        index,
+        image_shape(config),
+        seed=config.seed,
+        batch_size=config.sampling.batch_size,
+        device=device,
+        on_step=on_step,
+    )

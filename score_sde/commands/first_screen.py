@@ -1,0 +1,76 @@
+"""The screen that a training run begins with: what it is, what it takes, where everything goes."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from score_sde.commands.weights import skeleton
+from score_sde.config.build import Config, image_shape
+from score_sde.data import DatasetInfo
+from score_sde.sde import SDE
+from score_sde.training import TrainState
+
+FIRST_STEPS = 10  # after which the time that all of them take can be told
+
+
+def first_screen(
+    config: Config,
+    state: TrainState,
+    sde: SDE,
+    device: torch.device,
+    train: DatasetInfo,
+    test: DatasetInfo,
+    workdir: Path,
+) -> str:
+    """What begins here, what it takes, and where everything goes, in about ten lines."""
+    training = config.training
+    weights = sum(p.numel() for p in state.network.parameters())
+    # In float32: weights, gradients, their average, and two moments of Adam. A checkpoint holds
+    # all but the gradients.
+    megabytes = weights * 4 / 2**20
+    at_once = training.batch_size // training.accumulation
+    activations = activation_bytes(config) * at_once / 2**20
+    kept = training.keep_checkpoints + training.n_iters // training.snapshot_freq
+    parts = f" in {training.accumulation} parts" if training.accumulation > 1 else ""
+    return f"""network     {config.model.name}, {weights:,} parameters, on {device}
+data        {train.name}: {train.num_images:,} images of {train.shape}, {train.policy}
+            held out: {test.num_images:,}
+sde         {sde.name}, {"continuous" if training.continuous else f"{sde.N} scales"}
+memory      {5 * megabytes:,.0f} MB for weights and optimiser, \
+about {activations:,.0f} MB for the activations of {at_once} images
+steps       {training.n_iters - state.step:,} of {training.n_iters:,} to go, \
+{training.batch_size} images each{parts}
+time        told after {FIRST_STEPS} steps
+disk        up to {4 * megabytes * kept:,.0f} MB of checkpoints
+snapshots   {training.snapshot_images} images every {training.snapshot_freq:,} steps \
+({config.sampling.method})
+everything  goes to {workdir}"""
+
+
+def activation_bytes(config: Config) -> int:
+    """What the network keeps of one image for its gradient, in float32 and not compiled.
+
+    It is counted on the meta device, where a network runs without memory and without computing.
+    """
+    network = skeleton(config).train()
+    weights = {p.untyped_storage()._cdata for p in network.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def count(saved: Tensor) -> Tensor:
+        storage = saved.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage  # alive, so that no other takes its place
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda saved: saved):
+        _forward(config, network)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def _forward(config: Config, network: nn.Module) -> Tensor:
+    x = torch.zeros(1, *image_shape(config), device="meta")
+    by_index = config.training.sde == "vesde" and not config.training.continuous
+    cond = torch.zeros(1, dtype=torch.long if by_index else torch.float32, device="meta")
+    label = torch.zeros(1, dtype=torch.long, device="meta")
+    return network(x, cond, label if config.model.get("num_classes", 0) else None)

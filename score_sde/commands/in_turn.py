@@ -1,0 +1,132 @@
+"""The checkpoints that an evaluation takes in turn, those still to come included."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from score_sde import checkpoints, parallel
+from score_sde.commands.progress import duration
+from score_sde.commands.weights import load_any, none_in
+from score_sde.config.build import Config
+from score_sde.logbook import Logbook
+
+POLL_SEC = 5.0
+"""Time between two looks into the folder. Short: all processes come together at each."""
+
+Found = tuple[Path, dict[str, Any]]
+"""A checkpoint's path and content."""
+
+
+def in_turn(
+    config: Config,
+    workdir: Path,
+    *,
+    given: Path | None,
+    wait_sec: float,
+    world: parallel.World,
+    log: Logbook,
+) -> Iterator[Found]:
+    """Checkpoints one after the other, as far as they are there or come in time.
+
+    Those of steps from `eval.begin_ckpt` to `eval.end_ckpt`, in order; where both are 0 the
+    newest, and then whatever is the newest when the next is asked for.
+
+    Args:
+        config: with the two fields.
+        workdir: whose checkpoints are meant.
+        given: a file of any format, which is then the only one.
+        wait_sec: how long to wait for each that is still to come. Nothing more is waited for after
+            the last step of the run, nor after `eval.end_ckpt`.
+        world: its main process chooses for all.
+        log: told of damaged ones that are passed over, and of the waiting.
+
+    Raises:
+        ValueError: there is none at all.
+        OSError: a file that can't be read.
+    """
+    if given is not None:
+        yield given, load_any(given, config)
+        return
+    folder = Folder(workdir / "checkpoints", config.eval.begin_ckpt, config.eval.end_ckpt, log)
+    first, wait = True, wait_sec
+    while found := _next(folder, wait, world):
+        yield found
+        first, folder.last = False, found[1]["step"]
+        if not (folder.in_order or wait_sec):
+            return
+        ends = json.loads(found[1]["config"])["training"]["n_iters"]
+        wait = wait_sec if folder.last < min(folder.end or ends, ends) else 0.0
+    if first:
+        raise folder.nothing(wait_sec)
+    if wait:
+        log.say(f"no checkpoint after step {folder.last} in {duration(wait_sec)}: enough waited")
+
+
+class Folder:
+    """Checkpoints of one work directory, as they are there.
+
+    Args:
+        path: of the folder.
+        begin: first step that is wanted.
+        end: last step that is wanted; 0 for no last one. Where both are 0 the newest is wanted.
+        log: is told of damaged ones that are passed over.
+
+    Attributes:
+        in_order: whether every one is wanted, and not only the newest.
+        last: step of the one taken last.
+    """
+
+    def __init__(self, path: Path, begin: int, end: int, log: Logbook) -> None:
+        self.path, self.begin, self.end, self.log = path, begin, end, log
+        self.in_order, self.last = bool(begin or end), begin - 1
+        self._passed = set[int]()
+
+    def look(self) -> Found | None:
+        """The next one that is whole: the first after the last, or the newest."""
+        steps = [
+            step
+            for step in checkpoints.steps(self.path)
+            if self.last < step <= (self.end or step) and step not in self._passed
+        ]
+        for step in steps if self.in_order else reversed(steps):
+            path = checkpoints.path_of(self.path, step)
+            try:
+                return path, checkpoints.load(path)
+            except FileNotFoundError:
+                continue  # a training run has just deleted it
+            except checkpoints.CheckpointError as error:
+                self._passed.add(step)
+                self.log.say(f"passed over: {error}")
+        return None
+
+    def nothing(self, wait_sec: float) -> ValueError:
+        """What to raise where there is none."""
+        came = f" in {duration(wait_sec)}" if wait_sec else ""
+        if self._passed:
+            return ValueError(f"{self.path} has only damaged checkpoints: restore one from a copy")
+        if not self.in_order:
+            return none_in(self.path, came)
+        have = ", ".join(map(str, checkpoints.steps(self.path))) or "none"
+        return ValueError(
+            f"{self.path} has no checkpoint of a step from eval.begin_ckpt={self.begin} to "
+            f"eval.end_ckpt={self.end or 'the last'}{came}; it has those of steps {have}"
+        )
+
+
+def _next(folder: Folder, wait_sec: float, world: parallel.World) -> Found | None:
+    """The next checkpoint, waited for; None if none comes."""
+    deadline, told = time.monotonic() + wait_sec, False
+    while True:
+        found = folder.look() if world.is_main else None
+        late = time.monotonic() >= deadline
+        path, late = parallel.gather_objects((found and found[0], late))[0]  # type: ignore[misc]
+        if path is not None:
+            return found or (path, checkpoints.load(path))
+        if late:
+            return None
+        if not told:
+            folder.log.say(f"waiting for a checkpoint, {duration(wait_sec)} at most")
+            told = True
+        time.sleep(min(POLL_SEC, wait_sec))

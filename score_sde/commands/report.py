@@ -1,0 +1,79 @@
+"""Figures in words: the lines of a report, and a table over checkpoints."""
+
+import math
+from typing import Any
+
+from score_sde.commands.figures import Figure
+
+HIGHER_IS_BETTER = ("is", "score", "precision", "recall")
+UNRANKED = ("nearest_train",)
+"""Neither near nor far is better: the figure tells only whether images were copied."""
+
+_NUMBER = 28
+
+
+def lines(found: dict[str, Figure], left_out: dict[str, str]) -> str:
+    """One line a figure, and one for each that is left out."""
+    said = []
+    for name, figure in found.items():
+        more = f", {figure['nfe']:.0f} evaluations each" if "nfe" in figure else ""
+        more += f", {figure['given_up']:,} given up" if figure.get("given_up") else ""
+        of = figure.get("of", "samples")
+        split = f"{figure['split']} images" if figure["split"] else "the reference"
+        what = f"{of} against {split}" if "against" in figure else split
+        said.append(
+            f"{figure.get('name', name):<20} {_number(figure)} ({figure['n']:,} {what}{more})"
+        )
+    return "\n".join(said + [f"{name:<20} left out: {why}" for name, why in left_out.items()])
+
+
+def table(reports: list[dict[str, Any]]) -> str:
+    """One line a report; the best of each column has a star, and what is missing a dash."""
+    columns = {
+        name: {report["step"]: report[name] for report in reports if _is_figure(report.get(name))}
+        for name in dict.fromkeys(name for report in reports for name in report)
+    }
+    columns = {name: column for name, column in columns.items() if column}
+    best = {name: _best(name, column) for name, column in columns.items()}
+    rows = ["step      " + "".join(f"{name:>{_NUMBER}}" for name in columns)]
+    for step in (report["step"] for report in reports):
+        cells = []
+        for name, column in columns.items():
+            figure, star = column.get(step), "*" if step in best[name] else " "
+            number = f"{_number(figure)}{star}" if figure else "– "
+            cells.append(f"{number:>{_NUMBER}}")
+        rows.append(f"{step:<10}" + "".join(cells))
+    return "\n".join(rows)
+
+
+def _is_figure(value: object) -> bool:
+    return isinstance(value, dict) and {"value", "se", "n"} <= value.keys()
+
+
+def _best(name: str, column: dict[int, Figure]) -> list[int]:
+    """The steps with the best value; none where values are not ranked."""
+    if name in UNRANKED:
+        return []
+    choose = max if name in HIGHER_IS_BETTER else min
+    known = {step: figure["value"] for step, figure in column.items() if _known(figure["value"])}
+    best = choose(known.values(), default=None)
+    return [step for step, value in known.items() if value == best]
+
+
+def _number(figure: Figure) -> str:
+    value, se = figure["value"], figure["se"]
+    number = f"{value:.4f}" if _known(value) else "not finite"
+    return f"{number} ± {se:.4f}" if _known(se) else number
+
+
+def _known(number: float | None) -> bool:
+    return number is not None and math.isfinite(number)
+
+
+def standard(value: Any) -> Any:
+    """The same with None for numbers that are not finite, for which JSON has no words."""
+    if isinstance(value, dict):
+        return {key: standard(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [standard(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

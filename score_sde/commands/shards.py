@@ -1,0 +1,157 @@
+"""Results by sample, computed in parts: kept through a kill, shared between processes.
+
+A shard is one `.npz` file of arrays whose first axis counts samples. Its folder is named after
+everything that the numbers depend on, so that shards of another checkpoint, config or data set are
+never mixed in.
+"""
+
+import hashlib
+import json
+import time
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from score_sde import parallel
+from score_sde.atomic import write_whole
+from score_sde.logbook import Logbook
+
+Arrays = dict[str, np.ndarray]
+
+FORMAT = 3
+"""To be raised when code changes the numbers: shards of an earlier one are then not taken."""
+
+_INDEX, _SEC, _NAMES = "index", "sec", "names"
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile)
+"""What reading a damaged archive ends in."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Arrays over all samples, and how long they took.
+
+    Attributes:
+        arrays: by name, the rows of all shards in order.
+        sec: time of computation, of all processes together and over all interruptions.
+    """
+
+    arrays: Arrays
+    sec: float
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.arrays[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.arrays
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Where shards lie and who computes which.
+
+    Attributes:
+        folder: of all shards.
+        facts: what every number depends on: weights, data, seed, options.
+        world: the processes that share the work.
+        log: told of the progress.
+    """
+
+    folder: Path
+    facts: Mapping[str, Any]
+    world: parallel.World
+    log: Logbook
+
+    def results(
+        self,
+        name: str,
+        index: Tensor,
+        size: int,
+        compute: Callable[[Tensor], Mapping[str, Tensor]],
+        **facts: Any,
+    ) -> Results:
+        """What `compute` gives for all samples, from shards where they are there.
+
+        Every process must call it, and gets everything.
+
+        Args:
+            name: of the figure.
+            index: int64 (N,) the samples.
+            size: samples in a shard; the same for any number of processes.
+            compute: int64 (n,) some of `index` → arrays, of (n, ...) or fewer rows.
+            **facts: what else the numbers depend on.
+
+        Raises:
+            OSError: a shard that cannot be written.
+        """
+        home = self.folder / f"{name}_{_fingerprint({**self.facts, **facts, 'size': size})}"
+        parts = [
+            _Part(home / _name(k * size, part), part) for k, part in enumerate(index.split(size))
+        ]
+        mine = parts[self.world.rank :: self.world.size]
+        to_do = [part for part in mine if not part.is_there()]
+        ahead = sum(len(part.index) for part in mine)
+        done = ahead - sum(len(part.index) for part in to_do)
+        with self.log.progress(ahead, done, unit="image") as bar:
+            for part in to_do:
+                start = time.monotonic()
+                found = compute(part.index)
+                arrays = {key: value.cpu().numpy() for key, value in found.items()}
+                part.write(arrays, time.monotonic() - start)
+                bar.update(len(part.index))
+        parallel.barrier()
+        return _joined(parts, home)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A shard: its file, and the samples that belong into it."""
+
+    path: Path
+    index: Tensor
+
+    def write(self, arrays: Arrays, sec: float) -> None:
+        names = np.array(sorted(arrays))
+        whole = {_INDEX: self.index.numpy(), _SEC: np.float64(sec), _NAMES: names, **arrays}
+        write_whole(self.path, partial(np.savez, **whole), "--eval_folder")
+
+    def is_there(self) -> bool:
+        """Whether it is whole and of these samples; nothing is kept in memory."""
+        try:
+            with zipfile.ZipFile(self.path) as file:
+                return file.testzip() is None and self.read() is not None
+        except _DAMAGED:
+            return False
+
+    def read(self) -> tuple[Arrays, float] | None:
+        """Its arrays and seconds; None where it is missing, damaged or of other samples."""
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                if not np.array_equal(file[_INDEX], self.index.numpy()):
+                    return None
+                return {key: file[key] for key in file[_NAMES].tolist()}, float(file[_SEC])
+        except _DAMAGED:
+            return None
+
+
+def _joined(parts: Sequence[_Part], home: Path) -> Results:
+    read = [found for part in parts if (found := part.read())]
+    if len(read) < len(parts):
+        raise OSError(f"{home} lacks shards that were just written: does every process see it?")
+    arrays = {key: np.concatenate([found[key] for found, _ in read]) for key in read[0][0]}
+    return Results(arrays, sum(sec for _, sec in read))
+
+
+def _name(start: int, index: Tensor) -> str:
+    """Another name for another number of samples: a shorter evaluation takes nothing away."""
+    return f"{start:06d}_{len(index)}.npz"
+
+
+def _fingerprint(facts: Mapping[str, Any]) -> str:
+    text = json.dumps({**facts, "format": FORMAT}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,332 @@
+"""`--mode train` and `--smoke`: the order of events of a training run."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from score_sde import checkpoints, noise, pictures
+from score_sde.commands.drawing import FILM_IMAGES, FILM_PIXELS, draw_with_film
+from score_sde.commands.first_screen import FIRST_STEPS, first_screen
+from score_sde.commands.progress import (
+    Clock,
+    Interrupted,
+    Stop,
+    advice_on_memory,
+    duration,
+    stop_signals,
+)
+from score_sde.commands.weights import begin_from, origin_of, provenance
+from score_sde.config import history
+from score_sde.config.build import (
+    Config,
+    build_device,
+    build_objective,
+    build_scaler,
+    build_sde,
+    build_sources,
+    build_state,
+    build_train_step,
+    channels_last,
+    compiled,
+    image_shape,
+)
+from score_sde.config.check import check_config, check_data
+from score_sde.data import Source, to_unit, train_batches
+from score_sde.logbook import Logbook
+from score_sde.objectives import Objective
+from score_sde.sde import SDE
+from score_sde.training import (
+    StepRecord,
+    TrainingDiverged,
+    TrainState,
+    check_finite,
+    loss_by_level,
+)
+
+LEVELS = 5  # parts of [0, T] that the loss by noise level is logged for
+
+
+@dataclass
+class _Run:
+    """What the parts of a training run share."""
+
+    config: Config
+    workdir: Path
+    log: Logbook
+    device: torch.device
+    sde: SDE
+    objective: Objective
+    state: TrainState
+    train_source: Source
+    test_source: Source
+    origin: str
+    stop: Stop
+    records: list[StepRecord] = field(default_factory=list)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.workdir / "checkpoints"
+
+
+def train(
+    config: Config,
+    workdir: Path,
+    *,
+    init_from: Path | None = None,
+    sources: tuple[Source, Source] | None = None,
+    quiet: bool = False,
+) -> None:
+    """Trains until `config.training.n_iters` updates are made, from the newest checkpoint if any.
+
+    Args:
+        config: the recipe.
+        workdir: made where missing.
+        init_from: a checkpoint, ours or published, whose averaged weights a new run begins with.
+        sources: training and test images; the config's own by default.
+        quiet: leave the screen alone.
+
+    Raises:
+        ValueError: a config that cannot run, data or checkpoints that do not fit it.
+        OSError: missing files, or a work directory that cannot be written to.
+        TrainingDiverged: a loss that is not finite.
+        SystemExit: with 130 or 143, after a save, when asked to stop by Ctrl-C or SIGTERM.
+    """
+    check_config(config)
+    reports: list[str] = []
+    origin = ""
+    found = checkpoints.newest(workdir / "checkpoints", reports.append)
+    if found:
+        history.refuse_other_run(found[1]["config"], config, workdir)
+        origin = origin_of(found[1], init_from, workdir)
+    train_source, test_source = sources or build_sources(config)
+    check_data(config, train_source.info)
+    if found:
+        history.refuse_other_data(found[1]["data"], train_source.info, workdir)
+    torch.manual_seed(config.seed)
+    sde = build_sde(config)
+    with advice_on_memory(_less_memory(config)):
+        state = build_state(config)
+    if found:
+        state.load_state_dict(found[1])
+        checkpoints.restore_rng(found[1]["rng"])
+    elif init_from:
+        origin = begin_from(init_from, config, state)
+    with Logbook(workdir, quiet=quiet) as log, stop_signals() as stop:
+        log.begin(state.step)
+        device = build_device(config)
+        objective = build_objective(config, sde)
+        data = (train_source, test_source)
+        run = _Run(config, workdir, log, device, sde, objective, state, *data, origin, stop)
+        for report in filter(None, [*reports, origin]):
+            log.say(report)
+        if state.step >= config.training.n_iters:
+            log.say(
+                f"nothing to do: {state.step} steps are made and {config.training.n_iters} asked "
+                "for; raise --config.training.n_iters to go on"
+            )
+            return
+        history.record(config, workdir, origin)
+        infos = (train_source.info, test_source.info)
+        log.say(first_screen(config, state, sde, device, *infos, workdir))
+        with advice_on_memory(_less_memory(config)):
+            _loop(run)
+
+
+def _loop(run: _Run) -> None:
+    config, state, log, stop = run.config, run.state, run.log, run.stop
+    scale = build_scaler(config)
+    labelled = config.model.get("num_classes", 0) > 0
+    step = build_train_step(config, run.objective)
+    bare, memory = state.network, channels_last(config, run.device)
+    state.network = compiled(config, bare, run.device)
+    batches = train_batches(
+        run.train_source,
+        batch_size=config.training.batch_size,
+        seed=config.seed,
+        start_step=state.step,
+        device=run.device,
+        random_flip=config.data.random_flip,
+        dequantise=config.data.uniform_dequantization,
+    )
+    bar = log.progress(config.training.n_iters, state.step)
+    clock = Clock(config.training.batch_size)
+    try:
+        while state.step < config.training.n_iters:
+            batch = next(batches)
+            x_0 = scale(batch["image"]).contiguous(memory_format=memory)
+            run.records.append(step(state, x_0, batch["label"] if labelled else None))
+            bar.update()
+            stopping = stop.signal is not None  # asked once: what comes later waits for a save
+            _after_step(run, clock, stopping=stopping)
+            if stopping and stop.signal is not None:
+                name = signal.Signals(stop.signal).name
+                log.say(f"stopped by {name}; step {state.step} is saved, the same command resumes")
+                raise SystemExit(128 + stop.signal)
+    except TrainingDiverged as error:
+        raise _diverged(run, error) from None
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        raise ValueError(
+            f"the network cannot be compiled here ({str(error).splitlines()[0]}): "
+            "set --config.training.compile=off"
+        ) from error
+    finally:
+        bar.close()
+        state.network = bare
+    log.say(
+        f"done: {state.step} steps, {duration(clock.elapsed_sec)} of training; see {run.workdir}"
+    )
+
+
+def _after_step(run: _Run, clock: Clock, *, stopping: bool) -> None:
+    """What the schedule asks for after an update."""
+    training, step = run.config.training, run.state.step
+    last = step == training.n_iters
+    snapshot = step % training.snapshot_freq == 0 or last
+    save = snapshot or step % training.snapshot_freq_for_preemption == 0 or stopping
+    log, tell_time = step % training.log_freq == 0, clock.steps + 1 == FIRST_STEPS and not last
+    if log or save or tell_time:
+        check_finite(run.records)  # waits for the device, so that the clock reads true
+    clock.tick()
+    if tell_time:
+        run.log.say(
+            f"time        about {clock.to_come(training.n_iters - step)}, and the snapshots"
+        )
+    if log or last:
+        _log_progress(run, clock)
+    if (step % training.eval_freq == 0 or last) and len(run.test_source):
+        run.log.scalars(step, {"held_out_loss": held_out_loss(run)})
+    if save:
+        _save(run)
+    if snapshot and training.snapshot_sampling and not stopping:
+        with clock.paused():
+            _snapshot(run)
+
+
+def _log_progress(run: _Run, clock: Clock) -> None:
+    records, step = run.records, run.state.step
+    losses = torch.cat([record.losses for record in records])
+    t = torch.cat([record.t for record in records])
+    C, H, W = image_shape(run.config)
+    # The half sum over pixels is what is trained with; per dimension it compares between recipes.
+    per_dimension = 1.0 if run.config.training.reduce_mean else 2 / (C * H * W)
+    levels = loss_by_level(t, losses, LEVELS, run.sde.T)
+    mean = losses.mean().item()
+    values = {
+        "loss": mean,
+        "loss_per_dimension": mean * per_dimension,
+        "learning_rate": records[-1].lr,
+        "grad_norm": records[-1].grad_norm.item(),
+        "images_per_sec": clock.images_per_sec(),
+        **{f"loss_by_level/{part}": value for part, value in levels.items()},
+    }
+    run.log.scalars(step, values)
+    run.records.clear()
+    run.log.say(
+        f"step {step}: loss {mean:.4g}, gradient norm {values['grad_norm']:.3g}, "
+        f"{values['images_per_sec']:.3g} images/s, "
+        f"about {clock.to_come(run.config.training.n_iters - step)} to go"
+    )
+
+
+@torch.no_grad()
+def held_out_loss(run: _Run) -> float:
+    """The objective on test images, at times and noise that never change, with averaged weights.
+
+    It draws from its own stream of noise, so that training goes on as if it had not been.
+    """
+    config, seed = run.config, run.config.seed
+    n = min(config.training.batch_size, len(run.test_source))
+    index = torch.arange(n)
+    images = to_unit(run.test_source.images(index), run.test_source.info.levels)
+    x_0 = build_scaler(config)(images.to(run.device))
+    label = run.test_source.labels(index).to(run.device)
+    t = run.objective.times(n, run.device, torch.Generator(run.device).manual_seed(seed))
+    z = noise.normal(seed, index.to(run.device), 0, x_0.shape[1:], stream=noise.Stream.HELD_OUT)
+    with run.state.ema.applied(run.state.network), _evaluating(run.state.network):
+        classes = label if config.model.get("num_classes", 0) else None
+        losses = run.objective(run.state.network, x_0, t, z, classes)
+    return losses.mean().item()
+
+
+def _save(run: _Run) -> None:
+    training = run.config.training
+    state: dict[str, Any] = {
+        **run.state.state_dict(),
+        "rng": checkpoints.rng_state(),
+        "data": {"step": run.state.step, "fingerprint": run.train_source.info.fingerprint},
+        "config": history.to_json(run.config),
+        "versions": provenance(run.origin),
+    }
+    checkpoints.save(
+        run.checkpoints,
+        state,
+        keep=training.keep_checkpoints,
+        milestone_every=training.snapshot_freq,
+    )
+
+
+def _snapshot(run: _Run) -> None:
+    """A sample grid, its film and the loss curve; first also a grid of the raw weights."""
+    config, step, folder = run.config, run.state.step, run.workdir / "samples"
+    network = run.state.network
+    what = (run.sde, torch.arange(config.training.snapshot_images), run.device, run.stop.check)
+    first = step == min(config.training.snapshot_freq, config.training.n_iters)
+    try:
+        with _evaluating(network):
+            if first:  # the average lags behind at first: a user sees that the weights do learn
+                raw, _ = draw_with_film(config, network, *what)
+                pictures.save_png(folder / f"step_{step:08d}_raw.png", pictures.grid(raw))
+            with run.state.ema.applied(network):
+                images, frames = draw_with_film(config, network, *what)
+    except pictures.NotFiniteError as error:
+        run.log.say(f"no samples at step {step}: {error}")
+        return
+    except Interrupted:
+        run.log.say(f"the samples of step {step} were left off")
+        return
+    grid = pictures.grid(images)
+    pictures.save_png(folder / f"step_{step:08d}.png", grid)
+    scale = max(1, FILM_PIXELS // max(images.shape[-2:]))
+    film = [pictures.grid(x[:FILM_IMAGES], scale=scale) for x in frames]
+    pictures.save_film(folder / f"step_{step:08d}.gif", film)
+    run.log.images(step, "samples", grid)
+    steps, losses = run.log.history("loss")
+    if steps:
+        pictures.loss_curve(
+            run.workdir / "loss.png", steps, losses, held_out=run.log.history("held_out_loss")
+        )
+    run.log.say(f"samples of step {step}: {folder / f'step_{step:08d}.png'}")
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train()
+
+
+def _diverged(run: _Run, error: TrainingDiverged) -> TrainingDiverged:
+    saved = checkpoints.steps(run.checkpoints)
+    last = checkpoints.path_of(run.checkpoints, saved[-1]) if saved else "none"
+    run.log.say(f"{error} (last good checkpoint: {last})")
+    return TrainingDiverged(f"{error} (last good checkpoint: {last})", error.step)
+
+
+def _less_memory(config: Config) -> str:
+    training = config.training
+    return (
+        f"with {training.batch_size} images in {training.accumulation} part(s): "
+        f"raise --config.training.accumulation (to {2 * training.accumulation}), lower "
+        "--config.training.batch_size, set --config.training.precision=bf16, or take a narrower "
+        "network (--config.model.nf)"
+    )

@@ -1,0 +1,179 @@
+"""Weights from checkpoints of any format: to sample from, to begin with, to convert."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import torch
+from torch import nn
+
+from score_sde import checkpoints
+from score_sde.config import history
+from score_sde.config.build import Config, build_network, image_shape
+from score_sde.config.check import check_config
+from score_sde.networks.ema import check_fit
+from score_sde.training import TrainState
+
+FILES = (".pt", ".pth")
+_BEGUN, _CONVERTED = "init_from ", "converted_from "
+
+
+def load_any(path: Path, config: Config) -> dict[str, Any]:
+    """A checkpoint with the entries of ours, whatever its format.
+
+    Args:
+        path: one of ours, of the 2021 release, of NCSN and NCSNv2, or a folder of diffusers.
+        config: the recipe that the weights of a published file or folder were trained with; ours
+            bring their own.
+
+    Raises:
+        OSError: no such file.
+        ValueError: a damaged file, another format, or weights that do not fit the recipe.
+    """
+    return _load(path, config)[0]
+
+
+def _load(path: Path, config: Config | None) -> tuple[dict[str, Any], bool]:
+    """A checkpoint with the entries of ours, and whether it is one of ours."""
+    content = None if path.is_dir() else checkpoints.load_any(path)
+    if not path.is_dir() and not checkpoints.is_published(content):
+        return checkpoints.checked(content, path), True
+    if config is None:
+        raise ValueError(
+            f"{path} is a published checkpoint, which does not say what it was trained with: "
+            "name its recipe, such as --config configs/ve/cifar10_ncsnpp_continuous.py"
+        )
+    check_config(config)
+    network, decay = skeleton(config), config.model.ema_rate
+    if path.is_dir():
+        state = checkpoints.from_folder(path, network, network_options(config), decay)
+    else:
+        state = checkpoints.from_published(content, network, decay, path)
+    return _with_recipe(state, path, config), False
+
+
+def _with_recipe(state: dict[str, Any], path: Path, config: Config) -> dict[str, Any]:
+    """Adds what a published checkpoint does not hold."""
+    origin = f"{_CONVERTED}{path} (sha256 {checkpoints.fingerprint(path)})"
+    return {
+        **state,
+        "rng": {"cpu": torch.Generator().manual_seed(config.seed).get_state(), "cuda": []},
+        "data": {"step": state["step"]},
+        "config": history.to_json(config),
+        "versions": provenance(origin),
+    }
+
+
+def none_in(folder: Path, came: str = "") -> ValueError:
+    """What to raise where a folder holds no checkpoint; `came` tells of a waiting in vain."""
+    return ValueError(
+        f"{folder} holds no checkpoint{came}: train first (--mode train), "
+        "or name one with --checkpoint"
+    )
+
+
+def network_options(config: Config) -> dict[str, Any]:
+    """The fields of a config that describe its network."""
+    data = {"num_channels": config.data.num_channels, "centered": config.data.centered}
+    return {**config.model.to_dict(), **data, "image_size": image_shape(config)[1:]}
+
+
+def begin_from(path: Path, config: Config, state: TrainState) -> str:
+    """Puts the averaged weights of a checkpoint into a fresh state, and into its average.
+
+    Step, optimiser and the average's warm-up begin anew.
+
+    Returns:
+        Where the weights come from, for the log and the checkpoints of the run.
+
+    Raises:
+        OSError, ValueError: as `load_any`, or weights of another network.
+    """
+    given = load_any(path, config)
+    weights = given["ema"]["shadow"]
+    check_fit(state.network.state_dict(), weights, f"the average in {path}")
+    state.network.load_state_dict(weights)
+    state.ema.load_state_dict({**state.ema.state_dict(), "shadow": weights})
+    return f"{_BEGUN}{path} (step {given['step']}, sha256 {checkpoints.fingerprint(path)})"
+
+
+def origin_of(written: dict[str, Any], wanted: Path | None, workdir: Path) -> str:
+    """Where the run of a checkpoint has its weights from; empty if it began with fresh ones.
+
+    Args:
+        written: the checkpoint.
+        wanted: what the command asks to begin from, if anything.
+        workdir: named in the message.
+
+    Raises:
+        ValueError: the run began with other weights than the wanted ones.
+    """
+    lines = written["versions"].splitlines()
+    origin = next((line for line in lines if line.startswith((_BEGUN, _CONVERTED))), "")
+    if wanted and not origin.startswith(f"{_BEGUN}{wanted} "):
+        raise ValueError(
+            f"{workdir} holds checkpoints of a run that did not begin with --init_from {wanted}: "
+            "choose another --workdir, or leave --init_from out to resume it"
+        )
+    return origin
+
+
+def provenance(origin: str) -> str:
+    """The entry `versions` of a checkpoint: what wrote it, and where its weights began."""
+    lines = [f"{name} {version}" for name, version in history.versions().items()]
+    return "\n".join(filter(None, [*lines, origin]))
+
+
+def convert(path: Path, output: Path, config: Config | None) -> str:
+    """Writes a checkpoint in another format.
+
+    A published checkpoint becomes one of ours, ours one of the 2021 release. Where the output's
+    name does not end in .pt or .pth, either becomes a folder of diffusers with the averaged
+    weights.
+
+    Args:
+        path: the file, or folder of diffusers, to read.
+        output: the file or folder to write, which may not exist.
+        config: the recipe of a published checkpoint; not needed for ours.
+
+    Returns:
+        What was done, in one sentence.
+
+    Raises:
+        OSError: a file that is missing or can't be written, or one that is there already.
+        ValueError: a checkpoint that can't be used, a missing recipe, or a network that the other
+            format does not have.
+    """
+    if output.exists():
+        raise FileExistsError(f"{output} exists: move it away or choose another --output")
+    state, own = _load(path, config)
+    config = ml_collections.ConfigDict(json.loads(state["config"]))
+    if output.suffix not in FILES:
+        weights = state["ema"]["shadow"]
+        checkpoints.save_folder(output, weights, skeleton(config), network_options(config))
+        return (
+            f"{path}, its averaged weights, is now the folder {output}, a UNet2DModel of diffusers"
+        )
+    if not own:
+        checkpoints.save_as(output, state)
+        return f"{path}, published, is now {output}, of the recipe given"
+    optim = config.optim
+    settings = {
+        "lr": optim.lr,
+        "betas": (optim.beta1, 0.999),
+        "eps": optim.eps,
+        "weight_decay": optim.weight_decay,
+        "amsgrad": optim.amsgrad,
+    }
+    checkpoints.save_published(output, state, skeleton(config), settings)
+    return f"{path} is now {output}, in the format of the 2021 release"
+
+
+def skeleton(config: Config) -> nn.Module:
+    """The network of a config without memory for its weights: names and shapes."""
+    config = copy.deepcopy(config)
+    with config.unlocked(), torch.device("meta"):
+        config.device = "meta"
+        return build_network(config)

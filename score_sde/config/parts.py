@@ -1,0 +1,348 @@
+"""The parts that recipes are composed of.
+
+A part is a plain dictionary of dotted field names and values; `recipe` lays parts over one another
+from left to right and locks the result, so that a recipe shows only what is particular to it.
+Field names are those of the 2021 release where it had them. Every field can be overridden on the
+command line: `--config.optim.lr=1e-4`.
+
+Frequencies and lengths count training steps; noise levels are in units of the scaled data.
+"""
+
+from typing import Any
+
+import ml_collections
+
+Part = dict[str, Any]
+
+COMMON: Part = {
+    "seed": 42,
+    "device": "auto",  # auto (CUDA, then MPS, then CPU), or a name such as cuda:1
+    "training.objective": "auto",  # auto, score_matching, likelihood, simple, elbo
+    "training.continuous": True,  # continuous times; False for the chains of SMLD and DDPM
+    "training.reduce_mean": False,  # mean over dimensions; otherwise half their sum
+    "training.likelihood_weighting": False,
+    "training.time_sampling": "uniform",  # uniform, stratified, importance
+    "training.batch_size": 128,  # images in one update, over all processes
+    "training.accumulation": 1,  # parts that a batch is split into to save memory
+    "training.n_iters": 1300001,
+    "training.log_freq": 50,
+    "training.eval_freq": 100,  # held-out loss
+    "training.snapshot_freq": 50000,  # a checkpoint that is kept, and a sample grid
+    "training.snapshot_freq_for_preemption": 10000,  # a checkpoint to resume from
+    "training.snapshot_sampling": True,
+    "training.snapshot_images": 64,
+    "training.keep_checkpoints": 3,  # newest ones, beside those of snapshot_freq
+    "training.precision": "auto",  # auto (TF32 on CUDA, float32 elsewhere), float32, tf32, bf16
+    "training.compile": "auto",  # auto (on CUDA), on, off
+    "training.channels_last": "auto",  # auto (not on MPS), on, off
+    "sampling.method": "pc",  # pc, ode, ddim, heun, dpm_solver++
+    "sampling.num_steps": 0,  # 0: the chain's own number of scales
+    "sampling.batch_size": 64,
+    "sampling.predictor": "reverse_diffusion",
+    "sampling.corrector": "none",
+    "sampling.n_steps_each": 1,  # corrector steps
+    "sampling.snr": 0.16,  # of the Langevin step
+    "sampling.norms": "sample",  # of the Langevin step: sample, or batch as in the 2021 release
+    "sampling.corrector_first": True,
+    "sampling.probability_flow": False,
+    "sampling.noise_removal": True,  # the last step returns its mean
+    "sampling.grid": "auto",  # auto, uniform, log_snr, edm
+    "sampling.eps": 0.0,  # where sampling ends; 0: the SDE's own
+    "sampling.rtol": 1e-5,  # of the adaptive ODE
+    "sampling.atol": 1e-5,
+    "sampling.max_steps": 10000,
+    "sampling.s_churn": 0.0,  # noise that Heun's method adds (Karras et al. 2022, algorithm 2)
+    "sampling.s_min": 0.0,
+    "sampling.s_max": 1e30,
+    "sampling.s_noise": 1.0,
+    "eval.batch_size": 1024,  # for losses, and the features of data sets
+    "eval.bpd_batch_size": 128,  # for bits/dim, whose backward pass keeps all activations
+    "eval.num_samples": 50000,
+    "eval.begin_ckpt": 0,  # first step of the checkpoints to evaluate; both 0: the newest
+    "eval.end_ckpt": 0,  # last step; 0: no last one
+    "eval.enable_sampling": True,
+    "eval.enable_loss": True,
+    "eval.enable_bpd": True,
+    "eval.bpd_dataset": "test",  # test, train, both
+    "eval.bpd_images": 0,  # of each split, chosen at random; 0: as many as there are test images
+    "eval.bpd_draws": 1,  # uniform dequantisations of each image
+    "eval.bpd_probes": 1,  # for the trace, in each
+    "eval.bpd_eps": 1e-5,  # where the flow begins
+    "eval.hutchinson_type": "Rademacher",  # Rademacher, Gaussian, exact (for few dimensions)
+    "eval.rtol": 1e-5,
+    "eval.atol": 1e-5,
+    "eval.max_steps": 10000,
+    "eval.features": "auto",  # auto (Inception where its weights are), inception, classifier
+    "eval.inception_path": "",  # weights of Inception; where torch-fidelity keeps them by default
+    "eval.reference": "",  # a file of statistics; the data set's own by default
+    "eval.reference_split": "train",  # train (as in the papers), test
+    "eval.stats_folder": "runs/stats",  # of feature networks and statistics that were computed
+    "data.dataset": "CIFAR10",
+    "data.root": "data",
+    "data.download": True,
+    "data.category": "",  # of LSUN
+    "data.test_fraction": 0.1,  # of a folder without a test part
+    "data.image_size": 32,  # pixels
+    "data.image_width": 0,  # pixels; 0: square
+    "data.num_channels": 3,
+    "data.random_flip": True,
+    "data.centered": False,  # [−1, 1] instead of [0, 1]
+    "data.uniform_dequantization": False,
+    "optim.optimizer": "Adam",  # Adam, AdamW
+    "optim.lr": 2e-4,
+    "optim.beta1": 0.9,
+    "optim.eps": 1e-8,
+    "optim.weight_decay": 0.0,
+    "optim.amsgrad": False,
+    "optim.warmup": 5000,
+    "optim.grad_clip": 1.0,  # total norm; negative: no clipping
+}
+
+# Data sets, with what the papers set for each. `sigma_max` is about the largest distance between
+# two images (Song & Ermon 2020, technique 1).
+
+DIGITS: Part = {
+    "data.dataset": "digits",
+    "data.image_size": 8,
+    "data.num_channels": 1,
+    "data.random_flip": False,
+    "eval.batch_size": 100,
+    "eval.bpd_batch_size": 50,
+    "eval.num_samples": 2000,
+    "eval.bpd_dataset": "both",
+    "eval.reference_split": "test",
+}
+COLOUR_DIGITS: Part = DIGITS | {"data.dataset": "colour_digits", "data.num_channels": 3}
+FASHION_MNIST: Part = {
+    "data.dataset": "fashion_mnist",
+    "data.image_size": 28,
+    "data.num_channels": 1,
+    "eval.batch_size": 100,
+    "eval.bpd_batch_size": 50,
+    "eval.bpd_dataset": "both",
+    "eval.bpd_images": 200,
+    "eval.num_samples": 2000,
+    "eval.reference_split": "test",
+}
+CIFAR10: Part = {
+    "data.dataset": "CIFAR10",
+    "data.image_size": 32,
+    "model.sigma_max": 50.0,
+    "sampling.snr": 0.16,
+}
+CELEBA: Part = {
+    "data.dataset": "CELEBA",
+    "data.image_size": 64,
+    "model.sigma_max": 90.0,
+    "sampling.snr": 0.17,
+}
+LARGE_IMAGES: Part = {
+    "data.image_size": 256,
+    "model.sigma_max": 378.0,
+    "training.batch_size": 64,
+    "training.n_iters": 2400001,
+    "training.snapshot_freq_for_preemption": 5000,
+    "sampling.snr": 0.075,
+    "eval.batch_size": 512,
+    "eval.bpd_batch_size": 16,
+}
+BEDROOM: Part = LARGE_IMAGES | {"data.dataset": "LSUN", "data.category": "bedroom"}
+CHURCH: Part = LARGE_IMAGES | {"data.dataset": "LSUN", "data.category": "church_outdoor"}
+CELEBAHQ: Part = LARGE_IMAGES | {"data.dataset": "CelebAHQ"}
+FFHQ: Part = LARGE_IMAGES | {"data.dataset": "FFHQ"}
+MEGAPIXEL: Part = {
+    "data.image_size": 1024,
+    "model.sigma_max": 1348.0,
+    "training.batch_size": 8,
+    "sampling.snr": 0.15,
+    "eval.batch_size": 1024,
+    "eval.bpd_batch_size": 2,
+}
+
+# SDEs, with the objective and sampler of the paper.
+
+SCHEDULES: Part = {
+    "model.num_scales": 1000,
+    "model.sigma_min": 0.01,
+    "model.sigma_max": 50.0,
+    "model.beta_min": 0.1,
+    "model.beta_max": 20.0,
+}
+VE: Part = {
+    "training.sde": "vesde",
+    "sampling.predictor": "reverse_diffusion",
+    "sampling.corrector": "langevin",
+}
+VP: Part = {
+    "training.sde": "vpsde",
+    "training.reduce_mean": True,
+    "data.centered": True,
+    "sampling.predictor": "euler_maruyama",
+    "sampling.corrector": "none",
+}
+SUBVP: Part = VP | {"training.sde": "subvpsde"}
+SMLD: Part = VE | {"training.continuous": False}
+ANNEALED_LANGEVIN: Part = SMLD | {"sampling.predictor": "none", "sampling.corrector": "ald"}
+DDPM_CHAIN: Part = VP | {"training.continuous": False, "sampling.predictor": "ancestral_sampling"}
+
+# Networks.
+
+NCSNPP: Part = {
+    "model.name": "ncsnpp",
+    "model.nf": 128,
+    "model.ch_mult": (1, 2, 2, 2),
+    "model.num_res_blocks": 4,
+    "model.attn_resolutions": (16,),
+    "model.dropout": 0.1,
+    "model.ema_rate": 0.999,
+    "model.nonlinearity": "swish",
+    "model.resamp_with_conv": True,
+    "model.conditional": True,
+    "model.num_classes": 0,  # 0: without class labels
+    "model.fir": True,
+    "model.fir_kernel": (1, 3, 3, 1),
+    "model.skip_rescale": True,
+    "model.resblock_type": "biggan",  # biggan, ddpm
+    "model.progressive": "none",  # none, output_skip, residual
+    "model.progressive_input": "residual",  # none, input_skip, residual
+    "model.progressive_combine": "sum",  # sum, cat
+    "model.init_scale": 0.0,
+    "model.embedding_type": "fourier",  # fourier, positional
+    "model.fourier_scale": 16.0,
+    "model.scale_by_sigma": True,
+}
+NCSNPP_256: Part = NCSNPP | {
+    "model.ch_mult": (1, 1, 2, 2, 2, 2, 2),
+    "model.num_res_blocks": 2,
+    "model.dropout": 0.0,
+    "model.progressive": "output_skip",
+    "model.progressive_input": "input_skip",
+    "model.num_scales": 2000,
+}
+NCSNPP_1024: Part = NCSNPP_256 | {
+    "model.nf": 16,
+    "model.ch_mult": (1, 2, 4, 8, 16, 32, 32, 32),
+    "model.num_res_blocks": 1,
+    "model.ema_rate": 0.9999,
+}
+NCSNPP_VP: Part = NCSNPP | {  # puts out the noise, and is told the time
+    "model.embedding_type": "positional",
+    "model.scale_by_sigma": False,
+    "model.ema_rate": 0.9999,
+}
+DDPMPP: Part = NCSNPP_VP | {"model.fir": False, "model.progressive_input": "none"}
+DDPM: Part = {
+    "model.name": "ddpm",
+    "model.nf": 128,
+    "model.ch_mult": (1, 2, 2, 2),
+    "model.num_res_blocks": 2,
+    "model.attn_resolutions": (16,),
+    "model.attn_every_up": False,  # True: Ho et al.'s own network, as in google/ddpm-*
+    "model.dropout": 0.1,
+    "model.ema_rate": 0.9999,
+    "model.nonlinearity": "swish",
+    "model.resamp_with_conv": True,
+    "model.conditional": True,
+    "model.num_classes": 0,
+    "model.scale_by_sigma": False,
+}
+DDPM_256: Part = DDPM | {
+    "model.ch_mult": (1, 1, 2, 2, 4, 4),
+    "model.dropout": 0.0,
+    "optim.lr": 2e-5,
+}
+NCSN: Part = {
+    "model.name": "ncsn",
+    "model.nf": 128,
+    "model.ema_rate": 0.0,  # without an average
+    "model.normalization": "InstanceNorm++",
+    "model.nonlinearity": "elu",
+    "optim.lr": 1e-3,
+    "optim.warmup": 0,
+    "optim.grad_clip": -1.0,
+}
+NCSNV2: Part = NCSN | {
+    "model.name": "ncsnv2_64",  # ncsnv2_64, ncsnv2_128, ncsnv2_256: for images up to this side
+    "model.ema_rate": 0.999,
+    "optim.lr": 1e-4,
+}
+
+# Noise levels for annealed Langevin dynamics, with the corrector's steps at each: those of NCSN,
+# and those that Song & Ermon 2020 compute from the data (techniques 1, 2 and 4).
+
+TEN_LEVELS: Part = {
+    "model.sigma_max": 1.0,
+    "model.num_scales": 10,
+    "sampling.n_steps_each": 100,
+    "sampling.snr": 0.316,
+}
+CIFAR10_LEVELS: Part = {
+    "model.sigma_max": 50.0,
+    "model.num_scales": 232,
+    "sampling.n_steps_each": 5,
+    "sampling.snr": 0.176,
+}
+CELEBA_LEVELS: Part = {
+    "model.sigma_max": 90.0,
+    "model.num_scales": 500,
+    "sampling.n_steps_each": 5,
+    "sampling.snr": 0.128,
+}
+
+# A network and a length for two CPU cores.
+
+SMALL: Part = {
+    "model.nf": 32,
+    "model.ch_mult": (1, 2, 2),
+    "model.num_res_blocks": 1,
+    "model.attn_resolutions": (4,),
+    "model.dropout": 0.0,
+    "model.ema_rate": 0.995,
+    "training.batch_size": 64,
+    "training.n_iters": 2000,
+    "training.time_sampling": "stratified",
+    "training.log_freq": 100,
+    "training.eval_freq": 100,
+    "training.snapshot_freq": 500,
+    "training.snapshot_freq_for_preemption": 250,
+    "training.snapshot_images": 100,
+    # Noise on the way forgives what a short training has not learnt at the largest levels;
+    # the deterministic samplers amplify it.
+    "sampling.method": "pc",
+    "sampling.predictor": "ancestral_sampling",
+    "sampling.corrector": "none",
+    "sampling.num_steps": 100,
+    "sampling.batch_size": 100,
+    "optim.lr": 2e-3,
+    "optim.warmup": 100,
+}
+
+
+def recipe(*parts: Part) -> ml_collections.ConfigDict:
+    """Composes a config.
+
+    Args:
+        *parts: laid over the common defaults from left to right; a later part wins.
+
+    Returns:
+        The locked config.
+
+    Raises:
+        TypeError: a part gives a field another type than an earlier one.
+    """
+    fields: Part = {}
+    for part in (COMMON, SCHEDULES, *parts):
+        for name, value in part.items():
+            if name in fields and type(value) is not type(fields[name]):
+                raise TypeError(
+                    f"{name}={value!r}: an earlier part gives it the type "
+                    f"{type(fields[name]).__name__}; write the value as one"
+                )
+            fields[name] = value
+    config: Any = ml_collections.ConfigDict()
+    for name, value in fields.items():
+        group, _, leaf = name.rpartition(".")
+        if group and group not in config:
+            config[group] = ml_collections.ConfigDict()
+        (config[group] if group else config)[leaf] = value
+    return config.lock()

@@ -1,0 +1,53 @@
+"""Data: sources of uint8 images → batches of floats, ordered by (seed, epoch) alone.
+
+`open_source` opens a split of a data set by name; `train_batches` and `eval_batches` turn it into
+batches.
+
+A new data set is a function `Request → Source` in `named.py` and its line in the table there.
+"""
+
+from torch import Tensor
+
+from score_sde.data.batches import (
+    Batch,
+    EpochOrder,
+    dequantise,
+    eval_batches,
+    to_unit,
+    train_batches,
+)
+from score_sde.data.folder import open_pictures, read_mask
+from score_sde.data.named import NAMES, canonical_name, open_source
+from score_sde.data.pixels import conform
+from score_sde.data.sources import DatasetInfo, MemorySource, Source, StreamingSource
+
+__all__ = [
+    "NAMES",
+    "Batch",
+    "DatasetInfo",
+    "EpochOrder",
+    "MemorySource",
+    "Source",
+    "StreamingSource",
+    "canonical_name",
+    "conform",
+    "dequantise",
+    "eval_batches",
+    "inverse_scale",
+    "open_pictures",
+    "open_source",
+    "read_mask",
+    "scale",
+    "to_unit",
+    "train_batches",
+]
+
+
+def scale(image: Tensor) -> Tensor:
+    """[0, 1] → [-1, 1]."""
+    return image * 2 - 1
+
+
+def inverse_scale(image: Tensor) -> Tensor:
+    """[-1, 1] → [0, 1]."""
+    return (image + 1) / 2

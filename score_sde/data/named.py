@@ -1,0 +1,191 @@
+"""Data sets by name, and `open_source`, the one door to all of them.
+
+Where the sets lie under `root`, and what happens where they do not:
+
+| name | place | fetched where missing |
+|---|---|---|
+| `digits`, `colour_digits` | scikit-learn carries them | — |
+| `mnist`, `fashion_mnist` | `MNIST/raw/`, `FashionMNIST/raw/`: four idx files, also `.gz` | yes |
+| `cifar10` | `cifar-10-batches-py/` | yes |
+| `svhn` | `train_32x32.mat`, `test_32x32.mat` | yes |
+| `celeba` | `celeba/img_align_celeba/*.jpg`, `celeba/list_eval_partition.txt` | no |
+| `lsun` | `lsun/<category>_train/`, `lsun/<category>_val/`: folders of images | no |
+| `celebahq`, `ffhq` | `celebahq/`, `ffhq/`: folders of images | no |
+| `folder` | `root` itself: a folder of images, or a `.npy` or `.npz` file | no |
+"""
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+from score_sde.data.folder import ImageFile, open_folder, scan, source_of_files
+from score_sde.data.pixels import MODES
+from score_sde.data.public import (
+    open_cifar10,
+    open_colour_digits,
+    open_digits,
+    open_fashion_mnist,
+    open_mnist,
+    open_svhn,
+)
+from score_sde.data.sources import MEMORY_LIMIT_BYTES, Request, Source
+
+SPLITS = ("train", "test")
+CELEBA_CENTRE = 140
+"""Side of the square that the 2021 release cuts out of CelebA's 178x218 images."""
+
+
+def open_source(
+    name: str,
+    split: str,
+    *,
+    root: str | Path,
+    image_size: tuple[int, int],
+    num_channels: int,
+    download: bool = True,
+    test_fraction: float = 0.1,
+    memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
+    category: str = "",
+) -> Source:
+    """Opens one split of a data set.
+
+    Args:
+        name: one of the names in this module's table; case, `-` and `_` do not matter.
+        split: `train` or `test`.
+        root: the folder that the sets lie in, or for `folder` the folder of images or the array
+            file.
+        image_size: (H, W) to give.
+        num_channels: 1, 3 or 4.
+        download: fetch a set of torchvision's where it is missing.
+        test_fraction: share of the files that are the test split, where a folder has no splits of
+            its own.
+        memory_limit_bytes: decoded images up to this size are kept in memory; more are streamed.
+        category: LSUN's category, such as `church_outdoor`.
+
+    Raises:
+        ValueError: for a bad argument (before anything is read) or a damaged file.
+        OSError: where files are missing, saying which go where.
+    """
+    request = Request(
+        name=canonical_name(name),
+        split=split,
+        root=Path(root).expanduser(),
+        image_size=image_size,
+        num_channels=num_channels,
+        download=download,
+        test_fraction=test_fraction,
+        memory_limit_bytes=memory_limit_bytes,
+        category=category,
+    )
+    _check(request)
+    return _OPENERS[request.name](request)
+
+
+def canonical_name(name: str) -> str:
+    """A data set's name as this library spells it: `Fashion-MNIST` → `fashion_mnist`.
+
+    Raises:
+        ValueError: for an unknown name, listing the known ones with the nearest first.
+    """
+    spelled = {_plain(known): known for known in _OPENERS}
+    if _plain(name) in spelled:
+        return spelled[_plain(name)]
+
+    def distance(known: str) -> float:
+        return -difflib.SequenceMatcher(None, _plain(name), _plain(known)).ratio()
+
+    known = ", ".join(sorted(_OPENERS, key=distance))
+    raise ValueError(f"unknown data set {name!r}: data.dataset is one of {known}")
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def _check(request: Request) -> None:
+    if request.split not in SPLITS:
+        raise ValueError(f"unknown split {request.split!r}: use one of {', '.join(SPLITS)}")
+    if request.num_channels not in MODES:
+        allowed = ", ".join(str(channels) for channels in MODES)
+        raise ValueError(f"data.num_channels={request.num_channels}: use one of {allowed}")
+    if min(request.image_size) < 1:
+        height, width = request.image_size
+        raise ValueError(f"images of {height}x{width} pixels: data.image_size must be at least 1")
+    if not 0 <= request.test_fraction < 1:
+        raise ValueError(
+            f"data.test_fraction={request.test_fraction:g}: use a number from 0 to below 1"
+        )
+    channels = {"digits": 1, "colour_digits": 3}.get(request.name)
+    if channels and request.shape != (channels, 8, 8):
+        raise ValueError(
+            f"{request.name} have {channels} channels and 8x8 pixels, not {request.num_channels} "
+            f"and {request.image_size[0]}x{request.image_size[1]}: "
+            f"set data.num_channels={channels}, data.image_size=8 and data.image_width=0"
+        )
+    if request.name == "lsun" and not request.category:
+        raise ValueError(
+            "lsun needs a category: set data.category to one such as bedroom or church_outdoor"
+        )
+
+
+def _open_celeba(request: Request) -> Source:
+    """CelebA, cropped as by the 2021 release; the test split is the official one of 19,962."""
+    home = request.root / "celeba"
+    table, folder = home / "list_eval_partition.txt", home / "img_align_celeba"
+    if not table.is_file() or not folder.is_dir():
+        raise FileNotFoundError(
+            f"celeba cannot be fetched: put the folder img_align_celeba (unpacked, of jpg files) "
+            f"and list_eval_partition.txt into {home.resolve()}"
+        )
+    part = {"train": "0", "test": "2"}[request.split]
+    rows = [line.split() for line in table.read_text().splitlines() if line.strip()]
+    names = sorted(row[0] for row in rows if row[-1] == part)
+    sizes = {file.path: file.size for file in scan(folder)}
+    missing = [name for name in names if name not in sizes]
+    if not names:
+        raise ValueError(f"{table} lists no {request.split} images: copy CelebA's own file there")
+    if missing:
+        raise FileNotFoundError(
+            f"{folder.resolve()} lacks {len(missing)} of the {len(names)} {request.split} images "
+            f"that {table.name} lists, first {missing[0]}: unpack img_align_celeba.zip again"
+        )
+    files = [ImageFile(name, sizes[name]) for name in names]
+    return source_of_files(request, folder, files, centre=CELEBA_CENTRE)
+
+
+def _open_lsun(request: Request) -> Source:
+    part = {"train": "train", "test": "val"}[request.split]
+    folder = request.root / "lsun" / f"{request.category}_{part}"
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"lsun cannot be fetched: export the images of {request.category}_{part}_lmdb "
+            f"(LSUN's own tool does it) into {folder.resolve()}"
+        )
+    return source_of_files(request, folder, scan(folder))
+
+
+def _open_faces(request: Request) -> Source:
+    """CelebA-HQ and FFHQ, folders of images; numbered sub-folders, as in FFHQ, are no classes."""
+    folder = request.root / request.name
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{request.name} cannot be fetched: put its images (png, jpg) into {folder.resolve()}"
+        )
+    return open_folder(request, folder, labelled=False)
+
+
+_OPENERS: dict[str, Callable[[Request], Source]] = {
+    "digits": open_digits,
+    "colour_digits": open_colour_digits,
+    "cifar10": open_cifar10,
+    "svhn": open_svhn,
+    "mnist": open_mnist,
+    "fashion_mnist": open_fashion_mnist,
+    "celeba": _open_celeba,
+    "lsun": _open_lsun,
+    "celebahq": _open_faces,
+    "ffhq": _open_faces,
+    "folder": open_folder,
+}
+NAMES = tuple(_OPENERS)
+"""The names of all data sets."""

@@ -1,0 +1,65 @@
+"""Sample quality: images → features → statistics → distances, each a piece of its own.
+
+`features` says what a feature network is and holds the Inception network of the FID; `classifier`
+and `classifier_training` a small one for images that Inception does not suit, trained on the data
+themselves; `moments` means and covariances; `statistics` the reference files and what may be
+compared; `frechet` and `distances` the numbers. Images are uint8 with 256 levels throughout.
+"""
+
+from score_sde.evaluation.classifier import Classifier, digits_classifier, suits_classifier
+from score_sde.evaluation.classifier_training import accuracy, train_classifier
+from score_sde.evaluation.distances import (
+    KernelDistance,
+    MeanStd,
+    PrecisionRecall,
+    inception_score,
+    kernel_distance,
+    kernel_distance_full,
+    precision_recall,
+)
+from score_sde.evaluation.features import (
+    INCEPTION_FILE,
+    Collected,
+    FeatureNetwork,
+    collect,
+    inception,
+    inception_file,
+    metric_name,
+    spread_levels,
+    to_uint8,
+)
+from score_sde.evaluation.frechet import Bootstrap, bootstrap, frechet_distance
+from score_sde.evaluation.moments import Moments
+from score_sde.evaluation.statistics import Facts, Reference, cache_name, check_comparable
+
+__all__ = [
+    "INCEPTION_FILE",
+    "Bootstrap",
+    "Classifier",
+    "Collected",
+    "Facts",
+    "FeatureNetwork",
+    "KernelDistance",
+    "MeanStd",
+    "Moments",
+    "PrecisionRecall",
+    "Reference",
+    "accuracy",
+    "bootstrap",
+    "cache_name",
+    "check_comparable",
+    "collect",
+    "digits_classifier",
+    "frechet_distance",
+    "inception",
+    "inception_file",
+    "inception_score",
+    "kernel_distance",
+    "kernel_distance_full",
+    "metric_name",
+    "precision_recall",
+    "spread_levels",
+    "suits_classifier",
+    "to_uint8",
+    "train_classifier",
+]

@@ -1,0 +1,31 @@
+"""Likelihoods and latents by the probability-flow ODE, and bounds on likelihoods.
+
+`divergence` takes one forward pass and a vector-Jacobian product per probe; `flow` solves state
+and log density together, in nats; `bounds` and `chain_bound` hold the bounds of the reverse-time
+SDE and of DDPM's chain; `bits` turns nats into bits per dimension.
+"""
+
+from score_sde.likelihoods.bits import bin_width, bits_per_dim
+from score_sde.likelihoods.bounds import Bound, continuous_bound
+from score_sde.likelihoods.chain_bound import discrete_bound
+from score_sde.likelihoods.divergence import (
+    HutchinsonType,
+    hutchinson_probes,
+    value_and_divergence,
+)
+from score_sde.likelihoods.flow import LogLikelihood, decode, encode, log_likelihood
+
+__all__ = [
+    "Bound",
+    "HutchinsonType",
+    "LogLikelihood",
+    "bin_width",
+    "bits_per_dim",
+    "continuous_bound",
+    "decode",
+    "discrete_bound",
+    "encode",
+    "hutchinson_probes",
+    "log_likelihood",
+    "value_and_divergence",
+]

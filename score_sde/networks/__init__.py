@@ -1,0 +1,1 @@
+"""Networks built from plain numbers, their averages, and the 2021 release's weights."""

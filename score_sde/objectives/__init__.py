@@ -1,0 +1,27 @@
+"""Objectives: from a batch of data to one loss per sample; times and weights."""
+
+from score_sde.objectives.choice import OBJECTIVES, make_objective
+from score_sde.objectives.losses import DDPM, ELBO, SMLD, Objective, ScoreMatching, elbo_weights
+from score_sde.objectives.times import (
+    TIME_SAMPLERS,
+    ImportanceTimes,
+    StratifiedTimes,
+    TimeSampler,
+    UniformTimes,
+)
+
+__all__ = [
+    "DDPM",
+    "ELBO",
+    "OBJECTIVES",
+    "SMLD",
+    "TIME_SAMPLERS",
+    "ImportanceTimes",
+    "Objective",
+    "ScoreMatching",
+    "StratifiedTimes",
+    "TimeSampler",
+    "UniformTimes",
+    "elbo_weights",
+    "make_objective",
+]

@@ -1,0 +1,25 @@
+"""Pictures: grids and films of images, files of samples, and plots of what a run measured."""
+
+from score_sde.pictures.images import (
+    NotFiniteError,
+    grid,
+    save_film,
+    save_images,
+    save_npz,
+    save_png,
+    to_uint8,
+)
+from score_sde.pictures.plots import Curve, evaluation_sheet, loss_curve
+
+__all__ = [
+    "Curve",
+    "NotFiniteError",
+    "evaluation_sheet",
+    "grid",
+    "loss_curve",
+    "save_film",
+    "save_images",
+    "save_npz",
+    "save_png",
+    "to_uint8",
+]

@@ -1,0 +1,215 @@
+"""Pictures of images: grids, films, and the files that samples are saved in.
+
+Images are (N, C, H, W) with values in [0, 1], or uint8; a picture is (H, W, C) uint8. Channels are
+1 (grey), 3 (RGB) or 4 (RGBA). Files appear under their names only once they are complete.
+"""
+
+from collections.abc import Callable, Sequence
+from math import ceil, sqrt
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from score_sde import atomic
+
+_READABLE_PIXELS = 64  # smaller images are enlarged in a grid, up to this side
+_WHITE = 255
+_CHANNELS = (1, 3, 4)
+
+
+class NotFiniteError(ValueError):
+    """Pixel values that are not finite, as a sampler gives that diverged."""
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Values in [0, 1] to the nearest of 256 levels: (...) → (...) uint8.
+
+    Values outside are clamped, as samples overshoot a little; uint8 comes back as it is.
+
+    Raises:
+        NotFiniteError: if there are values that are not finite.
+    """
+    if x.dtype == torch.uint8:
+        return x
+    broken = int((~x.isfinite()).sum())
+    if broken:
+        raise NotFiniteError(
+            f"{broken} of {x.numel()} pixel values are not finite: the sampler or the network "
+            "that made them diverged, so take more steps or an earlier checkpoint"
+        )
+    # In float32, as bfloat16 has fewer than 256 levels.
+    return (x.float().clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def grid(
+    images: Tensor, columns: int | None = None, scale: int | None = None, padding: int = 2
+) -> np.ndarray:
+    """Lays images out row by row on white.
+
+    Args:
+        images: (N, C, H, W) in [0, 1], or uint8.
+        columns: images in a row; about the square root of N where not given.
+        scale: how many times images are enlarged, smoothly; where not given, tiny ones towards
+            64 pixels. At 1 pixels stay as they are.
+        padding: pixels between and around the images.
+
+    Returns:
+        (H', W', C) uint8.
+
+    Raises:
+        ValueError: if there are no images, or `images`, `columns`, `scale` or `padding` is not as
+            described.
+    """
+    pixels = _pixels(images)
+    n, height, width, channels = pixels.shape
+    if not n:
+        raise ValueError("there are no images to lay out: give at least one")
+    columns = ceil(sqrt(n)) if columns is None else columns
+    scale = max(1, _READABLE_PIXELS // max(height, width)) if scale is None else scale
+    if columns < 1 or scale < 1 or padding < 0:
+        raise ValueError(
+            f"got columns={columns}, scale={scale}, padding={padding}: give at least 1, 1 and 0"
+        )
+    rows = ceil(n / columns)
+    high, wide = height * scale + padding, width * scale + padding
+    canvas = np.full((rows * high + padding, columns * wide + padding, channels), _WHITE, np.uint8)
+    for i, image in enumerate(pixels):
+        top, left = padding + i // columns * high, padding + i % columns * wide
+        canvas[top : top + height * scale, left : left + width * scale] = _enlarged(image, scale)
+    return canvas
+
+
+def _enlarged(image: np.ndarray, scale: int) -> np.ndarray:
+    """Smoothly: a digit of 8 by 8 pixels is read at once, the same as 64 squares is not."""
+    height, width, channels = image.shape
+    size = (width * scale, height * scale)
+    planes = [
+        np.asarray(Image.fromarray(image[:, :, c]).resize(size, Image.Resampling.BICUBIC))
+        for c in range(channels)
+    ]
+    return np.stack(planes, axis=2)
+
+
+def save_png(path: str | Path, image: np.ndarray) -> None:
+    """Writes a picture, (H, W, C) uint8, as a PNG file; grey ones as grey.
+
+    Raises:
+        ValueError: if the picture is not as described.
+        OSError: if the file can't be written, in one sentence.
+    """
+    save(path, lambda file: _pil(image).save(file, format="PNG"))
+
+
+def save_film(
+    path: str | Path, frames: Sequence[np.ndarray], *, frame_ms: int = 80, hold_ms: int = 2000
+) -> None:
+    """Writes pictures as an animated GIF, the format that every viewer plays.
+
+    Grey frames are exact; colours are reduced to 256 in each frame. Equal successive frames
+    become one that is shown longer.
+
+    Args:
+        path: where to; its name should end in `.gif`.
+        frames: pictures, (H, W, C) uint8, all of one shape.
+        frame_ms: how long each is shown, in milliseconds.
+        hold_ms: how long the last one is shown before the film starts over.
+
+    Raises:
+        ValueError: if there are no frames, or they differ in shape.
+        OSError: if the file can't be written, in one sentence.
+    """
+    shapes = sorted({frame.shape for frame in frames})
+    if len(shapes) != 1:
+        raise ValueError(f"got frames of shapes {shapes}: a film needs frames, all of one shape")
+    first, *rest = [_pil(frame) for frame in frames]
+    durations = [frame_ms] * len(rest) + [hold_ms]
+    save(
+        path,
+        lambda file: first.save(
+            file, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0
+        ),
+    )
+
+
+def save_images(folder: str | Path, images: Tensor, index: Tensor) -> list[Path]:
+    """Writes images as `000000.png` … by sample index.
+
+    Args:
+        folder: where to; made where missing.
+        images: (N, C, H, W) in [0, 1], or uint8.
+        index: (N,) the samples' indices, from 0.
+
+    Returns:
+        The files, in the order of `images`.
+
+    Raises:
+        ValueError: if `images` and `index` are not as described.
+        OSError: if a file can't be written, in one sentence.
+    """
+    pixels = _pixels(images)
+    paths = [Path(folder) / f"{i:06d}.png" for i in _indices(index, len(pixels))]
+    for path, image in zip(paths, pixels, strict=True):
+        save_png(path, image)
+    return paths
+
+
+def save_npz(path: str | Path, images: Tensor, index: Tensor) -> None:
+    """Writes images into one file, as uint8 `images` (N, H, W, C) and int64 `index` (N,).
+
+    Args:
+        path: where to; its name should end in `.npz`.
+        images: (N, C, H, W) in [0, 1], or uint8.
+        index: (N,) the samples' indices, from 0.
+
+    Raises:
+        ValueError: if `images` and `index` are not as described.
+        OSError: if the file can't be written, in one sentence.
+    """
+    pixels = _pixels(images)
+    indices = np.array(_indices(index, len(pixels)), dtype=np.int64)
+    save(path, lambda file: np.savez(file, images=pixels, index=indices))
+
+
+def _pixels(images: Tensor) -> np.ndarray:
+    """(N, C, H, W) → (N, H, W, C) uint8."""
+    if images.ndim != 4 or images.shape[1] not in _CHANNELS:
+        raise ValueError(
+            f"got images of shape {tuple(images.shape)}: (N, C, H, W) with C of "
+            f"{', '.join(map(str, _CHANNELS))} is needed"
+        )
+    return to_uint8(images.detach()).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def _indices(index: Tensor, n: int) -> list[int]:
+    if tuple(index.shape) != (n,) or index.is_floating_point() or bool((index < 0).any()):
+        raise ValueError(
+            f"got sample indices of shape {tuple(index.shape)} and type {index.dtype} for {n} "
+            "images: give one integer, from 0, for each"
+        )
+    return index.tolist()
+
+
+def _pil(image: np.ndarray) -> Image.Image:
+    if image.ndim != 3 or image.shape[2] not in _CHANNELS or image.dtype != np.uint8:
+        raise ValueError(
+            f"got a picture of shape {image.shape} and type {image.dtype}: (H, W, C) uint8 with C "
+            f"of {', '.join(map(str, _CHANNELS))} is needed"
+        )
+    # PIL takes the mode from the shape: no last axis means grey.
+    return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+
+
+def save(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
+    """Lets `write` fill a file that appears under its name once it is whole."""
+    path = Path(path)
+    try:
+        atomic.write(path, write, durable=False)
+    except OSError as error:
+        raise OSError(
+            f"cannot write {path} ({error.strerror or error}): "
+            "free some space or choose another place"
+        ) from error

@@ -1,0 +1,188 @@
+"""From what a network puts out to the score, and between the four things that say the same.
+
+With x_t = α x_0 + σ z, one of them gives the others:
+
+    score     ∇ log p_t(x)
+    noise     E[z | x_t]    = −σ · score
+    denoised  E[x_0 | x_t]  = (x_t + σ² · score) / α        (Tweedie's formula)
+    output    what the network returns: the score (VE) or the noise (VP, sub-VP)
+
+A network is given time as a *label*, in the convention of the papers:
+
+    SDE      trained on        label                   output
+    VE       continuous time   σ(t)                    score (the network divides by σ)
+    VE       SMLD's chain      round((1 − t)(N − 1))   score; label 0 is the largest noise
+    VP       continuous time   999 t                   noise
+    VP       DDPM's chain      t (N − 1)               noise, σ from the chain's table
+    sub-VP   always            999 t                   noise
+
+Symbols as in `sde`: x (B, ...), t (B,).
+"""
+
+from collections.abc import Callable
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from score_sde.sde import SDE, VPSDE, Score
+from score_sde.tensor_ops import expand_to, look_up
+
+ScoreFor = Callable[[Tensor], Score]
+"""int64 (b,) sample indices → the score for these samples, so that labels follow their samples."""
+
+Network = Callable[..., Tensor]
+"""net(x, cond, label=None): x (B, ...), cond (B,), label int64 (B,) → the shape of x."""
+
+
+def noise_from_score(sde: SDE, score: Tensor, t: Tensor) -> Tensor:
+    """E[z | x_t] = −σ(t) · score, with the shape of `score`."""
+    return -expand_to(sde.std(t), score) * score
+
+
+def score_from_noise(sde: SDE, noise: Tensor, t: Tensor) -> Tensor:
+    """The inverse of `noise_from_score`."""
+    return -noise / expand_to(sde.std(t), noise)
+
+
+def denoised_from_score(sde: SDE, x: Tensor, score: Tensor, t: Tensor) -> Tensor:
+    """E[x_0 | x_t = x] by Tweedie's formula, with the shape of `x`."""
+    return (x + expand_to(sde.std(t) ** 2, x) * score) / expand_to(sde.mean_scale(t), x)
+
+
+def score_from_denoised(sde: SDE, x: Tensor, denoised: Tensor, t: Tensor) -> Tensor:
+    """The inverse of `denoised_from_score`."""
+    return (expand_to(sde.mean_scale(t), x) * denoised - x) / expand_to(sde.std(t) ** 2, x)
+
+
+class Parameterisation(Protocol):
+    """How a network is told the time, and how its output is read."""
+
+    def label(self, t: Tensor) -> Tensor:
+        """The time label of a network: (B,) → (B,)."""
+        ...
+
+    def score_scale(self, t: Tensor) -> Tensor:
+        """The factor that turns the network's output into the score: (B,) → (B,)."""
+        ...
+
+
+class ContinuousScore:
+    """VE in continuous time: the label is σ(t), the output the score."""
+
+    def __init__(self, sde: SDE) -> None:
+        self.sde = sde
+
+    def label(self, t: Tensor) -> Tensor:
+        """σ(t)."""
+        return self.sde.std(t)
+
+    def score_scale(self, t: Tensor) -> Tensor:
+        """1."""
+        return torch.ones_like(t)
+
+
+class DiscreteScore:
+    """SMLD: the label counts noise levels from the largest down, the output is the score."""
+
+    def __init__(self, sde: SDE) -> None:
+        self.sde = sde
+
+    def label(self, t: Tensor) -> Tensor:
+        """round((1 − t)(N − 1)), int64."""
+        return ((1 - t) * (self.sde.N - 1)).round().long()
+
+    def score_scale(self, t: Tensor) -> Tensor:
+        """1."""
+        return torch.ones_like(t)
+
+
+class ContinuousNoise:
+    """VP and sub-VP in continuous time: the label is 999 t, the output −σ(t) times the score."""
+
+    def __init__(self, sde: SDE) -> None:
+        self.sde = sde
+
+    def label(self, t: Tensor) -> Tensor:
+        """999 t."""
+        # DDPM's networks count 1,000 steps; in continuous time its label goes on between them.
+        return t * 999
+
+    def score_scale(self, t: Tensor) -> Tensor:
+        """−1/σ(t)."""
+        return -1 / self.sde.std(t)
+
+
+class DiscreteNoise:
+    """DDPM: the label is the step, the output −σ_i times the score with σ_i from the chain."""
+
+    def __init__(self, sde: VPSDE) -> None:
+        self.sde = sde
+
+    def label(self, t: Tensor) -> Tensor:
+        """t (N − 1), not rounded."""
+        return t * (self.sde.N - 1)
+
+    def score_scale(self, t: Tensor) -> Tensor:
+        """−1/σ_i, with i the chain's step at time t."""
+        return -1 / look_up(self.sde.sqrt_1m_alphas_cumprod, self.sde.index(t), t)
+
+
+def parameterisation(sde: SDE, continuous: bool = True) -> Parameterisation:
+    """The papers' convention for networks of an SDE.
+
+    Args:
+        sde: says whether its networks put out the score or the noise, and whether it has a chain.
+        continuous: trained on continuous times; False for SMLD and DDPM. Ignored where there is no
+            chain (sub-VP).
+    """
+    discrete = sde.has_chain and not continuous
+    if sde.network_output == "score":
+        return DiscreteScore(sde) if discrete else ContinuousScore(sde)
+    return DiscreteNoise(cast(VPSDE, sde)) if discrete else ContinuousNoise(sde)
+
+
+class NetworkScore:
+    """The score that a network stands for: (x, t) → ∇ log p_t(x), with the shape of x.
+
+    Args:
+        net: called as net(x, cond), or net(x, cond, label) where `label` is given.
+        sde: the SDE that the network was trained for.
+        continuous: trained on continuous times; False for SMLD and DDPM.
+        label: int64 (B,) classes, for class-conditional networks.
+    """
+
+    def __init__(
+        self, net: Network, sde: SDE, continuous: bool = True, label: Tensor | None = None
+    ) -> None:
+        self.net = net
+        self.sde = sde
+        self.label = label
+        self.parameterisation = parameterisation(sde, continuous)
+
+    def output(self, x: Tensor, t: Tensor) -> Tensor:
+        """The network's own output at time t, with the shape of x."""
+        cond = self.parameterisation.label(t)
+        return self.net(x, cond) if self.label is None else self.net(x, cond, self.label)
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """∇ log p_t(x), with the shape of x."""
+        return expand_to(self.parameterisation.score_scale(t), x) * self.output(x, t)
+
+
+__all__ = [
+    "ContinuousNoise",
+    "ContinuousScore",
+    "DiscreteNoise",
+    "DiscreteScore",
+    "Network",
+    "NetworkScore",
+    "Parameterisation",
+    "Score",
+    "ScoreFor",
+    "denoised_from_score",
+    "noise_from_score",
+    "parameterisation",
+    "score_from_denoised",
+    "score_from_noise",
+]

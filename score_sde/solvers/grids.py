@@ -1,0 +1,99 @@
+"""The times between which solvers step.
+
+A grid is a decreasing float32 tensor of times on the CPU, computed in float64. `time_grid` serves
+networks trained in continuous time. Networks trained on a discrete chain know the times
+k T/(N − 1) only: `chain_grid` walks whole indices k, since flooring float times would miss some.
+"""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from score_sde.sde import SDE
+
+GridKind = Literal["uniform", "log_snr", "edm"]
+
+_RHO = 7.0
+
+
+def time_grid(
+    sde: SDE, num_steps: int, kind: GridKind = "uniform", eps: float | None = None
+) -> Tensor:
+    """Times from T down to eps for `num_steps` steps.
+
+    Args:
+        sde: whose noise levels the times stand for.
+        num_steps: how many steps the grid has.
+        kind: what is spaced evenly. "uniform": time itself, which for VE is the logarithm of the
+            noise level, and is what predictor–corrector samplers were tuned for. "log_snr": the
+            logarithm of the noise level (Lu et al. 2022a, section 4). "edm": the noise level to
+            the power 1/7 (Karras et al. 2022, eq. 5), fine at small levels and good for few steps.
+        eps: where the grid ends; the SDE's own by default.
+
+    Returns:
+        (num_steps + 1,), the first T and the last eps.
+
+    Raises:
+        ValueError: where num_steps < 1, the kind is unknown, or eps is not in (0, T).
+    """
+    eps = sde.eps if eps is None else eps
+    if num_steps < 1:
+        raise ValueError(f"num_steps={num_steps}: a sampler takes at least one step")
+    if not 0 < eps < sde.T:
+        raise ValueError(f"eps={eps}: sampling must end between 0 and T={sde.T}, both excluded")
+    if kind not in get_args(GridKind):
+        raise ValueError(
+            f"unknown grid {kind!r}: it must be one of {', '.join(get_args(GridKind))}"
+        )
+    fraction = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
+    ends = torch.tensor([sde.T, eps], dtype=torch.float64)
+    if kind == "uniform":
+        times = torch.lerp(ends[0], ends[1], fraction)
+    elif kind == "log_snr":
+        first, last = sde.noise_level(ends).log()
+        times = sde.time_of_noise_level(torch.lerp(first, last, fraction).exp())
+    else:
+        first, last = sde.noise_level(ends) ** (1 / _RHO)
+        times = sde.time_of_noise_level(torch.lerp(first, last, fraction) ** _RHO)
+    times[0], times[-1] = ends
+    return times.float()
+
+
+def paper_grid(sde: SDE, eps: float | None = None) -> Tensor:
+    """The paper's grid: N times, evenly from T to eps, at each of which the chain takes a step.
+
+    Args:
+        sde: gives N and T.
+        eps: the last time; the SDE's own by default, and 0 walks the chain's indices exactly.
+
+    Returns:
+        (N,), for steps with `t_next=None`.
+    """
+    eps = sde.eps if eps is None else eps
+    return torch.linspace(sde.T, eps, sde.N, dtype=torch.float64).float()
+
+
+def chain_grid(sde: SDE, num_steps: int) -> Tensor:
+    """Times of a discrete chain, from index N − 1 down to 0, some left out where steps are fewer.
+
+    Args:
+        sde: gives N and T.
+        num_steps: how many steps the grid has, at most N − 1. All N steps of the chain itself are
+            `paper_grid(sde, eps=0.0)`.
+
+    Returns:
+        (num_steps + 1,), whole multiples of T/(N − 1).
+
+    Raises:
+        ValueError: where num_steps is not in 1 … N − 1.
+    """
+    last = sde.N - 1
+    if not 1 <= num_steps <= last:
+        raise ValueError(
+            f"num_steps={num_steps}: a network trained on {sde.N} discrete scales can take "
+            f"1 to {last} steps between them; for more, train in continuous time"
+        )
+    # Rounded quotients of whole numbers: exact, and no index comes twice.
+    index = [(last * (num_steps - k) + num_steps // 2) // num_steps for k in range(num_steps + 1)]
+    return torch.tensor(index, dtype=torch.float64).mul(sde.T / last).float()

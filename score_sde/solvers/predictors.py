@@ -1,0 +1,128 @@
+"""Predictors: one step of the reverse-time SDE, from t down to t_next.
+
+From Song et al. 2021, section 4.2 and appendices E and F. With r and G of the transition p(x_t |
+x_s) = N(r x_s, G² I) and ∇ the score at (x_t, t), a step from t to s is
+
+    Euler–Maruyama       x_s = x_t − [f − g² ∇] (t − s) + g √(t − s) z
+    reverse diffusion    x_s = x_t − (r − 1) x_t + G² ∇ + G z   (Song, eq. 46)
+    ancestral            x_s = (x_t + G² ∇) / r + std z         (Song, appendix F)
+
+where `SDE.ancestral_step` gives the std. The score lives in the reverse drift, hence it stands
+inside the means. With `probability_flow` half of it enters and no noise (Song, eq. 13): a
+first-order step of the ODE.
+
+On the paper's own chain (t_next None) r and G come from its table of N scales, and Euler–Maruyama
+steps by T/N.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from score_sde.noise import Noise
+from score_sde.sde import SDE, Score
+from score_sde.solvers.step import Step
+from score_sde.tensor_ops import expand_to
+
+
+class Predictor(Step):
+    """What predictors share.
+
+    Args:
+        sde: the forward SDE.
+        probability_flow: steps of the probability-flow ODE instead of the reverse-time SDE.
+    """
+
+    weak_order = 1
+
+    def __init__(self, sde: SDE, probability_flow: bool = False) -> None:
+        super().__init__(sde)
+        self.probability_flow = probability_flow
+
+    def _add_noise(self, x_mean: Tensor, std: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        if self.probability_flow:
+            return x_mean, x_mean
+        return x_mean + expand_to(std, x_mean) * noise(x_mean.shape), x_mean
+
+
+class EulerMaruyamaPredictor(Predictor):
+    """Euler–Maruyama on the reverse-time SDE."""
+
+    name = "euler_maruyama"
+
+    def step(
+        self, x: Tensor, t: Tensor, t_next: Tensor | None, score: Score, noise: Noise
+    ) -> tuple[Tensor, Tensor]:
+        """One step; see `Step.step`."""
+        dt = torch.full_like(t, self.sde.T / self.sde.N) if t_next is None else t - t_next
+        drift, diffusion = self.sde.reverse(score, self.probability_flow).sde(x, t)
+        return self._add_noise(x - drift * expand_to(dt, x), diffusion * dt.sqrt(), noise)
+
+
+class ReverseDiffusionPredictor(Predictor):
+    """The forward process discretised, then reversed (Song, eq. 46)."""
+
+    name = "reverse_diffusion"
+
+    def step(
+        self, x: Tensor, t: Tensor, t_next: Tensor | None, score: Score, noise: Noise
+    ) -> tuple[Tensor, Tensor]:
+        """One step; see `Step.step`."""
+        f, G = self.sde.reverse(score, self.probability_flow).discretize(x, t, t_next)
+        return self._add_noise(x - f, G, noise)
+
+
+class AncestralSamplingPredictor(Predictor):
+    """Ancestral sampling of SMLD's and DDPM's chains, and its like on every linear SDE and grid.
+
+    Raises:
+        ValueError: with `probability_flow`, which it has no form for.
+    """
+
+    name = "ancestral_sampling"
+
+    def __init__(self, sde: SDE, probability_flow: bool = False) -> None:
+        if probability_flow:
+            raise ValueError(
+                "ancestral_sampling draws from p(x_s | x_t) and has no probability_flow=True: "
+                "take reverse_diffusion or euler_maruyama for the ODE"
+            )
+        super().__init__(sde)
+
+    def step(
+        self, x: Tensor, t: Tensor, t_next: Tensor | None, score: Score, noise: Noise
+    ) -> tuple[Tensor, Tensor]:
+        """One step; see `Step.step`."""
+        r, G, std = self.sde.ancestral_step(t, t_next)
+        # A scale with β = 1 (r = 0) forgets everything: x_s is not known from x_t and is drawn
+        # afresh.
+        rate = torch.where(r > 0, 1 / r, torch.zeros_like(r))
+        x_mean = expand_to(rate, x) * (x + expand_to(G**2, x) * score(x, t))
+        return self._add_noise(x_mean, std, noise)
+
+
+class NonePredictor(Predictor):
+    """Leaves the samples as they are."""
+
+    name = "none"
+    weak_order = None
+    evaluations = 0
+
+    def step(
+        self, x: Tensor, t: Tensor, t_next: Tensor | None, score: Score, noise: Noise
+    ) -> tuple[Tensor, Tensor]:
+        """Returns x twice."""
+        return x, x
+
+
+PREDICTORS: Mapping[str, type[Predictor]] = MappingProxyType(
+    {
+        EulerMaruyamaPredictor.name: EulerMaruyamaPredictor,
+        ReverseDiffusionPredictor.name: ReverseDiffusionPredictor,
+        AncestralSamplingPredictor.name: AncestralSamplingPredictor,
+        NonePredictor.name: NonePredictor,
+    }
+)
+"""Recipe name → class."""

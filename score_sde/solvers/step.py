@@ -1,0 +1,94 @@
+"""What a solver step is, and how steps are found by name.
+
+A step moves samples from time t to an earlier time t_next (a predictor), or leaves them at t and
+brings them closer to p_t (a corrector). Grid, loop, progress, call count and final denoising
+belong to the loop in `sampling`.
+
+Symbols as in `sde`: x (B, ...), t and t_next (B,).
+"""
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, TypeVar
+
+from torch import Tensor
+
+from score_sde.noise import Noise
+from score_sde.sde import SDE, Score
+
+StepClass = TypeVar("StepClass", bound="type[Step]")
+
+
+class Step(ABC):
+    """A step of a solver for one SDE.
+
+    Attributes:
+        name: what recipes and messages call it.
+        order: global order of convergence of a deterministic solver.
+        weak_order: the weak order where noise enters: that of the moments.
+        evaluations: how often one step calls the score.
+        grid: the kind of `grids.time_grid` that suits it.
+
+    Raises:
+        ValueError: where the step does not accept the SDE.
+    """
+
+    name: ClassVar[str]
+    order: ClassVar[int | None] = None
+    weak_order: ClassVar[int | None] = None
+    grid: ClassVar[str] = "uniform"
+    evaluations: int = 1
+
+    def __init__(self, sde: SDE) -> None:
+        refusal = self.accepts(sde)
+        if refusal is not None:
+            raise ValueError(f"{self.name} does not run on {sde.name}: {refusal}")
+        self.sde = sde
+
+    @classmethod
+    def accepts(cls, sde: SDE) -> str | None:
+        """None where the step runs on this SDE, else the reason why it does not."""
+        return None
+
+    def begin(self, num_steps: int) -> None:  # noqa: B027  (most steps remember nothing)
+        """Says that a run of `num_steps` steps begins; what an earlier run left is forgotten."""
+
+    @abstractmethod
+    def step(
+        self, x: Tensor, t: Tensor, t_next: Tensor | None, score: Score, noise: Noise
+    ) -> tuple[Tensor, Tensor]:
+        """Takes one step.
+
+        Args:
+            x: (B, ...) the state at time t.
+            t: (B,) where it stands.
+            t_next: (B,) where it goes, earlier than t. None is one step of the paper's own chain
+                of N scales (`SDE.discretize`); correctors, which stay at t, are always given None.
+            score: (x, t) → ∇ log p_t(x).
+            noise: gives standard normal noise of a shape; called only where noise enters.
+
+        Returns:
+            The new state, and the same without the noise that was added last.
+        """
+
+
+def by_name(table: Mapping[str, StepClass], name: str, what: str) -> StepClass:
+    """Looks a step up in a table of them.
+
+    Args:
+        table: name → class.
+        name: what a recipe calls the step.
+        what: what the table holds, for the message.
+
+    Raises:
+        ValueError: where the name is not in the table; lists the valid ones, the nearest first.
+    """
+    if name not in table:
+
+        def likeness(known: str) -> float:
+            return difflib.SequenceMatcher(None, name, known).ratio()
+
+        names = ", ".join(sorted(table, key=likeness, reverse=True))
+        raise ValueError(f"unknown {what} {name!r}: it must be one of {names}")
+    return table[name]

@@ -1,0 +1,17 @@
+"""Training: its state, optimiser and schedule, and one step."""
+
+from score_sde.training.optimizer import learning_rate, make_optimizer
+from score_sde.training.record import StepRecord, TrainingDiverged, check_finite, loss_by_level
+from score_sde.training.state import TrainState
+from score_sde.training.step import TrainStep
+
+__all__ = [
+    "StepRecord",
+    "TrainState",
+    "TrainStep",
+    "TrainingDiverged",
+    "check_finite",
+    "learning_rate",
+    "loss_by_level",
+    "make_optimizer",
+]

@@ -1,0 +1,56 @@
+"""Everything that training changes, saved and loaded by name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from score_sde.networks.ema import ExponentialMovingAverage, bare_name, check_fit
+from score_sde.training.optimizer import load_named_state, named_state
+
+
+@dataclass
+class TrainState:
+    """Everything that training changes.
+
+    Attributes:
+        network: bare, compiled or wrapped for DDP; names are those of the bare one.
+        ema: made of the network (as a module).
+        optimizer: made by `make_optimizer`.
+        step: updates made so far.
+    """
+
+    network: nn.Module
+    ema: ExponentialMovingAverage
+    optimizer: Optimizer
+    step: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """`step`, `network`, `ema` and `optimizer`, the live tensors by name.
+
+        The optimiser's entry holds one dict per parameter, empty where it had no gradient yet.
+        Learning rate and other settings belong to the config, not to the state.
+        """
+        return {
+            "step": self.step,
+            "network": {bare_name(k): v for k, v in self.network.state_dict().items()},
+            "ema": self.ema.state_dict(),
+            "optimizer": named_state(self.optimizer),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes over a saved state.
+
+        Raises:
+            ValueError: names or shapes differ; the message lists them.
+        """
+        own = self.network.state_dict()
+        bare = {bare_name(name): name for name in own}
+        given = {bare_name(name): value for name, value in state_dict["network"].items()}
+        check_fit({k: own[name] for k, name in bare.items()}, given, "the saved network")
+        self.network.load_state_dict({bare[name]: value for name, value in given.items()})
+        self.ema.load_state_dict(state_dict["ema"])
+        load_named_state(self.optimizer, state_dict["optimizer"])
+        self.step = state_dict["step"]

@@ -1,0 +1,832 @@
+"""Sources, splits and labels; what happens to pixels; the order of batches."""
+
+import gzip
+import hashlib
+import itertools
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import urllib.error
+
+import ml_collections
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+from datasets import get_dataset
+from score_sde.config.build import build_inverse_scaler, build_scaler, open_split
+from score_sde.data import (
+    MemorySource,
+    StreamingSource,
+    canonical_name,
+    conform,
+    dequantise,
+    eval_batches,
+    open_source,
+    to_unit,
+    train_batches,
+)
+from score_sde.data.folder import open_folder
+from score_sde.data.public import read_idx
+from score_sde.data.sources import Request
+
+
+def memory_source(n=10, shape=(1, 4, 6), levels=256):
+    """Image i is a ramp that starts at level i: no two are alike, and none is its own mirror."""
+    ramp = torch.arange(np.prod(shape)).reshape(1, *shape) + torch.arange(n).reshape(-1, 1, 1, 1)
+    request = Request("folder", "train", ROOT, shape[1:], shape[0], False, 0.0, 0, "")
+    info = request.info(n, "as made", levels=levels)
+    return MemorySource(info, (ramp % levels).to(torch.uint8), torch.arange(n) % 3)
+
+
+def take(batches, count):
+    return list(itertools.islice(batches, count))
+
+
+def assert_same(actual, expected):
+    assert len(actual) == len(expected)
+    for a, b in zip(actual, expected, strict=True):
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def write_image(path, size=(6, 4), colour=(10, 20, 30), mode="RGB"):
+    """Writes one picture; `size` is (width, height)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path, format=None if path.suffix else "png")
+
+
+def open_images(root, split="train", image_size=(4, 6), num_channels=3, **options):
+    return open_source(
+        "folder", split, root=root, image_size=image_size, num_channels=num_channels, **options
+    )
+
+
+def all_images(source):
+    return source.images(torch.arange(len(source)))
+
+
+# Levels and floats
+
+
+@pytest.mark.parametrize("levels", [17, 256])
+def test_plain_levels_run_from_black_at_0_to_white_at_1(levels):
+    k = torch.arange(levels, dtype=torch.uint8).reshape(1, 1, 1, levels)
+    x = to_unit(k, levels).flatten()
+    assert x.dtype == torch.float32
+    assert x[0] == 0
+    assert x[-1] == 1
+    assert torch.equal((x * (levels - 1)).round(), torch.arange(levels).float())
+
+
+@pytest.mark.parametrize("levels", [17, 256])
+def test_every_dequantised_value_lies_in_its_own_level(levels):
+    k = torch.arange(levels, dtype=torch.uint8).reshape(1, 1, 1, levels).expand(64, 1, 1, levels)
+    u = torch.rand(k.shape, generator=torch.Generator().manual_seed(0))
+    u[0], u[1] = 0, 1 - 2**-24  # the ends of what a float32 uniform can be
+    x = dequantise(k, levels, u)
+    assert torch.equal((x * levels).floor().to(torch.uint8), k)
+    assert 0 < x.min()
+    assert x.max() < 1
+    torch.testing.assert_close(x * levels - k, u, rtol=0, atol=4e-5)
+
+
+def test_scalers_are_inverse_and_follow_centered():
+    image = torch.rand(2, 1, 3, 3)
+    for centered, low in ((True, -1), (False, 0)):
+        config = ml_collections.ConfigDict({"data": {"centered": centered}})
+        scaled = build_scaler(config)(image)
+        assert scaled.min() >= low
+        torch.testing.assert_close(scaled, image * (1 - low) + low)
+        torch.testing.assert_close(build_inverse_scaler(config)(scaled), image)
+
+
+# Training batches
+
+
+def test_each_epoch_shows_every_image_once_and_batches_cross_epochs():
+    index = torch.cat(
+        [b["index"] for b in take(train_batches(memory_source(10), batch_size=4, seed=3), 15)]
+    )
+    epochs = index.reshape(6, 10)
+    assert all(sorted(epoch.tolist()) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch.tolist()) for epoch in epochs}) == 6
+
+
+def test_order_depends_on_seed_and_not_on_batch_size():
+    def order(seed, batch_size):
+        batches = take(train_batches(memory_source(), batch_size=batch_size, seed=seed), 6)
+        return torch.cat([b["index"] for b in batches])[:30]
+
+    assert torch.equal(order(1, 5), order(1, 10))
+    assert not torch.equal(order(1, 5), order(2, 5))
+    assert not torch.equal(order(1, 5), order(1 + 2**40, 5))
+
+
+@pytest.mark.parametrize("start_step", [1, 2, 7])
+def test_resumed_stream_equals_the_uninterrupted_one(start_step):
+    options = dict(batch_size=4, seed=3, random_flip=True, dequantise=True)
+    whole = take(train_batches(memory_source(), **options), 10)
+    resumed = take(
+        train_batches(memory_source(), start_step=start_step, **options), 10 - start_step
+    )
+    assert_same(resumed, whole[start_step:])
+
+
+def test_batches_hold_their_images_and_labels():
+    source = memory_source()
+    for batch in take(train_batches(source, batch_size=4, seed=0), 5):
+        expected = source.images(batch["index"]).float() / 255
+        assert torch.equal(batch["image"], expected)
+        assert torch.equal(batch["label"], batch["index"] % 3)
+
+
+def test_a_batch_may_exceed_the_data_set():
+    (batch,) = take(train_batches(memory_source(3), batch_size=20, seed=0, random_flip=True), 1)
+    assert batch["image"].shape == (20, 1, 4, 6)
+    assert batch["index"].bincount().tolist() in ([7, 7, 6], [7, 6, 7], [6, 7, 7])
+
+
+def test_flips_belong_to_an_image_in_an_epoch():
+    source = memory_source(200)
+
+    def flipped(batch_size):
+        found = {}
+        for batch in take(
+            train_batches(source, batch_size=batch_size, seed=5, random_flip=True),
+            600 // batch_size,
+        ):
+            plain = source.images(batch["index"]).float() / 255
+            for place, index in enumerate(batch["index"].tolist()):
+                same = torch.equal(batch["image"][place], plain[place])
+                assert same or torch.equal(batch["image"][place], plain[place].flip(-1))
+                found.setdefault(index, []).append(not same)
+        return found
+
+    found = flipped(100)
+    assert found == flipped(30)
+    flips = torch.tensor([found[index] for index in range(200)]).float()
+    assert (flips.mean(0) - 0.5).abs().max() < 0.15  # four standard errors
+    assert 0.3 < (flips[:, 0] == flips[:, 1]).float().mean() < 0.7
+
+
+def test_dequantisation_noise_is_uniform_and_new_in_every_epoch():
+    source = memory_source(500, levels=17)
+    first, second = take(train_batches(source, batch_size=500, seed=5, dequantise=True), 2)
+    noise = []
+    for batch in (first, second):
+        order = batch["index"].argsort()
+        noise.append(batch["image"][order] * 17 - all_images(source))
+        assert 0 < noise[-1].min()
+        assert noise[-1].max() < 1
+    u = torch.stack(noise)
+    assert abs(u.mean() - 0.5) < 5 * (1 / 12 / u.numel()) ** 0.5
+    assert abs(u.var() - 1 / 12) < 2e-3
+    assert abs(torch.corrcoef(u.flatten(1))[0, 1]) < 0.05
+
+
+def test_ranks_share_one_global_batch():
+    options = dict(batch_size=6, seed=3, random_flip=True, dequantise=True)
+    whole = take(train_batches(memory_source(), **options), 4)
+    parts = [
+        take(train_batches(memory_source(), rank=rank, world=3, **options), 4) for rank in range(3)
+    ]
+    for step, batch in enumerate(whole):
+        for key in batch:
+            assert torch.equal(torch.cat([part[step][key] for part in parts]), batch[key])
+    with pytest.raises(ValueError, match=r"training\.batch_size=6 over 4 processes"):
+        train_batches(memory_source(), rank=0, world=4, **options)
+
+
+def test_training_does_not_touch_the_global_generator(tmp_path):
+    write_image(tmp_path / "a.png")
+    streaming = open_images(tmp_path, test_fraction=0.0, memory_limit_bytes=0)
+    state = torch.get_rng_state()
+    for source in (memory_source(), streaming):
+        take(train_batches(source, batch_size=2, seed=0, random_flip=True, dequantise=True), 2)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# Evaluation batches
+
+
+def test_evaluation_counts_every_image_once_in_order():
+    batches = list(eval_batches(memory_source(10), batch_size=4))
+    assert [len(b["index"]) for b in batches] == [4, 4, 2]
+    assert torch.equal(torch.cat([b["index"] for b in batches]), torch.arange(10))
+    assert list(eval_batches(memory_source(0), batch_size=4)) == []
+
+
+def test_evaluation_noise_depends_on_seed_image_and_draw_only():
+    def images(batch_size, **options):
+        batches = eval_batches(memory_source(10), batch_size=batch_size, **options)
+        return torch.cat([b["image"] for b in batches])
+
+    assert torch.equal(images(4, dequantise_seed=1), images(10, dequantise_seed=1))
+    assert not torch.equal(images(4, dequantise_seed=1), images(4, dequantise_seed=2))
+    assert not torch.equal(images(4, dequantise_seed=1), images(4, dequantise_seed=1, draw=1))
+    assert torch.equal((images(4, dequantise_seed=1) * 256).floor() / 255, images(4))
+
+
+# Digits
+
+
+def test_digits_are_split_by_index_with_seventeen_levels():
+    train, test = (
+        open_source("digits", split, root="", image_size=(8, 8), num_channels=1)
+        for split in ("train", "test")
+    )
+    assert (len(train), len(test)) == (1497, 300)
+    assert train.info.shape == (1, 8, 8)
+    assert train.info.levels == 17
+    assert train.info.fingerprint != test.info.fingerprint
+    for source in (train, test):
+        images, labels = all_images(source), source.labels(torch.arange(len(source)))
+        assert (images.min(), images.max()) == (0, 16)
+        assert labels.unique().tolist() == list(range(10))
+        assert source.info.num_classes == len(source.info.class_names) == 10
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    assert torch.equal(test.images(torch.tensor([2])).flatten().double(), torch.tensor(pixels[12]))
+    assert train.labels(torch.tensor([0, 5])).tolist() == labels[[1, 7]].tolist()
+
+
+@pytest.mark.parametrize(("image_size", "num_channels"), [((16, 16), 1), ((8, 8), 3)])
+def test_digits_refuse_other_shapes(image_size, num_channels):
+    with pytest.raises(ValueError, match=r"set data\.num_channels=1, data\.image_size=8"):
+        open_source("digits", "train", root="", image_size=image_size, num_channels=num_channels)
+
+
+def test_coloured_digits_keep_the_grey_digit_and_have_two_hues_a_class():
+    for split, n in (("train", 1497), ("test", 300)):
+        grey = open_source("digits", split, root="", image_size=(8, 8), num_channels=1)
+        source = open_source("colour-digits", split, root="", image_size=(8, 8), num_channels=3)
+        assert source.info.shape == (3, 8, 8)
+        assert source.info.levels == 256
+        images, expected = all_images(source).double(), all_images(grey).double()
+        assert (images.mean(1, keepdim=True) - expected / 16 * 127.5).abs().max() < 0.5
+        labels = source.labels(torch.arange(n))
+        assert torch.equal(labels, grey.labels(torch.arange(n)))
+        # The channels of a whole image lie on one ray: its colour.
+        colour = images.sum((2, 3))
+        colour /= colour.sum(1, keepdim=True)
+        for label in range(10):
+            of_class = colour[labels == label]
+            hues = (of_class[:, None] - of_class[None]).norm(dim=-1) > 0.05
+            assert hues.unique(dim=0).shape[0] == 2
+    with pytest.raises(ValueError, match=r"set data\.num_channels=3"):
+        open_source("colour_digits", "test", root="", image_size=(8, 8), num_channels=1)
+
+
+# Folders
+
+
+def test_folder_finds_nested_files_with_any_case_of_extension(tmp_path):
+    for name in ("a.PNG", "b/c.JpEg", "b/d/e.bmp", "b/d/f.WEBP", "g.tif", "h.GIF", "i.ppm"):
+        write_image(tmp_path / name)
+    for name in (".hidden.png", "b/._c.jpg", ".trash/x.png", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"not an image")
+    source = open_images(tmp_path, test_fraction=0.0)
+    assert len(source) == 7
+    assert source.info.num_classes == 0
+    assert source.labels(torch.arange(7)).tolist() == [0] * 7
+    lossless = source.images(torch.tensor([0]))
+    assert torch.equal(
+        lossless, torch.tensor([10, 20, 30]).byte().reshape(1, 3, 1, 1).expand(1, 3, 4, 6)
+    )
+
+
+def test_class_folders_give_labels_that_agree_between_the_splits(tmp_path):
+    for number, name in enumerate(["train/cat/1.png", "train/dog/1.png", "Test/dog/1.png"]):
+        write_image(tmp_path / name, colour=(number, 0, 0))
+    train, test = open_images(tmp_path), open_images(tmp_path, "test")
+    assert train.info.class_names == test.info.class_names == ("cat", "dog")
+    assert train.labels(torch.arange(2)).tolist() == [0, 1]
+    assert test.labels(torch.arange(1)).tolist() == [1]
+    assert all_images(test)[0, 0, 0, 0] == 2
+
+
+def test_folders_that_are_no_classes_give_no_labels(tmp_path):
+    for layout in (["a/1.png", "b/c/1.png"], ["a/1.png", "2.png"], ["a/1.png", "a/2.png"]):
+        root = tmp_path / layout[1].replace("/", "-")
+        for name in layout:
+            write_image(root / name)
+        assert open_images(root, test_fraction=0.0).info.num_classes == 0
+
+
+def test_val_serves_where_there_is_no_test_folder(tmp_path):
+    for name in ("train/1.png", "train/2.png", "val/1.png"):
+        write_image(tmp_path / name)
+    assert len(open_images(tmp_path, "test")) == 1
+    write_image(tmp_path / "test/1.png")
+    write_image(tmp_path / "test/2.png")
+    assert len(open_images(tmp_path, "test")) == 2
+
+
+def names_of(root, split):
+    source = open_images(root, split, memory_limit_bytes=0, test_fraction=0.25)
+    return set(source._decode.decode.paths)
+
+
+def test_hash_split_is_disjoint_complete_and_stable_under_additions(tmp_path):
+    for number in range(200):
+        write_image(tmp_path / f"{number}.png", size=(1, 1))
+    train, test = names_of(tmp_path, "train"), names_of(tmp_path, "test")
+    assert len(train) + len(test) == 200
+    assert not train & test
+    assert 25 <= len(test) <= 75  # four standard errors around 50
+    for number in range(200, 260):
+        write_image(tmp_path / f"{number}.png", size=(1, 1))
+    assert train < names_of(tmp_path, "train")
+    assert test < names_of(tmp_path, "test")
+
+
+@pytest.mark.parametrize("count", [2, 5, 14])
+def test_of_a_small_folder_at_least_one_image_is_held_out(tmp_path, count):
+    for number in range(count):
+        write_image(tmp_path / f"{number}.png", size=(1, 1))
+    train, test = (open_images(tmp_path, split, test_fraction=1e-9) for split in ("train", "test"))
+    assert (len(train), len(test)) == (count - 1, 1)
+    assert len(open_images(tmp_path, test_fraction=0.0)) == count
+
+
+@pytest.mark.parametrize("name", ["test", "val", "Test"])
+def test_images_for_testing_are_not_trained_on_for_want_of_a_train_folder(tmp_path, name):
+    write_image(tmp_path / "a.png")
+    write_image(tmp_path / name / "b.png")
+    with pytest.raises(ValueError, match=f"has a folder {name}/ but none called train/"):
+        open_images(tmp_path)
+
+
+def test_a_small_folder_trains_with_an_empty_test_split(tmp_path):
+    write_image(tmp_path / "a.png")
+    assert len(open_images(tmp_path, "test", test_fraction=0.0)) == 0
+    with pytest.raises(ValueError, match=r"lower data\.test_fraction=0\.999"):
+        open_images(tmp_path, test_fraction=0.999)
+
+
+def test_fingerprint_follows_files_split_and_size_but_not_the_place(tmp_path):
+    for root in ("one", "two"):
+        for name in ("train/a.png", "test/a.png"):
+            write_image(tmp_path / root / name)
+    first = open_images(tmp_path / "one").info.fingerprint
+    assert open_images(tmp_path / "two").info.fingerprint == first
+    assert open_images(tmp_path / "one", "test").info.fingerprint != first
+    assert open_images(tmp_path / "one", image_size=(6, 4)).info.fingerprint != first
+    write_image(tmp_path / "one/train/b.png")
+    assert open_images(tmp_path / "one").info.fingerprint != first
+
+
+def test_an_empty_folder_is_refused_with_what_was_seen(tmp_path):
+    (tmp_path / "readme.md").write_text("nothing")
+    with pytest.raises(ValueError, match=r"1 other file\(s\), such as readme\.md.*\.png"):
+        open_images(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"set data\.root"):
+        open_images(tmp_path / "absent")
+
+
+def test_a_link_back_up_does_not_count_images_twice(tmp_path):
+    write_image(tmp_path / "inner" / "a.png")
+    (tmp_path / "inner" / "up").symlink_to(tmp_path)
+    assert len(open_images(tmp_path, test_fraction=0.0)) == 1
+
+
+def test_a_link_to_nothing_is_named_with_the_remedy(tmp_path):
+    (tmp_path / "gone.png").symlink_to(tmp_path / "elsewhere.png")
+    with pytest.raises(ValueError, match=r"gone\.png cannot be read .*repair the link or remove"):
+        open_images(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_does_not_end_the_workers(number, tmp_path):
+    write_image(tmp_path / "a.png")
+    source = open_images(tmp_path, test_fraction=0.0, memory_limit_bytes=0)
+    source = StreamingSource(source.info, source._decode.decode, num_workers=1)
+    batches = train_batches(source, batch_size=1, seed=0)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, number)
+    assert len(take(batches, 20)) == 20  # more than are decoded ahead
+
+
+@pytest.mark.parametrize("memory_limit_bytes", [0, 2**20])
+def test_an_undecodable_file_is_named_with_the_remedy(tmp_path, memory_limit_bytes):
+    write_image(tmp_path / "a.png", size=(64, 64))
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(whole[: len(whole) // 2])
+
+    def use():
+        source = open_images(tmp_path, test_fraction=0.0, memory_limit_bytes=memory_limit_bytes)
+        take(train_batches(source, batch_size=2, seed=0), 1)
+
+    with pytest.raises(ValueError, match=r"^[^\n]*b\.png cannot be decoded[^\n]*remove it$"):
+        use()
+
+
+def test_streaming_gives_what_memory_gives_and_resumes(tmp_path):
+    generator = np.random.default_rng(0)
+    for number in range(7):
+        pixels = generator.integers(0, 256, (9, 7, 3), dtype=np.uint8)
+        (tmp_path / f"{number % 2}").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / f"{number % 2}" / f"{number}.png")
+    kept = open_images(tmp_path, test_fraction=0.0)
+    streamed = open_images(tmp_path, test_fraction=0.0, memory_limit_bytes=0)
+    assert isinstance(kept, MemorySource)
+    assert isinstance(streamed, StreamingSource)
+    assert kept.info == streamed.info
+    options = dict(batch_size=4, seed=1, random_flip=True, dequantise=True)
+    whole = take(train_batches(kept, **options), 5)
+    assert_same(take(train_batches(streamed, **options), 5), whole)
+    assert_same(take(train_batches(streamed, start_step=3, **options), 2), whole[3:])
+    assert_same(
+        list(eval_batches(streamed, batch_size=4)),
+        list(eval_batches(kept, batch_size=4)),
+    )
+    # Workers may be spawned, so what they are given must pickle.
+    again = pickle.loads(pickle.dumps(streamed._decode))
+    assert torch.equal(torch.from_numpy(again[[0, 6]]), kept.images(torch.tensor([0, 6])))
+
+
+# Pixels
+
+
+def test_the_shorter_side_is_fitted_and_the_centre_kept():
+    stored = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 24, 3), dtype=np.uint8))
+    whole = torch.from_numpy(np.array(stored.resize((12, 4), Image.Resampling.BILINEAR)))
+    assert torch.equal(conform(stored, (4, 4), 3), whole[:, 4:8].movedim(-1, 0))
+    assert torch.equal(conform(stored, (4, 12), 3), whole.movedim(-1, 0))
+    tall = conform(stored.transpose(Image.Transpose.TRANSPOSE), (4, 4), 3)
+    assert torch.equal(tall, whole[:, 4:8].movedim(-1, 0).mT)
+
+
+def test_reduction_averages_instead_of_picking():
+    checkered = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
+    image = conform(Image.fromarray(checkered), (8, 8), 1)
+    assert (image.float() - 127.5).abs().max() <= 1.5
+
+
+def test_an_image_of_the_right_size_passes_unchanged():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    image = conform(Image.fromarray(pixels), (5, 7), 3)
+    assert torch.equal(image, torch.from_numpy(pixels).movedim(-1, 0))
+
+
+def test_colours_are_converted_by_the_number_of_channels():
+    red = Image.new("RGB", (2, 2), (255, 0, 0))
+    assert conform(red, (2, 2), 1).unique().tolist() == [76]  # 0.299 · 255
+    assert conform(Image.new("L", (2, 2), 9), (2, 2), 3).unique().tolist() == [9]
+    clear = Image.new("RGBA", (2, 2), (0, 0, 0, 0))
+    assert conform(clear, (2, 2), 3).unique().tolist() == [255]
+    assert conform(clear, (2, 2), 4).unique().tolist() == [0]
+    deep = Image.fromarray(np.full((2, 2), 257 * 100, dtype=np.uint16))
+    assert conform(deep, (2, 2), 1).unique().tolist() == [100]
+
+
+def test_photographs_stand_upright(tmp_path):
+    picture = Image.new("RGB", (6, 4))
+    exif = picture.getexif()
+    exif[0x0112] = 6  # turned by a quarter
+    picture.save(tmp_path / "a.png", exif=exif)
+    source = open_images(tmp_path, test_fraction=0.0, image_size=(6, 4))
+    assert all_images(source).shape == (1, 3, 6, 4)
+    with Image.open(tmp_path / "a.png") as stored:
+        assert stored.size == (6, 4)
+    assert all_images(source).max() == 0
+
+
+# Array files
+
+
+def test_array_files_are_split_by_row(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 4, 6, 3), dtype=np.uint8)
+    labels = np.arange(60) % 4
+    np.savez(tmp_path / "a.npz", images=pixels, labels=labels)
+    np.save(tmp_path / "a.npy", pixels)
+    train = open_images(tmp_path / "a.npz", test_fraction=0.3)
+    test = open_images(tmp_path / "a.npz", "test", test_fraction=0.3)
+    assert len(train) + len(test) == 60
+    assert 4 < len(test) < 32
+    assert train.info.num_classes == 4
+    # Every image is found again, with its own label.
+    rows = {
+        row.tobytes(): label for row, label in zip(np.moveaxis(pixels, -1, 1), labels, strict=True)
+    }
+    for source in (train, test):
+        images, found = all_images(source), source.labels(torch.arange(len(source)))
+        for image, label in zip(images, found.tolist(), strict=True):
+            assert rows.pop(image.numpy().tobytes()) == label
+    assert not rows
+    plain = open_images(tmp_path / "a.npy", test_fraction=0.3)
+    assert torch.equal(all_images(plain), all_images(train))
+    assert plain.info.num_classes == 0
+    assert plain.info.policy == "4x6 as stored, RGB"
+
+
+def test_array_files_are_resized_and_grey_arrays_need_no_channel_axis(tmp_path):
+    np.save(tmp_path / "a.npy", np.full((5, 8, 8), 7, dtype=np.uint8))
+    source = open_images(tmp_path / "a.npy", test_fraction=0.0, image_size=(4, 4))
+    assert all_images(source).shape == (5, 3, 4, 4)
+    assert all_images(source).unique().tolist() == [7]
+    assert "reduced from 8x8" in source.info.policy
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"arr": np.zeros((2, 4, 4, 3), np.uint8)}, "name the array of images 'images'"),
+        ({"images": np.zeros((2, 4, 4, 3), np.float32)}, "give uint8"),
+        (
+            {"images": np.zeros((2, 3, 4, 4), np.uint8), "labels": np.zeros(2)},
+            "1, 3 or 4 channels",
+        ),
+        ({"images": np.zeros((0, 4, 4, 3), np.uint8)}, "at least one"),
+        ({"images": np.zeros((8, 8, 3), np.uint8)}, "like one colour image"),
+        ({"images": np.zeros((2, 4, 4, 3), np.uint8), "labels": np.zeros(3, int)}, "labels in"),
+    ],
+)
+def test_bad_array_files_are_refused(tmp_path, arrays, message):
+    arrays = {
+        key: value[:, :, :, :2] if "channels" in message and value.ndim == 4 else value
+        for key, value in arrays.items()
+    }
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        open_images(tmp_path / "a.npz")
+
+
+def test_other_files_are_refused_as_root(tmp_path):
+    for name, message in (("a.txt", "neither a folder nor"), ("a.npy", "cannot be read")):
+        (tmp_path / name).write_bytes(b"abc")
+        with pytest.raises(ValueError, match=message):
+            open_images(tmp_path / name)
+
+
+# Sets by name
+
+
+def write_idx(path, array, zipped):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = (
+        bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+    )
+    path.with_name(path.name + ".gz" if zipped else path.name).write_bytes(
+        gzip.compress(content) if zipped else content
+    )
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("name", "folder"), [("Fashion-MNIST", "FashionMNIST"), ("mnist", "MNIST")]
+)
+def test_idx_sets_are_read_zipped_or_not(tmp_path, zipped, name, folder):
+    generator = np.random.default_rng(0)
+    raw = tmp_path / folder / "raw"
+    stored = {}
+    for stem, count in (("train", 12), ("t10k", 5)):
+        stored[stem] = generator.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        write_idx(raw / f"{stem}-images-idx3-ubyte", stored[stem], zipped)
+        write_idx(raw / f"{stem}-labels-idx1-ubyte", np.arange(count, dtype=np.uint8) % 10, zipped)
+    options = dict(image_size=(28, 28), num_channels=1, download=False)
+    test = open_source(name, "test", root=tmp_path, **options)
+    assert torch.equal(all_images(test), torch.from_numpy(stored["t10k"])[:, None])
+    assert test.labels(torch.arange(5)).tolist() == [0, 1, 2, 3, 4]
+    assert test.info.num_classes == 10
+    train = open_source(name, "train", root=tmp_path / folder, **options)  # the set's own folder
+    assert torch.equal(all_images(train), torch.from_numpy(stored["train"])[:, None])
+    assert train.info.levels == 256
+
+
+def test_damaged_idx_files_are_named(tmp_path):
+    write_idx(tmp_path / "whole", np.zeros((3, 2), np.uint8), True)
+    content = (tmp_path / "whole.gz").read_bytes()
+    (tmp_path / "cut.gz").write_bytes(content[:-12])
+    (tmp_path / "short").write_bytes(gzip.decompress(content)[:-1])
+    (tmp_path / "other").write_bytes(b"<html>")
+    for name in ("cut.gz", "short", "other"):
+        with pytest.raises(ValueError, match=rf"{name} is .*remove it"):
+            read_idx(tmp_path / name)
+    assert read_idx(tmp_path / "whole.gz").shape == (3, 2)
+
+
+def test_cifar10_comes_through_torchvision(tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), dtype=np.uint8)
+    batch = {"data": pixels.reshape(4, -1), "labels": [3, 1, 0, 2]}
+    (folder / "batch").write_bytes(pickle.dumps(batch))
+    (folder / "meta").write_bytes(pickle.dumps({"label_names": ["a", "b", "c", "d"]}))
+    monkeypatch.setattr(CIFAR10, "train_list", [["batch", None]])
+    monkeypatch.setattr(CIFAR10, "test_list", [["batch", None]])
+    monkeypatch.setattr(CIFAR10, "meta", {"filename": "meta", "key": "label_names", "md5": None})
+    source = open_source("CIFAR10", "train", root=tmp_path, image_size=(32, 32), num_channels=3)
+    assert torch.equal(all_images(source), torch.from_numpy(pixels))
+    assert source.labels(torch.arange(4)).tolist() == [3, 1, 0, 2]
+    assert source.info.class_names == ("a", "b", "c", "d")
+
+
+def test_svhn_comes_through_torchvision(tmp_path, monkeypatch):
+    from scipy.io import savemat
+    from torchvision.datasets import SVHN
+
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), dtype=np.uint8)
+    path = tmp_path / "train_32x32.mat"
+    savemat(path, {"X": pixels.transpose(2, 3, 1, 0), "y": np.array([[10], [1], [2], [3]])})
+    digest = hashlib.md5(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(SVHN, "split_list", {"train": ["", path.name, digest]})
+    source = open_source("svhn", "train", root=tmp_path, image_size=(32, 32), num_channels=3)
+    assert torch.equal(all_images(source), torch.from_numpy(pixels))
+    assert source.labels(torch.arange(4)).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mnist", r"train-images-idx3-ubyte\.gz.*MNIST.raw.*data\.download=True"),
+        ("fashion_mnist", r"train-images-idx3-ubyte\.gz.*FashionMNIST.raw"),
+        ("cifar10", r"cifar-10-batches-py.*data\.download=True"),
+        ("svhn", r"train_32x32\.mat.*data\.download=True"),
+        ("celeba", r"img_align_celeba.*list_eval_partition\.txt into .*celeba"),
+        ("lsun", r"church_outdoor_train_lmdb.*lsun.church_outdoor_train"),
+        ("celebahq", r"put its images.*celebahq"),
+        ("ffhq", r"put its images.*ffhq"),
+    ],
+)
+def test_missing_files_give_one_sentence(tmp_path, name, message):
+    with pytest.raises(FileNotFoundError, match=message) as caught:
+        open_source(
+            name,
+            "train",
+            root=tmp_path,
+            image_size=(32, 32),
+            num_channels=3,
+            download=False,
+            category="church_outdoor",
+        )
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path.resolve()) in str(caught.value)
+
+
+def test_a_failed_fetch_gives_one_sentence(tmp_path, monkeypatch):
+    from torchvision.datasets import FashionMNIST
+
+    def no_network(self):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(FashionMNIST, "download", no_network)
+    with pytest.raises(OSError, match=r"could not be fetched .*no network.*\.gz into"):
+        open_source("fashion_mnist", "train", root=tmp_path, image_size=(28, 28), num_channels=1)
+
+
+def test_celeba_uses_the_official_parts_and_the_centre(tmp_path):
+    folder = tmp_path / "celeba" / "img_align_celeba"
+    framed = np.zeros((218, 178, 3), dtype=np.uint8)
+    framed[39:179, 19:159] = 90  # the centred 140x140 square
+    folder.mkdir(parents=True)
+    for number in range(1, 6):
+        Image.fromarray(framed).save(folder / f"{number:06}.jpg", quality=100, subsampling=0)
+    table = tmp_path / "celeba" / "list_eval_partition.txt"
+    table.write_text(
+        "".join(f"{n:06}.jpg {p}\n" for n, p in zip(range(1, 6), (0, 0, 1, 2, 0), strict=True))
+    )
+    options = dict(root=tmp_path, image_size=(64, 64), num_channels=3)
+    train, test = (
+        open_source("CelebA", "train", **options),
+        open_source("CelebA", "test", **options),
+    )
+    assert (len(train), len(test)) == (3, 1)
+    assert (all_images(train).float() - 90).abs().max() < 30
+    assert (all_images(train)[..., 4:-4, 4:-4].float() - 90).abs().max() < 3
+    assert "140x140" in train.info.policy
+    (folder / "000005.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"lacks 1 of the 3 train images.*000005\.jpg"):
+        open_source("CelebA", "train", **options)
+
+
+def test_lsun_and_faces_are_folders_under_the_root(tmp_path):
+    for name in ("bedroom_train/a/1.jpg", "bedroom_train/b/2.webp", "bedroom_val/3.jpg"):
+        write_image(tmp_path / "lsun" / name)
+    options = dict(root=tmp_path, image_size=(4, 6), num_channels=3)
+    train = open_source("LSUN", "train", category="bedroom", **options)
+    assert (len(train), train.info.num_classes) == (2, 0)
+    assert len(open_source("LSUN", "test", category="bedroom", **options)) == 1
+    for name in ("00000/1.png", "01000/2.png"):
+        write_image(tmp_path / "ffhq" / name)
+    faces = open_source("FFHQ", "train", test_fraction=0.0, **options)
+    assert (len(faces), faces.info.num_classes) == (2, 0)
+
+
+# Bad requests, names, cost of import
+
+
+def test_an_unknown_name_lists_the_nearest_first():
+    with pytest.raises(ValueError, match=r"'fashoin-mnist'.*one of fashion_mnist, mnist, "):
+        canonical_name("fashoin-mnist")
+    with pytest.raises(ValueError, match="one of cifar10,"):
+        canonical_name("cifar")
+    spelled = ["CIFAR10", "CelebAHQ", "Fashion-MNIST", "FashionMNIST", "LSUN", "Folder"]
+    assert [canonical_name(name) for name in spelled] == [
+        "cifar10",
+        "celebahq",
+        "fashion_mnist",
+        "fashion_mnist",
+        "lsun",
+        "folder",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"split": "valid"}, "use one of train, test"),
+        ({"num_channels": 2}, r"data\.num_channels=2: use one of 1, 3, 4"),
+        ({"image_size": (0, 4)}, r"data\.image_size"),
+        ({"test_fraction": 1.0}, r"data\.test_fraction=1"),
+        ({"name": "lsun"}, r"set data\.category"),
+    ],
+)
+def test_bad_values_are_refused_before_anything_is_read(changes, message):
+    request = {"name": "folder", "split": "train", "root": "/nowhere"}
+    request |= {"image_size": (4, 4), "num_channels": 3} | changes
+    with pytest.raises(ValueError, match=message):
+        open_source(**request)
+
+
+def test_importing_datasets_loads_neither_torchvision_nor_sklearn():
+    program = (
+        "import sys, score_sde.data\n"
+        "print(*(m for m in ('torchvision', 'sklearn', 'scipy') if m in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""
+
+
+# The 2021 release's entry point
+
+
+def original_config(**data):
+    """The fields that a config written for the 2021 release has, and no others."""
+    config = ml_collections.ConfigDict()
+    config.seed = 42
+    config.device = torch.device("cpu")
+    config.training = ml_collections.ConfigDict({"batch_size": 64})
+    config.eval = ml_collections.ConfigDict({"batch_size": 128})
+    config.data = ml_collections.ConfigDict(
+        {
+            "dataset": "DIGITS",
+            "image_size": 8,
+            "random_flip": True,
+            "centered": False,
+            "uniform_dequantization": False,
+            "num_channels": 1,
+        }
+        | data
+    )
+    config.lock()
+    return config
+
+
+def test_get_dataset_takes_a_config_of_the_2021_release():
+    train, test, info = get_dataset(original_config())
+    first, second = take(train, 1), take(train, 1)
+    assert_same(first, second)
+    assert first[0]["image"].shape == (64, 1, 8, 8)
+    assert len(take(train, 30)) == 30  # more than an epoch
+    assert [len(b["label"]) for b in test] == [128, 128, 44]
+    assert [len(b["label"]) for b in test] == [128, 128, 44]
+    assert (info.name, info.split, info.num_images) == ("digits", "train", 1497)
+
+
+def test_get_dataset_in_evaluation_goes_once_through_everything_unflipped():
+    train, _, _ = get_dataset(original_config(), evaluation=True)
+    batches = list(train)
+    assert torch.equal(torch.cat([b["index"] for b in batches]), torch.arange(1497))
+    source = open_split(original_config(), "train")
+    image = torch.cat([b["image"] for b in batches])
+    assert torch.equal(image, all_images(source).float() / 16)
+    noisy, _, _ = get_dataset(original_config(), True, True)
+    dequantised = torch.cat([b["image"] for b in noisy])
+    assert torch.equal((dequantised * 17).floor() / 16, image)
+
+
+def test_new_config_fields_are_used(tmp_path):
+    for number in range(4):
+        write_image(tmp_path / f"{number}.png", size=(6, 4))
+    config = original_config(
+        dataset="folder", root=str(tmp_path), image_size=4, image_width=6, test_fraction=0.0
+    )
+    source = open_split(config, "train")
+    assert source.info.shape == (1, 4, 6)
+    assert len(source) == 4
+    request = Request("folder", "train", tmp_path, (4, 6), 1, True, 0.0, 2**30, "")
+    assert open_folder(request).info == source.info

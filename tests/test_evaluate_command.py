@@ -1,0 +1,805 @@
+"""`--mode eval`: figures against closed forms, resumed, shared between processes, refused."""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+from problems import Gaussian
+from torch import nn
+
+from score_sde import checkpoints, evaluation, noise
+from score_sde.commands import cli, figures, in_turn, quality, report
+from score_sde.commands import evaluate as evaluation_run
+from score_sde.commands.shards import Shards
+from score_sde.config.build import open_split
+from score_sde.data import MemorySource, dequantise, open_source
+from score_sde.logbook import Logbook
+from score_sde.parallel import World
+from score_sde.samplers import Samples
+from score_sde.sde import VPSDE
+from score_sde.tensor_ops import expand_to
+
+TINY = (
+    "--config.model.nf=8",
+    "--config.model.ch_mult=(1,2)",
+    "--config.device=cpu",
+    "--config.training.batch_size=8",
+    "--config.training.n_iters=4",
+    "--config.training.snapshot_freq=2",
+    "--config.training.snapshot_sampling=False",
+    "--config.optim.warmup=0",
+    "--config.eval.batch_size=4",
+    "--config.eval.bpd_batch_size=4",
+    "--config.eval.bpd_images=10",
+    "--config.eval.rtol=1e-2",
+    "--config.eval.atol=1e-2",
+    "--config.eval.bpd_eps=1e-3",
+    "--config.eval.enable_sampling=False",
+)
+
+
+def words(workdir, *more, recipe="configs/vp/digits.py"):
+    return ["main.py", "--config", recipe, f"--workdir={workdir}", *TINY, *map(str, more)]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("eval") / "run"
+    assert cli.main(words(workdir, "--mode=train")) == 0
+    return workdir
+
+
+def evaluate(workdir, folder, *more):
+    assert cli.main(words(workdir, "--mode=eval", f"--eval_folder={folder}", *more)) == 0
+    return read(folder)
+
+
+def read(folder, name="step_00000004"):
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    text = (folder / f"{name}.json").read_text()
+    return json.loads(text, parse_constant=refuse)
+
+
+FIGURES = ("held_out_loss", "bound", "bound_train", "bits_per_dim", "bits_per_dim_train")
+
+
+def without_sec(figure):
+    """A figure but for the time that it took."""
+    return {key: value for key, value in figure.items() if key != "sec"}
+
+
+def test_a_bare_evaluation_writes_every_figure_with_its_error(trained, tmp_path, capsys):
+    report = evaluate(trained, tmp_path)
+    assert report["step"] == 4
+    assert report["weights"] == checkpoints.fingerprint(
+        checkpoints.path_of(trained / "checkpoints", 4)
+    )
+    assert report["held_out_loss"]["n"] == 300
+    assert sum(level["n"] for level in report["held_out_loss"]["by_level"]) == 300
+    assert report["bound"]["n"] == 10
+    assert (tmp_path / "step_00000004.png").is_file()
+    for name in FIGURES[3:]:
+        figure = report[name]
+        assert (figure["n"], figure["given_up"], figure["levels"]) == (10, 0, 17)
+        assert figure["se"] > 0
+        assert figure["nfe"] >= 8
+    assert report["bits_per_dim"]["split"] == "test"
+    assert report["bits_per_dim_train"]["split"] == "train"
+    assert report["ema"] is True
+    assert report["versions"]["torch"] == torch.__version__.partition("+")[0]
+    said = capsys.readouterr().out
+    assert all(name in said for name in FIGURES)
+    assert "±" in said
+
+
+def test_the_same_evaluation_is_not_computed_again_and_another_is(trained, tmp_path, capsys):
+    first = evaluate(trained, tmp_path)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
+    again = evaluate(trained, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")} == files
+    evaluate(trained, tmp_path, "--raw")
+    raw = read(tmp_path, "step_00000004_raw")
+    assert read(tmp_path) == again
+    assert "replaces" not in capsys.readouterr().out
+    other_seed = evaluate(trained, tmp_path, "--config.seed=1")
+    assert "replaces the report of an evaluation with other options" in capsys.readouterr().out
+    for name in FIGURES:
+        assert again[name] == first[name]  # the time that it took included
+        assert raw[name]["value"] != first[name]["value"]
+        assert other_seed[name]["value"] != first[name]["value"]
+
+
+def test_what_a_kill_left_is_kept_and_the_rest_recomputed(trained, tmp_path):
+    first = evaluate(trained, tmp_path)
+    shards = sorted(tmp_path.rglob("loss_*/*.npz"))
+    kept = shards[1].stat().st_mtime_ns
+    shards[0].unlink()
+    shards[2].with_name("half.npz.123.tmp").write_bytes(b"half")
+    again = evaluate(trained, tmp_path)
+    assert shards[1].stat().st_mtime_ns == kept
+    for name in FIGURES:
+        assert without_sec(again[name]) == without_sec(first[name])
+
+
+def test_an_evaluation_that_is_killed_goes_on_to_the_same_numbers(trained, tmp_path):
+    longer = ("--config.eval.bpd_images=48",)
+    whole = evaluate(trained, tmp_path / "whole", *longer)
+    folder = tmp_path / "killed"
+    arguments = words(trained, "--mode=eval", f"--eval_folder={folder}", *longer)
+    process = subprocess.Popen(
+        [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    deadline = time.monotonic() + 120
+    while not list(folder.rglob("bits_*/000000_4.npz")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.stdout.read().decode()[-2000:]
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    left = {path: path.stat().st_mtime_ns for path in folder.rglob("*.npz")}
+    assert 0 < len(left) < len(list((tmp_path / "whole").rglob("*.npz")))
+    assert not list(folder.glob("*.json"))
+    again = evaluate(trained, folder, *longer)
+    assert {path: path.stat().st_mtime_ns for path in left} == left
+    for name in FIGURES:
+        assert without_sec(again[name]) == without_sec(whole[name])
+
+
+def test_two_processes_give_the_same_numbers(trained, tmp_path):
+    more = [*SAMPLES[:1], *SAMPLES[3:]]
+    alone = evaluate(trained, tmp_path / "one", *more, stats(tmp_path / "stats of one"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    arguments = words(trained, "--mode=eval", f"--eval_folder={tmp_path / 'two'}", *more)
+    arguments.append(stats(tmp_path / "stats of two"))  # which both processes find empty
+    done = subprocess.run(
+        [*command, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    both = read(tmp_path / "two")
+    for name in (*FIGURES, "fd", "kd", "precision", "recall", "score", "nearest_train"):
+        assert without_sec(both[name]) == without_sec(alone[name]), name
+    assert done.stdout.count("report:") == 1
+    assert len(list((tmp_path / "two").rglob("bits_*/*.npz"))) == 6  # three for each split
+
+
+def test_the_batch_size_changes_nothing_but_rounding(trained, tmp_path):
+    few = ("--config.eval.bpd_images=6", "--config.eval.rtol=1e-3", "--config.eval.atol=1e-3")
+    reports = [
+        evaluate(
+            trained,
+            tmp_path / str(size),
+            f"--config.eval.batch_size={size}",
+            f"--config.eval.bpd_batch_size={size}",
+            *few,
+        )
+        for size in (1, 2, 7, 64)
+    ]
+    # Rounding in the network decides on steps, so that the ODE's figures agree to its tolerance.
+    allowed = dict.fromkeys(FIGURES[:3], 1e-6) | dict.fromkeys(FIGURES[3:], 1e-3)
+    for name in FIGURES:
+        values = [each[name]["value"] for each in reports]
+        assert max(values) - min(values) < allowed[name] * abs(values[0]), name
+
+
+def digits(split):
+    return open_source("digits", split, root="", image_size=(8, 8), num_channels=1)
+
+
+def test_part_of_a_data_set_is_a_sample_of_it_and_the_same_for_ever():
+    source = digits("train")
+    some, more = figures.subset(source, 300), figures.subset(source, 400)
+    assert torch.equal(more[:300], some)
+    assert len(some.unique()) == 300
+    assert some.max() > 1400  # of 1,497
+    # All of them begin with the same ones, so that neither computes what the other has.
+    everything = figures.subset(source, 5000)
+    assert torch.equal(everything[:400], more)
+    assert everything.sort().values.tolist() == list(range(1497))
+
+
+def test_shards_are_whole_batches_and_enough_to_share():
+    assert figures.shard_size(300, 50) == 50
+    assert figures.shard_size(10_000, 128) == 3 * 128
+    assert figures.shard_size(50_000, 64) == 4 * 64
+    assert figures.shard_size(5, 5) == 5
+
+
+class Exact(nn.Module):
+    """A network whose score is that of data N(0.1, 0.25 I)."""
+
+    def __init__(self):
+        super().__init__()
+        self.data = Gaussian(VPSDE(), 0.1, 0.25)
+
+    def forward(self, x, c):
+        return -expand_to(self.data.sde.std(c / 999), x) * self.data.score(x, c / 999)
+
+
+def test_bits_per_dim_are_those_of_the_exact_density(trained, tmp_path, monkeypatch):
+    net = Exact()
+    monkeypatch.setattr(evaluation_run, "network_of", lambda *_, **__: net)
+    report = evaluate(
+        trained,
+        tmp_path,
+        "--config.eval.rtol=1e-6",
+        "--config.eval.atol=1e-6",
+        "--config.eval.bpd_draws=3",
+        "--config.eval.bpd_eps=1e-5",
+    )
+    source = digits("test")
+    index = figures.subset(source, 10)
+    images = source.images(index)
+    bits = []
+    for draw in range(3):
+        u = noise.uniform(42, index, draw, (1, 8, 8), stream=noise.Stream.DEQUANTISE)
+        x = 2 * dequantise(images, 17, u) - 1
+        logp = net.data.logp(x.double(), torch.zeros(10, dtype=torch.float64))
+        bits.append(-logp / (64 * math.log(2)) - math.log2(2 / 17))
+    bits = torch.stack(bits)
+    figure = report["bits_per_dim"]
+    # The prior stands in for p_T and the flow begins at 1e-5: a part in a thousand.
+    assert figure["value"] == pytest.approx(bits.mean().item(), rel=1e-3)
+    assert figure["se"] == pytest.approx((bits.mean(0).std() / 10**0.5).item(), rel=1e-2)
+    expected = (bits.var(0) / 3).sum().sqrt().item() / 10
+    assert figure["se_draws"] == pytest.approx(expected, rel=1e-2)
+
+
+def test_several_checkpoints_make_a_table_with_the_best_marked(trained, tmp_path, capsys):
+    folder = tmp_path / "all"
+    more = (f"--eval_folder={folder}", "--config.eval.end_ckpt=4", "--config.eval.begin_ckpt=2")
+    assert cli.main(words(trained, "--mode=eval", *more)) == 0
+    reports = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    assert [each["step"] for each in reports] == [2, 4]
+    table = capsys.readouterr().out.splitlines()[-3:]
+    for k, name in enumerate(FIGURES):
+        values = [each[name]["value"] for each in reports]
+        for line, value in zip(table[1:], values, strict=True):
+            cell = f"{value:.4f} ± "
+            assert cell in line
+            after = line.split("±")[k + 1].split()[0]
+            assert after.endswith("*") == (value == min(values))
+
+
+def test_the_best_of_a_table_is_the_lowest_or_the_highest_as_it_should_be():
+    def figure(value):
+        return {"value": value, "se": 0.1, "n": 9}
+
+    reports = [
+        {"step": 1, "fid": figure(3.0), "precision": figure(0.5), "nearest_train": figure(1.0)},
+        {"step": 2, "fid": figure(2.0), "precision": figure(0.9), "is": figure(9.0)},
+    ]
+    title, first, second = report.table(reports).splitlines()
+    assert title.split() == ["step", "fid", "precision", "nearest_train", "is"]
+    assert first.split() == "1 3.0000 ± 0.1000 0.5000 ± 0.1000 1.0000 ± 0.1000 –".split()
+    assert second.split() == "2 2.0000 ± 0.1000* 0.9000 ± 0.1000* – 9.0000 ± 0.1000*".split()
+    assert len(title.rstrip()) <= len(first) == len(second)
+
+
+# ---- Checkpoints that are still to come ----
+
+
+@pytest.fixture
+def coming(trained, tmp_path, monkeypatch):
+    """A work directory into which a checkpoint is put at each of the given looks."""
+    workdir, folder = tmp_path / "run", tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    steps, now = [], [0.0]
+
+    def sleep(seconds):
+        now[0] += seconds
+        if steps and steps[0]:
+            source = checkpoints.path_of(trained / "checkpoints", steps[0])
+            shutil.copy(source, folder / "half")
+            (folder / "half").rename(checkpoints.path_of(folder, steps[0]))
+        steps[:1] = []
+
+    monkeypatch.setattr(in_turn, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: now[0]))
+
+    def run(*come, more=(), code=0):
+        steps[:] = come
+        given = ("--config.eval.enable_bpd=False", "--wait=1", *more)
+        assert cli.main(words(workdir, "--mode=eval", *given)) == code
+        return [path.name for path in sorted((workdir / "eval").glob("*.json"))], now[0]
+
+    return run
+
+
+def test_checkpoints_are_waited_for_until_the_runs_last(coming, capsys):
+    reports, waited = coming(0, 2, 0, 0, 4)
+    assert reports == ["step_00000002.json", "step_00000004.json"]
+    assert waited == 5 * in_turn.POLL_SEC  # and no longer: step 4 is the last of the run
+    said = capsys.readouterr().out
+    assert "waiting for a checkpoint" in said
+    assert "1 min at most" in said
+
+
+def test_nothing_is_waited_for_after_the_last_step_of_a_run(coming):
+    reports, waited = coming(4, more=["--config.eval.end_ckpt=9999"])
+    assert reports == ["step_00000004.json"]
+    assert waited == in_turn.POLL_SEC
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_told_once(coming, trained, tmp_path, capsys):
+    folder = tmp_path / "run" / "checkpoints"
+    checkpoints.path_of(folder, 3).write_bytes(b"no checkpoint")
+    reports, _ = coming(2, 0, 4)
+    assert reports == ["step_00000002.json", "step_00000004.json"]
+    assert capsys.readouterr().out.count("passed over") == 1
+
+
+def test_waiting_has_an_end(coming, capsys):
+    reports, waited = coming(2)
+    assert reports == ["step_00000002.json"]
+    assert waited == in_turn.POLL_SEC + 60
+    assert "no checkpoint after step 2 in 1 min" in capsys.readouterr().out
+
+
+def test_waiting_in_vain_is_one_sentence(coming, capsys):
+    assert coming(code=1) == ([], 60)
+    errors = capsys.readouterr().err
+    assert "holds no checkpoint in 1 min" in errors
+    assert errors.count("\n") == 1
+
+
+def test_waiting_keeps_to_the_steps_asked_for(coming):
+    reports, waited = coming(2, 4, more=["--config.eval.begin_ckpt=3", "--config.eval.end_ckpt=4"])
+    assert reports == ["step_00000004.json"]
+    assert waited == 2 * in_turn.POLL_SEC
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--config.eval.begin_ckpt=7"], "has no checkpoint of a step from eval.begin_ckpt=7"),
+        (["--config.eval.bpd_dataset=tests"], "did you mean 'test'?"),
+        (["--config.eval.hutchinson_type=gaussian"], "did you mean 'Gaussian'?"),
+        (["--config.eval.begin_ckpt=5", "--wait=1e-3"], "eval.end_ckpt=the last in 0 s"),
+        (["--wait=-1"], "give a number of minutes from 0 up"),
+        (["--wait=1", "--checkpoint=x.pt"], "leave --checkpoint out"),
+        (["--config.eval.begin_ckpt=3", "--config.eval.end_ckpt=2"], "lies after"),
+        (["--config.model.nf=16"], "contradicts"),
+        (["--config.training.objective=score_matching"], "contradicts"),
+        (["--config.eval.bpd_eps=2.0"], "config.eval.bpd_eps=2: the flow begins there"),
+        (["--config.eval.enable_loss=False", "--config.eval.enable_bpd=False"], "set one of them"),
+        (["--config.eval.bpd_images=-1"], "may not be negative"),
+        (["--config.eval.begin_ckpt=-1"], "may not be negative"),
+    ],
+)
+def test_a_mistake_is_one_sentence(trained, tmp_path, capsys, more, sentence):
+    assert cli.main(words(trained, "--mode=eval", f"--eval_folder={tmp_path}", *more)) == 1
+    errors = capsys.readouterr().err
+    assert sentence in errors
+    assert errors.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_without_checkpoints_is_refused_and_left_alone(tmp_path, capsys):
+    for workdir in (tmp_path / "none", tmp_path / "empty"):
+        (tmp_path / "empty" / "checkpoints").mkdir(parents=True, exist_ok=True)
+        assert cli.main(words(workdir, "--mode=eval")) == 1
+        assert "holds no checkpoint: train first" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty", "checkpoints"]
+
+
+def test_mistakes_are_told_before_a_checkpoint_is_waited_for(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(in_turn, "time", None)
+    for mistake, sentence in (
+        ("bpd_dataset=tests", "did you mean 'test'?"),
+        ("inception_path=nowhere.pth", "no Inception weights at nowhere.pth"),
+        ("reference=nowhere.npz", "no reference statistics at nowhere.npz"),
+    ):
+        wrong = ("--wait=600", f"--config.eval.{mistake}", "--config.eval.enable_sampling=True")
+        assert cli.main(words(tmp_path / "run", "--mode=eval", *wrong)) == 1
+        assert sentence in capsys.readouterr().err
+
+
+def folder_of(path, source, numbers):
+    path.mkdir()
+    for k, image in zip(numbers, source.images(torch.tensor(numbers)), strict=True):
+        Image.fromarray((image[0] * 15).numpy()).save(path / f"{k:04d}.png")
+    return path
+
+
+def test_images_are_those_that_the_checkpoint_was_trained_with(tmp_path, capsys):
+    # A share of a folder is held out by the names of its files; the command need not repeat it.
+    here = folder_of(tmp_path / "here", digits("train"), range(40))
+    folder = ("--config.data.dataset=folder", "--config.data.random_flip=False")
+    given = (*folder, f"--config.data.root={here}", "--config.data.test_fraction=0.3")
+    workdir = tmp_path / "run"
+    assert cli.main(words(workdir, "--mode=train", *given)) == 0
+    config = cli.parse(words(workdir, *given, "--mode=eval")).config
+    trained_on = len(open_split(config, "train"))
+    report = evaluate(workdir, tmp_path / "eval")
+    assert report["held_out_loss"]["n"] == 40 - trained_on
+    assert report["trained_on_these_images"] is True
+    other = ("--config.data.test_fraction=0.5", f"--eval_folder={tmp_path / 'other'}")
+    assert cli.main(words(workdir, "--mode=eval", *folder, *other)) == 1
+    assert "test_fraction=0.5 contradicts" in capsys.readouterr().err
+    # A folder may have moved, which is said on the command line; but it should be the same one.
+    moved = here.rename(tmp_path / "moved")
+    root = f"--config.data.root={moved}"
+    assert evaluate(workdir, tmp_path / "eval", root)["trained_on_these_images"] is True
+    folder_of(tmp_path / "new", digits("train"), range(50))
+    root = f"--config.data.root={tmp_path / 'new'}"
+    assert evaluate(workdir, tmp_path / "eval", root)["trained_on_these_images"] is False
+    assert "not those that the checkpoint was trained on" in capsys.readouterr().out
+
+
+def test_discrete_chains_say_why_they_have_no_bits_per_dim(tmp_path):
+    workdir, folder = tmp_path / "run", tmp_path / "eval"
+    chain = ("--config.training.continuous=False", "--config.training.time_sampling=uniform")
+    chain += ("--config.model.num_scales=20", "--config.model.beta_max=10.0")
+    chain += ("--config.sampling.num_steps=5",)
+    assert cli.main(words(workdir, "--mode=train", *chain)) == 0
+    # The checkpoint says all but the steps to sample with.
+    report = evaluate(workdir, folder, *chain[-1:], "--config.eval.bpd_images=4")
+    assert "discrete chain" in report["left_out"]["bits_per_dim"]
+    assert report["bound"]["model"] == "DDPM's chain"
+    assert report["bound"]["n"] == 4
+    assert report["held_out_loss"]["n"] == 300
+
+
+# ---- Samples ----
+
+
+SAMPLES = (
+    "--config.eval.enable_sampling=True",
+    "--config.eval.enable_bpd=False",
+    "--config.eval.enable_loss=False",
+    "--config.eval.num_samples=40",
+    "--config.sampling.num_steps=3",
+    "--config.sampling.batch_size=5",
+)
+
+
+def stats(folder):
+    return f"--config.eval.stats_folder={folder}"
+
+
+@pytest.fixture
+def sampled(trained, tmp_path):
+    def run(*more, code=0, folder="eval"):
+        given = (*SAMPLES, stats(tmp_path / "stats"), f"--eval_folder={tmp_path / folder}", *more)
+        assert cli.main(words(trained, "--mode=eval", *given)) == code
+        return read(tmp_path / folder) if code == 0 else None
+
+    return run
+
+
+def test_samples_are_measured_by_the_network_for_digits(sampled, tmp_path):
+    report = sampled()
+    assert report["fd"]["name"] == "FD-digits"
+    assert report["fd"]["n"] == 40
+    assert report["fd"]["against"] == 300
+    assert report["fd"]["nfe"] == 3
+    assert report["fd"]["split"] == "test"
+    assert report["fd"]["value"] > 10  # untrained
+    assert report["fd"]["se"] > 0
+    assert {"kd", "precision", "recall", "score"} <= report.keys()
+    near = report["nearest_train"]
+    assert near["value"] > near["of_test"]["value"] > 0  # noise is far from any digit
+    assert "fid" not in report
+    assert (tmp_path / "eval" / "step_00000004.png").is_file()
+    # The images are those of `--mode sample`, and their distance is that of the files.
+    shards = [np.load(path) for path in sorted(tmp_path.rglob("samples_*/*.npz"))]
+    assert [len(shard["index"]) for shard in shards] == [5] * 8
+    images = torch.from_numpy(np.concatenate([shard["images"] for shard in shards]))
+    network = evaluation.digits_classifier()
+    (reference,) = (tmp_path / "stats").glob("*test*.npz")
+    held = evaluation.Reference.load(reference)
+    moments = evaluation.collect(network, [images]).moments
+    distance = evaluation.frechet_distance(held.mu, held.sigma, moments.mu, moments.sigma)
+    assert report["fd"]["value"] == pytest.approx(distance, rel=1e-6)  # float32 features
+
+
+def test_test_images_are_near_themselves(sampled, monkeypatch):
+    source = digits("test")
+
+    def real(config, network, sde, index, device):
+        x = source.images(index).float() / 8 - 1
+        yield Samples(index, x, torch.zeros_like(index))
+
+    monkeypatch.setattr(quality, "draw", real)
+    report = sampled("--config.eval.num_samples=300")
+    assert abs(report["fd"]["value"]) < 1e-6
+    assert report["precision"]["value"] == report["recall"]["value"] == 1
+    near = report["nearest_train"]
+    assert near["value"] == pytest.approx(near["of_test"]["value"])
+
+
+def test_a_memory_of_the_training_set_is_seen(sampled, monkeypatch):
+    source = digits("train")
+
+    def copies(config, network, sde, index, device):
+        x = source.images(index).float() / 8 - 1
+        yield Samples(index, x, torch.zeros_like(index))
+
+    monkeypatch.setattr(quality, "draw", copies)
+    near = sampled()["nearest_train"]
+    assert near["value"] < 1e-3 * near["of_test"]["value"]
+
+
+def test_samples_go_on_where_a_kill_left_them(sampled, tmp_path):
+    first = sampled()
+    shard = min(tmp_path.rglob("samples_*/*.npz"))
+    shard.unlink()
+    again = sampled()
+    for name in ("fd", "kd", "precision", "recall", "score"):
+        assert without_sec(again[name]) == without_sec(first[name])
+    other = sampled("--config.sampling.num_steps=4")
+    assert other["fd"]["value"] != first["fd"]["value"]
+
+
+def test_a_wrong_reference_is_refused_before_data_are_read(sampled, tmp_path, capsys, monkeypatch):
+    sampled("--config.eval.reference_split=train")
+    (train,) = (tmp_path / "stats").glob("*train*.npz")
+    sampled(f"--config.eval.reference={train}", code=1, folder="wrong")
+    error = capsys.readouterr().err
+    assert "the split of the reference is train and of the samples test" in error
+
+    def unread(*_):
+        raise AssertionError("data were read before what is wrong was told")
+
+    for module in ("evaluate", "references"):
+        monkeypatch.setattr(f"score_sde.commands.{module}.open_split", unread)
+    sampled(f"--config.eval.reference={train}", code=1, folder="wrong")
+    assert "the split of the reference is train" in capsys.readouterr().err
+    sampled("--config.eval.features=classifier", "--config.eval.reference=x.npz", code=1)
+    assert "no reference statistics at x.npz" in capsys.readouterr().err
+    sampled("--config.eval.reference=nowhere.npz", code=1, folder="wrong")
+    assert "no reference statistics at nowhere.npz" in capsys.readouterr().err
+    sampled("--config.eval.features=inception", code=1, folder="wrong")
+    error = capsys.readouterr().err
+    assert "weights-inception-2015-12-05-6726825d.pth" in error
+    assert error.count("\n") == 1
+    assert not list((tmp_path / "wrong").rglob("*.npz"))
+
+
+def test_a_reference_that_fits_is_taken(sampled, tmp_path):
+    own = sampled()
+    (test,) = (tmp_path / "stats").glob("*test*.npz")
+    given = sampled(f"--config.eval.reference={test}", folder="given")
+    for name in ("fd", "kd", "precision", "recall", "nearest_train"):
+        assert without_sec(given[name]) == without_sec(own[name])
+
+
+def test_stats_train_a_network_where_there_is_none(tmp_path, capsys):
+    given = ("--mode=stats", stats(tmp_path), "--config.device=cpu")
+    recipe = ["main.py", "--config=configs/ve/colour_digits.py"]
+    assert cli.main([*recipe, *given]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("classifier-colour_digits: trained on 1,497 images")
+    share = float(said[0].split("it names ")[1].split("%")[0])
+    assert share > 95
+    assert [line.split(":")[0] for line in said[1:]] == ["train", "test"]
+    files = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert len(files) == 3
+    assert cli.main([*recipe, *given]) == 0  # what is there is used
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
+
+
+def test_without_a_feature_network_the_rest_is_computed(trained, tmp_path):
+    workdir, recipe = tmp_path / "run", "configs/ve/colour_digits.py"
+    more = (*SAMPLES, stats(tmp_path / "none"), "--config.eval.enable_loss=True")
+    assert cli.main(words(workdir, "--mode=train", recipe=recipe)) == 0
+    assert cli.main(words(workdir, "--mode=eval", *more, recipe=recipe)) == 0
+    report = json.loads((workdir / "eval" / "step_00000004.json").read_text())
+    assert "train one with --mode stats" in report["left_out"]["samples"]
+    assert report["held_out_loss"]["n"] == 300
+
+
+@pytest.mark.parametrize(
+    ("count", "missing"), [(1, "samples"), (3, "precision"), (4, "score"), (10, "")]
+)
+def test_few_samples_leave_out_what_they_cannot_tell(sampled, count, missing):
+    report = sampled(f"--config.eval.num_samples={count}")
+    assert any(missing in name for name in report["left_out"]) == bool(missing)
+    assert ("fd" in report, "score" in report) == (count > 1, count >= 10)
+    assert ("kd" in report, "precision" in report) == (count > 3, count > 3)
+
+
+def test_samples_that_are_no_numbers_are_not_counted(sampled, monkeypatch):
+    source = digits("test")
+
+    def half(config, network, sde, index, device):
+        x = source.images(index).float() / 8 - 1
+        x[index % 2 == 1, :, 3] = math.nan
+        yield Samples(index, x, torch.zeros_like(index))
+
+    monkeypatch.setattr(quality, "draw", half)
+    report = sampled("--config.eval.num_samples=300")
+    assert (report["fd"]["n"], report["fd"]["given_up"]) == (150, 150)
+    assert report["precision"]["value"] == 1
+    assert report["nearest_train"]["n"] == 150
+
+    def none(config, network, sde, index, device):
+        yield Samples(index, torch.full((len(index), 1, 8, 8), math.nan), torch.zeros_like(index))
+
+    monkeypatch.setattr(quality, "draw", none)
+    report = sampled("--config.eval.num_samples=20", "--config.seed=1")
+    assert report["left_out"]["samples"] == "only 0 of 20 are finite images: check the weights"
+
+
+def test_a_network_that_gives_no_numbers_leaves_the_rest_of_a_report(
+    trained, tmp_path, monkeypatch, capsys
+):
+    class Broken(nn.Module):
+        def forward(self, x, c):
+            return x * math.nan
+
+    monkeypatch.setattr(evaluation_run, "network_of", lambda *_, **__: Broken())
+    report = evaluate(trained, tmp_path)
+    assert report["held_out_loss"]["value"] is None
+    assert "no image" in report["left_out"]["bits_per_dim"]
+    assert "not finite" in capsys.readouterr().out
+
+
+def test_a_published_file_is_evaluated_and_its_recipe_counts(trained, tmp_path):
+    published, folder = tmp_path / "checkpoint_4.pth", tmp_path / "eval"
+    ours = checkpoints.path_of(trained / "checkpoints", 4)
+    convert = ["main.py", "--mode=convert", f"--checkpoint={ours}", f"--output={published}"]
+    assert cli.main(convert) == 0
+    own = evaluate(trained, folder)
+    given = evaluate(trained, folder, f"--checkpoint={published}")
+    for name in FIGURES:
+        assert given[name]["value"] == pytest.approx(own[name]["value"], rel=1e-6)
+    # The file says nothing of the SDE: with another one no result of the first may be taken.
+    other = evaluate(trained, folder, f"--checkpoint={published}", "--config.model.beta_max=10.0")
+    for name in FIGURES:
+        assert other[name]["value"] != given[name]["value"]
+
+
+def test_the_whole_way_with_weights_of_inception(random_inception, sampled, monkeypatch):
+    digest = hashlib.sha256(random_inception.read_bytes()).hexdigest()
+    monkeypatch.setattr(
+        "score_sde.evaluation.features._INCEPTION_DIGEST", digest[:8]
+    )  # as if genuine
+
+    def few(config, split):
+        source, index = digits(split), torch.arange(9)
+        info = replace(source.info, num_images=9)
+        return MemorySource(info, source.images(index), source.labels(index))
+
+    for module in ("evaluate", "references"):
+        monkeypatch.setattr(f"score_sde.commands.{module}.open_split", few)
+    given = f"--config.eval.inception_path={random_inception}"
+    report = sampled(given, "--config.eval.num_samples=20")
+    names = {"fid": "FID", "kid": "KID", "is": "IS", "nearest_train": "nearest-inception"}
+    for name, said in names.items():
+        assert report[name]["name"].startswith(said)
+        assert math.isfinite(report[name]["value"])  # random weights hardly tell images apart
+        assert report[name]["se"] >= 0
+    assert report["fid"]["network_fingerprint"] == digest[:16]
+    assert (report["fid"]["against"], report["fid"]["resamples"]) == (9, 5)
+    assert {"precision", "recall"} <= report.keys()
+    assert not {"fd", "kd", "score"} & report.keys()
+
+
+# ---- Shards ----
+
+
+def squares(index):
+    return {"square": index**2}
+
+
+def shards(tmp_path, rank=0, size=1, **facts):
+    log = Logbook(tmp_path / "log", tensorboard=False, quiet=True)
+    return Shards(tmp_path / "shards", facts, World(rank, size), log)
+
+
+def test_shards_hold_every_sample_once_and_in_order(tmp_path):
+    found = shards(tmp_path).results("square", torch.arange(10), 4, squares)
+    assert found["square"].tolist() == [k**2 for k in range(10)]
+    assert len(list(tmp_path.rglob("*.npz"))) == 3
+
+
+def test_only_what_is_missing_is_computed(tmp_path):
+    seen = []
+
+    def failing(index):
+        if index[0] == 4:
+            raise KeyboardInterrupt
+        seen.extend(index.tolist())
+        return squares(index)
+
+    with pytest.raises(KeyboardInterrupt):
+        shards(tmp_path).results("square", torch.arange(10), 4, failing)
+    assert seen == [0, 1, 2, 3]
+    again = []
+    found = shards(tmp_path).results(
+        "square", torch.arange(10), 4, lambda index: again.extend(index.tolist()) or squares(index)
+    )
+    assert again == [4, 5, 6, 7, 8, 9]
+    assert found["square"].tolist() == [k**2 for k in range(10)]
+
+
+def test_nothing_stale_is_mixed_in(tmp_path):
+    four = torch.arange(4)
+    shards(tmp_path, weights="a").results("x", four, 2, squares)
+    other = shards(tmp_path, weights="b").results("x", four, 2, lambda index: {"square": -index})
+    assert other["square"].tolist() == [0, -1, -2, -3]
+    option = shards(tmp_path, weights="a").results("x", four, 2, lambda i: {"square": i}, eps=1)
+    assert option["square"].tolist() == [0, 1, 2, 3]
+    size = shards(tmp_path, weights="a").results("x", four, 4, lambda i: {"square": i + 1})
+    assert size["square"].tolist() == [1, 2, 3, 4]
+    mates = shards(tmp_path, weights="a").results(
+        "x", four.flip(0), 2, lambda i: {"square": 2 * i}
+    )
+    assert mates["square"].tolist() == [6, 4, 2, 0]
+
+
+def test_more_samples_take_what_fewer_left_and_take_nothing_away(tmp_path):
+    few = shards(tmp_path).results("square", torch.arange(10), 4, squares)
+    seen = []
+    more = shards(tmp_path).results(
+        "square", torch.arange(12), 4, lambda index: seen.extend(index.tolist()) or squares(index)
+    )
+    assert seen == [8, 9, 10, 11]
+    assert len(more["square"]) == 12
+    again = shards(tmp_path).results("square", torch.arange(10), 4, None)
+    assert np.array_equal(again["square"], few["square"])
+    assert again.sec == few.sec
+
+
+def test_shards_may_have_fewer_rows_of_what_is_only_shown(tmp_path):
+    def shown(index):
+        return {"square": index**2, "image": index[index < 5, None].expand(-1, 3)}
+
+    found = shards(tmp_path).results("shown", torch.arange(10), 4, shown)
+    assert found["image"][:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert len(found["square"]) == 10
+
+
+def test_a_damaged_shard_is_computed_again(tmp_path):
+    def compute(index):
+        return {"square": index**2, "half": index / 2}
+
+    def found():
+        return shards(tmp_path).results("x", torch.arange(4), 4, compute)
+
+    first = found()
+    (path,) = tmp_path.rglob("*.npz")
+    whole = path.read_bytes()
+    flipped = [
+        whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :]
+        for at in range(0, len(whole), 3)
+        for bit in (1, 64)
+    ]
+    for content in (b"", b"PK", bytes(4096), whole[:-1], whole[: len(whole) // 2], *flipped):
+        path.write_bytes(content)
+        again = found()
+        for name in ("square", "half"):
+            assert np.array_equal(again[name], first[name])
+
+
+def test_processes_compute_their_own_share(tmp_path):
+    seen = {0: [], 1: []}
+
+    def noted(rank):
+        return lambda index: seen[rank].extend(index.tolist()) or squares(index)
+
+    with pytest.raises(
+        OSError, match="lacks shards"
+    ):  # without a barrier the first comes too soon
+        shards(tmp_path, rank=1, size=2).results("square", torch.arange(10), 2, noted(1))
+    found = shards(tmp_path, rank=0, size=2).results("square", torch.arange(10), 2, noted(0))
+    assert seen == {0: [0, 1, 4, 5, 8, 9], 1: [2, 3, 6, 7]}
+    assert np.array_equal(found["square"], np.arange(10) ** 2)
