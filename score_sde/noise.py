@@ -240,5 +240,6 @@ def permutation(n: int, seed: int, epoch: int) -> Tensor:
         int64 (n,) on the CPU, each of 0 … n − 1 once.
     """
     high, low, _, _ = _blocks(seed, torch.arange(n), epoch, 1, Stream.ORDER)
-    # The shift wraps into the sign: the keys sort otherwise, but are as uniform.
+    # int64 keys are compared with their sign, so those with the highest bit set come first. That
+    # is another order than by unsigned keys, and just as uniform among all orders.
     return ((high << 32) | low).flatten().argsort(stable=True)

@@ -64,8 +64,8 @@ def open_folder(request: Request, root: Path | None = None, *, labelled: bool = 
         held_out = _held_out([file.path for file in files], request.test_fraction)
         chosen = [
             file
-            for file, held in zip(files, held_out, strict=True)
-            if held == (request.split == "test")
+            for file, is_test in zip(files, held_out, strict=True)
+            if is_test == (request.split == "test")
         ]
     else:
         by_split = {split: scan(folder) for split, folder in folders.items()}
