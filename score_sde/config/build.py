@@ -112,7 +112,8 @@ def _from_fields(
     except KeyError as error:
         if error.args and error.args[0] not in fields:
             raise ValueError(
-                f"config.model.{error.args[0]} is missing, which {name!r} takes: set it in the recipe"
+                f"config.model.{error.args[0]} is missing, which {name!r} takes: set it in the "
+                "recipe"
             ) from error
         raise
 
