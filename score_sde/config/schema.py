@@ -75,7 +75,8 @@ class Field:
             return "it must be a whole number"
         if kind is tuple and not isinstance(value, list | tuple):
             return "it must be a tuple, as (1, 2)"
-        return self.holds.fault(value) if self.holds else None
+        holds: Any = self.holds
+        return holds.fault(value) if holds else None
 
 
 _free = partial(Field, resume="free")

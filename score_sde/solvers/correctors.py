@@ -119,7 +119,7 @@ class NoneCorrector(Step):
         return x, x
 
 
-CORRECTORS: dict[str, type[Step]] = {
+CORRECTORS: dict[str, type[Corrector] | type[NoneCorrector]] = {
     LangevinCorrector.name: LangevinCorrector,
     AnnealedLangevinDynamics.name: AnnealedLangevinDynamics,
     NoneCorrector.name: NoneCorrector,

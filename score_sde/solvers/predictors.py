@@ -117,7 +117,7 @@ class NonePredictor(Predictor):
         return x, x
 
 
-PREDICTORS: dict[str, type[Step]] = {
+PREDICTORS: dict[str, type[Predictor]] = {
     EulerMaruyamaPredictor.name: EulerMaruyamaPredictor,
     ReverseDiffusionPredictor.name: ReverseDiffusionPredictor,
     AncestralSamplingPredictor.name: AncestralSamplingPredictor,
