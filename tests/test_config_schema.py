@@ -93,7 +93,7 @@ def test_help_needs_neither_a_recipe_nor_torch():
     ("word", "remedy"),
     [
         ("sampling.eps=-1.0", "may not be negative"),
-        ("sampling.eps=1.5", "vpsde ends at 1"),
+        ("sampling.eps=1.5", "sampling begins at 1 and ends there"),
         ("sampling.grid=log", "auto, uniform, log_snr, edm"),
         ("model.fourier_scale=inf", "a finite number"),
     ],

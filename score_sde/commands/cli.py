@@ -362,7 +362,7 @@ def run(command: Command) -> None:
         ValueError: several processes, where the mode is made for one.
     """
     mode, processes = MODES[command.mode], os.environ.get("WORLD_SIZE", "1")
-    if command.options["print_config"]:
+    if command.options["print_config"] and command.config is not None:
         sys.stdout.write(f"{command.config}\n")
         return
     if processes != "1" and not mode.several_processes:

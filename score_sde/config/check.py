@@ -100,13 +100,16 @@ def _check_times(config: Config, sde: SDE) -> None:
             f"config.training.time_sampling={training.time_sampling!r}: a discrete chain draws "
             "its steps uniformly, so set 'uniform' (or training.continuous=True)"
         )
-    starts = {"eval.bpd_eps": config.eval.bpd_eps, "sampling.eps": config.sampling.eps}
-    for name, eps in starts.items():
-        if not eps < sde.T:
-            raise ValueError(
-                f"config.{name}={eps:g}: {sde.name} ends at {sde.T:g}, so give a small time, "
-                "such as 1e-5"
-            )
+    if not config.eval.bpd_eps < sde.T:
+        raise ValueError(
+            f"config.eval.bpd_eps={config.eval.bpd_eps:g}: the flow begins there and ends at "
+            f"{sde.T:g}, so give a small time, such as 1e-5"
+        )
+    if not config.sampling.eps < sde.T:
+        raise ValueError(
+            f"config.sampling.eps={config.sampling.eps:g}: sampling begins at {sde.T:g} and ends "
+            "there, so give a small time, such as 1e-3, or 0 for the SDE's own"
+        )
 
 
 def _check_conditioning(config: Config, sde: SDE, network: nn.Module) -> None:

@@ -121,16 +121,16 @@ NCSNPP: Part = {
     "model.nonlinearity": "swish",
     "model.resamp_with_conv": True,
     "model.conditional": True,
-    "model.num_classes": 0,  # 0: without class labels
+    "model.num_classes": 0,
     "model.fir": True,
     "model.fir_kernel": (1, 3, 3, 1),
     "model.skip_rescale": True,
-    "model.resblock_type": "biggan",  # biggan, ddpm
-    "model.progressive": "none",  # none, output_skip, residual
-    "model.progressive_input": "residual",  # none, input_skip, residual
-    "model.progressive_combine": "sum",  # sum, cat
+    "model.resblock_type": "biggan",
+    "model.progressive": "none",
+    "model.progressive_input": "residual",
+    "model.progressive_combine": "sum",
     "model.init_scale": 0.0,
-    "model.embedding_type": "fourier",  # fourier, positional
+    "model.embedding_type": "fourier",
     "model.fourier_scale": 16.0,
     "model.scale_by_sigma": True,
 }
@@ -160,7 +160,7 @@ DDPM: Part = {
     "model.ch_mult": (1, 2, 2, 2),
     "model.num_res_blocks": 2,
     "model.attn_resolutions": (16,),
-    "model.attn_every_up": False,  # True: Ho et al.'s own network, as in google/ddpm-*
+    "model.attn_every_up": False,
     "model.dropout": 0.1,
     "model.ema_rate": 0.9999,
     "model.nonlinearity": "swish",
