@@ -24,9 +24,8 @@ from typing import Any
 
 import ml_collections
 from absl import flags
-from ml_collections import config_flags
 
-from score_sde.commands import recipes
+from score_sde.commands import options, recipes
 from score_sde.config import listing, parts
 
 
@@ -39,7 +38,7 @@ class Command:
         overrides: dotted names and values of the fields given on the command line.
         workdir: where the run keeps everything.
         mode: a name of `MODES`.
-        options: every option of `_define_flags` by name, None or False where it was not given;
+        options: every option of `options.define` by name, None or False where it was not given;
             those that name a file or a folder as `Path`.
     """
 
@@ -117,87 +116,8 @@ MODES: dict[str, Mode] = {
 """Name (`--mode`) → what it is. Recipes are run before names are looked up, and may add rows."""
 
 
-class _Text(flags.ArgumentParser):
-    """Words that are not empty: an option left empty is not taken for its default."""
-
-    syntactic_help = "text"
-
-    def parse(self, argument: str) -> Any:
-        """The words themselves."""
-        if not argument:
-            raise ValueError("it is empty; give it a value, or leave it out")
-        return argument
-
-
-class _Path(_Text):
-    syntactic_help = "a path"
-
-    def parse(self, argument: str | Path) -> Path:
-        """The path that the words name."""
-        return Path(super().parse(str(argument)))
-
-
 def _define_flags(argv: Sequence[str] = ()) -> flags.FlagValues:
-    """Every option, defined once; which mode heeds which is said in `MODES`."""
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "config", None, "The recipe.", flag_values=values, sys_argv=list(argv)
-    )
-    here: Any = {"flag_values": values, "module_name": "options"}
-
-    def path(name: str, text: str) -> None:
-        flags.DEFINE(_Path(), name, None, text, **here)
-
-    modes = "; ".join(f"{name}: {mode.help}" for name, mode in MODES.items())
-    flags.DEFINE_enum("mode", None, list(MODES), f"What to do. {modes}.", **here)
-    path("workdir", "Default: runs/ and the recipe's path.")
-    path("checkpoint", "A file, or a folder of diffusers. Default: the newest of the workdir.")
-    path("eval_folder", "Default: eval/ in the work directory.")
-    path("init_from", "Train from this checkpoint's weights.")
-    path("input", "An image, a folder of them or an array file. Default: test images.")
-    path(
-        "output",
-        "A folder for PNG files, or NAME.npz; for convert, NAME.pt or NAME.pth for a file, any "
-        "other name for a folder of diffusers.",
-    )
-    flags.DEFINE(
-        _Text(),
-        "mask",
-        None,
-        "What to inpaint: middle (default), left, right, top, bottom, scattered, or a picture, "
-        "white where images are known.",
-        **here,
-    )
-    flags.DEFINE_integer(
-        "num_samples",
-        None,
-        "How many images to draw (default 64), or to inpaint or colorize (8).",
-        lower_bound=1,
-        **here,
-    )
-    flags.DEFINE_integer(
-        "completions", None, "How many of each image (default 4).", lower_bound=1, **here
-    )
-    flags.DEFINE_float(
-        "wait",
-        0.0,
-        "Evaluate checkpoints as they come, waiting at most so many minutes for each.",
-        **here,
-    )
-    for name, text in (
-        ("raw", "Use the raw weights, not their moving average."),
-        ("smoke", "Try the recipe at reduced width, in a minute."),
-        ("print_config", "Print the resolved config and stop."),
-        ("help_config", "Show every field of a config and stop."),
-        ("debug", "Show the stack trace of an error."),
-        ("help", "Show this text."),
-    ):
-        flags.DEFINE_boolean(name, False, text, **here)
-    return values
-
-
-EVERY_MODE = ("mode", "workdir", "print_config", "help_config", "debug", "help")
-"""Options that belong to no mode."""
+    return options.define({name: mode.help for name, mode in MODES.items()}, argv)
 
 
 def _flat(config: ml_collections.ConfigDict, prefix: str = "config.") -> dict[str, object]:
@@ -323,21 +243,21 @@ def parse(argv: Sequence[str]) -> Command:
         raise ValueError(f"--mode is missing: give one of {', '.join(MODES)}")
     mode = values.mode or "train"
     defined = values.flags_by_module_dict()["options"]
-    of_modes = {flag.name: flag for flag in defined if flag.name not in EVERY_MODE}
-    options = {name: flag.value for name, flag in of_modes.items()}
+    of_modes = {flag.name: flag for flag in defined if flag.name not in options.EVERY_MODE}
+    chosen = {name: flag.value for name, flag in of_modes.items()}
     given = [name for name, flag in of_modes.items() if flag.value != flag.default]
-    _check_options(mode, given, options)
+    _check_options(mode, given, chosen)
     default = recipes.default_workdir(recipe) if recipe else Path("runs")
     return Command(
         config=config.lock() if recipe else None,
         overrides=dict(values["config"].override_values) if recipe else {},  # type: ignore[attr-defined]
         workdir=values.workdir or default,
         mode=mode,
-        options=options | {"print_config": values.print_config},
+        options=chosen | {"print_config": values.print_config},
     )
 
 
-def _check_options(mode: str, given: Sequence[str], options: Mapping[str, Any]) -> None:
+def _check_options(mode: str, given: Sequence[str], chosen: Mapping[str, Any]) -> None:
     """Refuses options that a mode does not heed, or that contradict each other."""
     for name in given:
         if name not in MODES[mode].options:
@@ -347,9 +267,9 @@ def _check_options(mode: str, given: Sequence[str], options: Mapping[str, Any]) 
                 f"{' or '.join(modes)}"
             )
     # A bound of absl's would let nan pass.
-    if not 0 <= options["wait"] < math.inf:
-        raise ValueError(f"--wait {options['wait']:g}: give a number of minutes from 0 up")
-    if options["wait"] and options["checkpoint"]:
+    if not 0 <= chosen["wait"] < math.inf:
+        raise ValueError(f"--wait {chosen['wait']:g}: give a number of minutes from 0 up")
+    if chosen["wait"] and chosen["checkpoint"]:
         raise ValueError(
             "--wait waits for checkpoints of the work directory: leave --checkpoint out"
         )
