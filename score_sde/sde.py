@@ -20,8 +20,8 @@ Equations" (ICLR), cited below as (Song, eq. n).
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -423,3 +423,29 @@ class subVPSDE(_BetaSDE):
 def _with_derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
     value, rate, *_ = torch.func.jvp(function, (t,), (torch.ones_like(t),))
     return value, rate
+
+
+def _ve(model: Mapping[str, Any]) -> SDE:
+    return VESDE(model["sigma_min"], model["sigma_max"], model["num_scales"])
+
+
+def _from_betas(kind: type[_BetaSDE]) -> Callable[[Mapping[str, Any]], SDE]:
+    def build(model: Mapping[str, Any]) -> SDE:
+        beta_max, num_scales = model["beta_max"], model["num_scales"]
+        if beta_max > num_scales:
+            raise ValueError(
+                f"model.num_scales={num_scales}: the chain of {kind.name} needs at least "
+                f"beta_max={beta_max:g} scales, since beta_max/num_scales is a variance of at "
+                "most 1; for fewer sampling steps set sampling.num_steps"
+            )
+        return kind(model["beta_min"], beta_max, num_scales)
+
+    return build
+
+
+SDES: dict[str, Callable[[Mapping[str, Any]], SDE]] = {
+    VESDE.name: _ve,
+    VPSDE.name: _from_betas(VPSDE),
+    subVPSDE.name: _from_betas(subVPSDE),
+}
+"""Name in configs (`training.sde`) → the SDE of the fields of the group `model`."""

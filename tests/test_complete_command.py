@@ -113,7 +113,7 @@ def test_own_pictures_and_an_own_mask(place, tmp_path):
     [
         (["--mode=inpaint", "--mask=centre"], "--mask centre: give middle, left"),
         (["--mode=inpaint", "--config.sampling.method=ode"], "--mode inpaint takes hold at the"),
-        (["--mode=inpaint", "--completions=0"], "--completions 0: give at least 1"),
+        (["--mode=inpaint", "--completions=0"], "--completions=0: 0 is not a positive integer"),
         (["--mode=inpaint", "--input=nowhere"], "no image and no folder of images at nowhere"),
         (["--mode=inpaint", "--workdir=/nowhere/at/all"], "holds no checkpoint: train first"),
         (["--mode=colorize", "--config.data.num_channels=1"], "contradicts"),

@@ -1,5 +1,7 @@
-"""What the README shows, run as it stands there."""
+"""What the README shows, run as it stands there: pieces that are added, from the command line."""
 
+import importlib
+import json
 import re
 from pathlib import Path
 
@@ -9,22 +11,91 @@ from conftest import ROOT
 from problems import Gaussian
 
 from configs.vp import digits
+from score_sde.commands import cli
 from score_sde.commands.train import train
 from score_sde.samplers import GridSampler
 from score_sde.sde import SDE, VPSDE
-from score_sde.solvers.grids import time_grid
 
 README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+TABLES = {
+    "SDES": "score_sde.sde",
+    "NETWORKS": "score_sde.networks.table",
+    "OBJECTIVES": "score_sde.objectives",
+    "PREDICTORS": "score_sde.solvers.predictors",
+    "CORRECTORS": "score_sde.solvers.correctors",
+    "FEW_STEP": "score_sde.solvers.few_step",
+    "DATASETS": "score_sde.data",
+    "MODES": "score_sde.commands.cli",
+}
+TINY = {
+    "device": "cpu",
+    "model.nf": 8,
+    "model.ch_mult": (1, 2),
+    "training.n_iters": 2,
+    "training.batch_size": 4,
+    "training.snapshot_sampling": False,
+    "sampling.num_steps": 3,
+    "optim.warmup": 0,
+}
+
+
+@pytest.fixture(autouse=True)
+def tables_as_they_were():
+    """A recipe adds its rows to the tables of this process: take them out again."""
+    tables = [getattr(importlib.import_module(place), name) for name, place in TABLES.items()]
+    before = [dict(table) for table in tables]
+    yield
+    for table, rows in zip(tables, before, strict=True):
+        table.clear()
+        table.update(rows)
+
+
+def code_of(name: str) -> str:
+    """The one Python block that defines `name`, which is to be short."""
+    (code,) = [block for block in BLOCKS if re.search(rf"^(class|def) {name}\b", block, re.M)]
+    assert len([line for line in code.splitlines() if line.strip()]) < 20
+    return code
 
 
 def example(name: str) -> dict:
-    """Runs the Python block that defines `name` and gives back what it defines."""
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    (code,) = [block for block in blocks if re.search(rf"^(class|def) {name}\b", block, re.M)]
-    assert len(code.splitlines()) < 20
+    """What the block that defines `name` defines."""
     defined: dict = {}
-    exec(code, defined)
+    exec(code_of(name), defined)
     return defined
+
+
+def recipe(folder: Path, code: str, *parts: str, **fields: object) -> Path:
+    """A recipe file with an example's code and row."""
+    path = folder / "mine.py"
+    laid = ", ".join([f"parts.{part}" for part in parts] + [repr(TINY | fields)])
+    path.write_text(
+        f"{code}\n\nfrom score_sde.config import parts\n\n\ndef get_config():\n"
+        f"    return parts.recipe({laid})\n"
+    )
+    return path
+
+
+VP_DIGITS = ("DDPMPP", "DIGITS", "VP", "SMALL")
+
+
+def trains(path: Path, workdir: Path) -> Path:
+    assert cli.main(["main.py", f"--config={path}", f"--workdir={workdir}", "--mode=train"]) == 0
+    return workdir
+
+
+def samples(path: Path, workdir: Path) -> None:
+    drawn = path.parent / "images"
+    words = [f"--config={path}", f"--workdir={workdir}", f"--output={drawn}", "--num_samples=2"]
+    assert cli.main(["main.py", *words, "--mode=sample"]) == 0
+    assert len(list(drawn.iterdir())) == 2
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """The work directory of a run without additions."""
+    folder = tmp_path_factory.mktemp("plain")
+    return trains(recipe(folder, "", *VP_DIGITS), folder / "run")
 
 
 def test_the_two_commands_come_first():
@@ -39,7 +110,67 @@ def test_pictures_and_files_that_it_names_exist():
         assert (ROOT / path).is_file(), path
 
 
-def test_an_added_sde_runs_through_sampler_and_exact_flow():
+def test_every_table_is_named_with_its_place():
+    for name, place in TABLES.items():
+        assert f"`{place}.{name}`" in README
+        assert isinstance(getattr(importlib.import_module(place), name), dict)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("CosineSDE", {"training.sde": "cosine"}),
+        ("Convolutions", {"model.name": "convolutions"}),
+        ("Huber", {"training.objective": "huber"}),
+        ("stripes", {"data.dataset": "stripes"}),
+    ],
+)
+def test_a_row_in_a_recipe_trains_and_samples(name, fields, tmp_path):
+    path = recipe(tmp_path, code_of(name), *VP_DIGITS, **fields)
+    samples(path, trains(path, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("StochasticHeun", {"sampling.predictor": "stochastic_heun"}),
+        ("Midpoint", {"sampling.method": "midpoint"}),
+        ("SharedSteps", {"sampling.corrector": "shared", "sampling.n_steps_each": 2}),
+    ],
+)
+def test_a_step_in_a_recipe_samples(name, fields, trained, tmp_path):
+    samples(recipe(tmp_path, code_of(name), *VP_DIGITS, **fields), trained)
+
+
+def test_a_step_of_no_arguments_serves_as_a_predictor_too(trained, tmp_path):
+    code = code_of("Midpoint") + (
+        "\nfrom score_sde.solvers.predictors import PREDICTORS\n"
+        'PREDICTORS["midpoint"] = Midpoint\n'
+    )
+    path = recipe(tmp_path, code, *VP_DIGITS, **{"sampling.predictor": "midpoint"})
+    samples(path, trained)
+
+
+def test_a_mode_in_a_recipe_runs(tmp_path, capsys):
+    path = recipe(tmp_path, code_of("count"), *VP_DIGITS)
+    assert cli.main(["main.py", f"--config={path}", "--mode=count"]) == 0
+    assert re.fullmatch(r"\d+ weights", capsys.readouterr().out.strip())
+    # It heeds no option that its row does not name, and other recipes do not have it.
+    assert cli.main(["main.py", f"--config={path}", "--mode=count", "--raw"]) == 1
+    assert "--raw has no use in --mode count" in capsys.readouterr().err
+
+
+def test_a_recipe_is_a_file(tmp_path, monkeypatch):
+    (code,) = [block for block in BLOCKS if "parts.recipe(" in block]
+    (tmp_path / "wide.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    words = [f"--config.{name}={value}" for name, value in TINY.items() if name != "model.nf"]
+    assert cli.main(["main.py", "--config=wide.py", "--mode=train", *words]) == 0
+    written = json.loads((tmp_path / "runs" / "wide" / "config.json").read_text())
+    assert written["config"]["model"]["nf"] == 64
+
+
+def test_the_added_sde_has_its_drift_and_diffusion_by_differentiation():
     sde: SDE = example("CosineSDE")["CosineSDE"](N=1000)
     t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     rate = 0.495 * torch.pi
@@ -48,7 +179,7 @@ def test_an_added_sde_runs_through_sampler_and_exact_flow():
     torch.testing.assert_close(sde.time_of_noise_level(sde.noise_level(t)), t)
 
 
-def test_an_added_solver_converges_at_its_order():
+def test_the_added_solver_converges_at_its_order():
     midpoint = example("Midpoint")["Midpoint"]
     sde = VPSDE()
     problem = Gaussian(sde, mean=0.3, variance=0.25)
@@ -63,23 +194,32 @@ def test_an_added_solver_converges_at_its_order():
 
     orders = torch.log2(torch.tensor(error(40) / error(80)))
     assert abs(orders.item() - midpoint.order) < 0.15
-    assert len(time_grid(sde, 50)) == 51
 
 
-def test_an_added_data_set_trains(tmp_path):
-    stripes = example("stripes")["stripes"]
-    config = digits.get_config()
-    config.model.nf = 8
-    config.training.update(n_iters=2, batch_size=4, snapshot_images=2, time_sampling="uniform")
-    train(config, tmp_path, sources=(stripes("train", 50), stripes("test", 5)), quiet=True)
-    assert (tmp_path / "checkpoints" / "step_00000002.pt").is_file()
-    assert (tmp_path / "samples" / "step_00000002.png").is_file()
+def test_the_added_predictor_has_its_weak_order():
+    # The score of N(0, s²) is linear, so that a step is x ← a x + b z, and variances follow.
+    step = example("StochasticHeun")["StochasticHeun"](VPSDE())
+    problem = Gaussian(step.sde, variance=0.25)
+    one, zero = torch.ones(1, 1).double(), torch.zeros(1, 1).double()
+
+    def error(steps: int) -> float:
+        times = torch.linspace(1.0, 0.1, steps + 1, dtype=torch.float64)
+        variance = problem.moments(times[:1], one)[1]
+        for t, t_next in zip(times[:-1, None], times[1:, None], strict=True):
+            a, _ = step.step(one, t, t_next, problem.score, lambda _: zero)
+            b, _ = step.step(zero, t, t_next, problem.score, lambda _: one)
+            variance = a**2 * variance + b**2
+        return (variance - problem.moments(times[-1:], one)[1]).abs().item()
+
+    order = torch.log2(torch.tensor(error(80) / error(160))).item()
+    assert abs(order - step.weak_order) < 0.15
 
 
 def test_the_notebook_example_runs_on_a_trained_network(tmp_path, monkeypatch):
-    (code,) = [b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "create_model" in b]
+    (code,) = [block for block in BLOCKS if "create_model" in block]
     config = digits.get_config()
-    config.training.update(n_iters=1, batch_size=4, snapshot_sampling=False)
+    with config.unlocked():
+        config.training.update(n_iters=1, batch_size=4, snapshot_sampling=False)
     monkeypatch.chdir(tmp_path)
     train(config, Path("runs/vp/digits"), quiet=True)
     saved = Path("runs/vp/digits/checkpoints/step_00000001.pt")
@@ -93,7 +233,5 @@ def test_the_notebook_example_runs_on_a_trained_network(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("mode", ["train", "sample"])
 def test_commands_name_modes_that_exist(mode):
-    from score_sde.commands import cli
-
     assert mode in cli.MODES
     assert f"--mode {mode}" in README

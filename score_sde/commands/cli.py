@@ -12,39 +12,21 @@ resumes it.
 """
 
 import difflib
+import importlib
 import math
+import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 from absl import flags
-from ml_collections import config_flags
 
-from score_sde.commands import recipes
-from score_sde.config import parts
-
-MODES = ("train", "sample", "eval", "stats", "inpaint", "colorize", "tune", "convert", "recipes")
-WITHOUT_RECIPE = ("convert", "recipes")
-FROM_CHECKPOINT = ("sample", "eval", "inpaint", "colorize")
-USED_IN = {
-    "checkpoint": (*FROM_CHECKPOINT, "convert"),
-    "eval_folder": ("eval",),
-    "wait": ("eval",),
-    "init_from": ("train",),
-    "num_samples": ("sample", "inpaint", "colorize"),
-    "input": ("inpaint", "colorize"),
-    "mask": ("inpaint",),
-    "completions": ("inpaint", "colorize"),
-    "output": ("sample", "inpaint", "colorize", "convert"),
-    "raw": FROM_CHECKPOINT,
-    "smoke": ("train",),
-}
-"""Options that not every mode heeds."""
-TEXTS = ("workdir", "checkpoint", "eval_folder", "init_from", "input", "mask", "output")
+from score_sde.commands import options, recipes
+from score_sde.config import listing, parts
 
 
 @dataclass(frozen=True)
@@ -52,103 +34,90 @@ class Command:
     """What the command line asks for.
 
     Attributes:
-        config: the resolved recipe; None where the mode needs none.
+        config: the resolved recipe, locked; None where the mode needs none.
         overrides: dotted names and values of the fields given on the command line.
         workdir: where the run keeps everything.
-        mode: one of `MODES`.
-        eval_folder: where reports go, None for `eval` in the work directory.
-        wait: minutes to wait for each checkpoint that is still to come.
-        checkpoint: a file or a folder of diffusers, or None for the newest of the work directory.
-        init_from: a checkpoint whose weights a new run begins with.
-        num_samples: images to draw, or to complete; None for the mode's own number.
-        input: images to complete, None for the recipe's test images.
-        mask: what is known of them, for `inpaint`.
-        completions: of each of them.
-        output: a folder for PNG files or a name ending in .npz, None for the work directory; the
-            file or folder that `convert` writes.
-        raw: use the weights as trained instead of their moving average.
-        smoke: try the whole recipe at reduced width in a temporary folder.
-        print_config: print the config and stop.
-        debug: show stack traces.
+        mode: a name of `MODES`.
+        options: every option of `options.define` by name, None or False where it was not given;
+            those that name a file or a folder as `Path`.
     """
 
     config: ml_collections.ConfigDict | None
     overrides: dict[str, object]
     workdir: Path
     mode: str
-    eval_folder: Path | None
-    wait: float
-    checkpoint: Path | None
-    init_from: Path | None
-    num_samples: int | None
-    input: Path | None
-    mask: str
-    completions: int
-    output: Path | None
-    raw: bool
-    smoke: bool
-    print_config: bool
-    debug: bool
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A row of `MODES`.
+
+    Attributes:
+        function: takes the `Command`; or where it is, as "module:function", which is imported
+            when the mode runs, so that `--help` needs no torch.
+        help: one line.
+        options: those that it heeds, beside those that every mode has.
+        needs_recipe: whether --config must be given.
+        several_processes: whether it is ready for those that torchrun starts.
+    """
+
+    function: str | Callable[[Command], None]
+    help: str
+    options: tuple[str, ...] = ()
+    needs_recipe: bool = True
+    several_processes: bool = False
+
+    def run(self, command: Command) -> None:
+        """Calls the function."""
+        function = self.function
+        if isinstance(function, str):
+            module, _, name = function.partition(":")
+            function = getattr(importlib.import_module(module), name)
+        function(command)
+
+
+_DRAWING = ("checkpoint", "raw", "num_samples", "output")
+_COMPLETING = (*_DRAWING, "input", "completions")
+
+MODES: dict[str, Mode] = {
+    "train": Mode(
+        "score_sde.commands.modes:train",
+        "train, or resume the work directory's run",
+        ("init_from", "smoke"),
+    ),
+    "sample": Mode("score_sde.commands.modes:sample", "draw images", _DRAWING),
+    "eval": Mode(
+        "score_sde.commands.modes:evaluate",
+        "compute losses, bits/dim and distances",
+        ("checkpoint", "raw", "eval_folder", "wait"),
+        several_processes=True,
+    ),
+    "stats": Mode("score_sde.commands.modes:stats", "compute the data set's statistics"),
+    "inpaint": Mode(
+        "score_sde.commands.modes:complete",
+        "draw what a mask hides of images",
+        (*_COMPLETING, "mask"),
+    ),
+    "colorize": Mode(
+        "score_sde.commands.modes:complete", "draw the colours of images", _COMPLETING
+    ),
+    "tune": Mode("score_sde.commands.modes:tune", "compute noise levels from the training images"),
+    "convert": Mode(
+        "score_sde.commands.modes:convert",
+        "write a checkpoint in another format",
+        ("checkpoint", "output"),
+        needs_recipe=False,
+    ),
+    "recipes": Mode(
+        "score_sde.commands.recipes:list_recipes", "list the recipes", needs_recipe=False
+    ),
+}
+"""Name (`--mode`) → what it is. Recipes are run before names are looked up, and may add rows."""
 
 
 def _define_flags(argv: Sequence[str] = ()) -> flags.FlagValues:
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "config", None, "The recipe.", flag_values=values, sys_argv=list(argv)
-    )
-    options: list[tuple[Any, str, Any, str]] = [
-        (flags.DEFINE_string, "mode", None, f"One of {', '.join(MODES)}."),
-        (flags.DEFINE_string, "workdir", None, "Default: runs/ and the recipe's path."),
-        (
-            flags.DEFINE_string,
-            "checkpoint",
-            None,
-            "A file, or a folder of diffusers. Default: the newest of the work directory.",
-        ),
-        (flags.DEFINE_string, "eval_folder", None, "Default: eval/ in the work directory."),
-        (
-            flags.DEFINE_float,
-            "wait",
-            0.0,
-            "Evaluate checkpoints as they come, waiting at most so many minutes for each.",
-        ),
-        (flags.DEFINE_string, "init_from", None, "Train from this checkpoint's weights."),
-        (
-            flags.DEFINE_integer,
-            "num_samples",
-            None,
-            "How many images to draw (default 64), or to inpaint or colorize (8).",
-        ),
-        (
-            flags.DEFINE_string,
-            "input",
-            None,
-            "An image, a folder of them or an array file. Default: test images.",
-        ),
-        (
-            flags.DEFINE_string,
-            "mask",
-            None,
-            "What to inpaint: middle (default), left, right, top, bottom, scattered, or a "
-            "picture, white where images are known.",
-        ),
-        (flags.DEFINE_integer, "completions", None, "How many of each image (default 4)."),
-        (
-            flags.DEFINE_string,
-            "output",
-            None,
-            "A folder for PNG files, or NAME.npz; for convert, NAME.pt or NAME.pth for a file, "
-            "any other name for a folder of diffusers.",
-        ),
-        (flags.DEFINE_bool, "raw", False, "Use the raw weights, not their moving average."),
-        (flags.DEFINE_bool, "smoke", False, "Try the recipe at reduced width, in a minute."),
-        (flags.DEFINE_bool, "print_config", False, "Print the resolved config and stop."),
-        (flags.DEFINE_bool, "debug", False, "Show the stack trace of an error."),
-        (flags.DEFINE_bool, "help", False, "Show this text."),
-    ]
-    for define, name, default, text in options:
-        define(name, default, text, flag_values=values, module_name="options")
-    return values
+    return options.define({name: mode.help for name, mode in MODES.items()}, argv)
 
 
 def _flat(config: ml_collections.ConfigDict, prefix: str = "config.") -> dict[str, object]:
@@ -160,10 +129,7 @@ def _flat(config: ml_collections.ConfigDict, prefix: str = "config.") -> dict[st
 
 
 def _split_recipe(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """Finds --config, relative to here or to this file's folder, and the other words.
-
-    Only the modes of `WITHOUT_RECIPE` can do without.
-    """
+    """Finds the recipe of --config, and the other words."""
     words, given = list(argv), ""
     for place, word in enumerate(words):
         if word.startswith("--config="):
@@ -175,8 +141,9 @@ def _split_recipe(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
             break
     if given and any(word.partition("=")[0] == "--config" for word in words):
         raise ValueError("--config is given twice: name one recipe")
+    without = [name for name, mode in MODES.items() if not mode.needs_recipe]
     if not given and any(
-        f"--mode={mode}" in words or ["--mode", mode] in _pairs(words) for mode in WITHOUT_RECIPE
+        f"--mode={name}" in words or ["--mode", name] in _pairs(words) for name in without
     ):
         return None, words
     if not given:
@@ -217,7 +184,8 @@ def _fields(recipe: Path) -> dict[str, object]:
             f"--config {recipe}: its get_config() gives no recipe ({type(error).__name__}: "
             f"{error}); write it like those under configs/"
         ) from error
-    missing = [name for name in parts.COMMON if f"config.{name}" not in fields]
+    wanted = (*parts.COMMON, *parts.REQUIRED)
+    missing = [name for name in wanted if f"config.{name}" not in fields]
     if missing:
         raise ValueError(
             f"--config {recipe}: the recipe lacks {missing[0]} and {len(missing) - 1} more "
@@ -268,125 +236,62 @@ def parse(argv: Sequence[str]) -> Command:
         config = values.config
     except (AttributeError, KeyError, flags.Error) as error:
         sentence = _explain(words, recipe, known) if recipe else None
-        raise ValueError(sentence or str(error)) from error
+        raise ValueError(sentence or str(error).removeprefix("flag ")) from error
     if rest[1:]:
         raise ValueError(f"{rest[1]!r} is not an option; options are written --name=value")
     if not values.mode and not (values.print_config or values.smoke):
         raise ValueError(f"--mode is missing: give one of {', '.join(MODES)}")
-    if values.mode and values.mode not in MODES:
-        raise ValueError(f"--mode {values.mode} is unknown: give one of {', '.join(MODES)}")
-    for name in TEXTS:
-        if values[name].value == "":
-            raise ValueError(f"--{name} is empty: give it a value, or leave it out")
-    for name in ("num_samples", "completions"):
-        number = values[name].value
-        if number is not None and number < 1:
-            raise ValueError(f"--{name} {number}: give at least 1")
-    if not 0 <= values.wait < math.inf:
-        raise ValueError(f"--wait {values.wait:g}: give a number of minutes from 0 up")
-    if values.wait and values.checkpoint:
-        raise ValueError(
-            "--wait waits for checkpoints of the work directory: leave --checkpoint out"
-        )
-    for name, modes in USED_IN.items():
-        if values[name].value not in (None, False) and (values.mode or "train") not in modes:
-            raise ValueError(
-                f"--{name} has no use in --mode {values.mode}: leave it out, or take --mode "
-                f"{' or '.join(modes)}"
-            )
+    mode = values.mode or "train"
+    defined = values.flags_by_module_dict()["options"]
+    of_modes = {flag.name: flag for flag in defined if flag.name not in options.EVERY_MODE}
+    chosen = {name: flag.value for name, flag in of_modes.items()}
+    given = [name for name, flag in of_modes.items() if flag.value != flag.default]
+    _check_options(mode, given, chosen)
+    default = recipes.default_workdir(recipe) if recipe else Path("runs")
     return Command(
-        config=config,
+        config=config.lock() if recipe else None,
         overrides=dict(values["config"].override_values) if recipe else {},  # type: ignore[attr-defined]
-        workdir=Path(values.workdir) if values.workdir else _default_workdir(recipe),
-        mode=values.mode or "train",
-        eval_folder=Path(values.eval_folder) if values.eval_folder else None,
-        wait=values.wait,
-        checkpoint=Path(values.checkpoint) if values.checkpoint else None,
-        init_from=Path(values.init_from) if values.init_from else None,
-        num_samples=values.num_samples,
-        input=Path(values.input) if values.input else None,
-        mask=values.mask or "middle",
-        completions=values.completions or 4,
-        output=Path(values.output) if values.output else None,
-        raw=values.raw,
-        smoke=values.smoke,
-        print_config=values.print_config,
-        debug=values.debug,
+        workdir=values.workdir or default,
+        mode=mode,
+        options=chosen | {"print_config": values.print_config},
     )
 
 
-def _default_workdir(recipe: Path | None) -> Path:
-    return recipes.default_workdir(recipe) if recipe else Path("runs")
+def _check_options(mode: str, given: Sequence[str], chosen: Mapping[str, Any]) -> None:
+    """Refuses options that a mode does not heed, or that contradict each other."""
+    for name in given:
+        if name not in MODES[mode].options:
+            modes = [other for other in MODES if name in MODES[other].options]
+            raise ValueError(
+                f"--{name} has no use in --mode {mode}: leave it out, or take --mode "
+                f"{' or '.join(modes)}"
+            )
+    # A bound of absl's would let nan pass.
+    if not 0 <= chosen["wait"] < math.inf:
+        raise ValueError(f"--wait {chosen['wait']:g}: give a number of minutes from 0 up")
+    if chosen["wait"] and chosen["checkpoint"]:
+        raise ValueError(
+            "--wait waits for checkpoints of the work directory: leave --checkpoint out"
+        )
 
 
 def run(command: Command) -> None:
-    """Carries out a command."""
-    if command.mode == "recipes":
-        recipes.list_recipes()
-        return
-    if command.print_config:
+    """Carries out a command.
+
+    Raises:
+        ValueError: several processes, where the mode is made for one.
+    """
+    mode, processes = MODES[command.mode], os.environ.get("WORLD_SIZE", "1")
+    if command.options["print_config"] and command.config is not None:
         sys.stdout.write(f"{command.config}\n")
         return
-    from score_sde.commands.complete import complete
-    from score_sde.commands.evaluate import evaluate
-    from score_sde.commands.references import stats
-    from score_sde.commands.sample import sample
-    from score_sde.commands.smoke import smoke
-    from score_sde.commands.train import train
-    from score_sde.commands.tune import tune
-    from score_sde.commands.weights import convert
-
-    if command.smoke:
-        smoke(command.config)
-    elif command.mode == "train":
-        train(command.config, command.workdir, init_from=command.init_from)
-    elif command.mode == "tune":
-        sys.stdout.write(f"{tune(command.config, command.workdir)}\n")
-    elif command.mode == "convert":
-        if command.checkpoint is None or command.output is None:
-            raise ValueError("--mode convert takes --checkpoint and --output: give both")
-        done = convert(command.checkpoint, command.output, command.config)
-        sys.stdout.write(f"{done}\n")
-    elif command.mode == "eval":
-        evaluate(
-            command.config,
-            command.workdir,
-            eval_folder=command.eval_folder,
-            checkpoint=command.checkpoint,
-            raw=command.raw,
-            overrides=command.overrides,
-            wait_minutes=command.wait,
+    if processes != "1" and not mode.several_processes:
+        ready = " or ".join(name for name, other in MODES.items() if other.several_processes)
+        raise ValueError(
+            f"--mode {command.mode} runs in one process, and torchrun has started {processes}: "
+            f"start it without torchrun (--mode {ready} can share its work)"
         )
-    elif command.mode == "stats":
-        sys.stdout.write(f"{stats(command.config)}\n")
-    elif command.mode == "sample":
-        sample(
-            command.config,
-            command.workdir,
-            num_samples=command.num_samples or 64,
-            **_of_checkpoint(command),
-        )
-    else:
-        complete(
-            command.config,
-            command.workdir,
-            command.mode,
-            source=command.input,
-            mask=command.mask,
-            num_images=command.num_samples or 8,
-            completions=command.completions,
-            **_of_checkpoint(command),
-        )
-
-
-def _of_checkpoint(command: Command) -> dict[str, Any]:
-    """The options of every mode that draws from a checkpoint."""
-    return {
-        "checkpoint": command.checkpoint,
-        "output": command.output,
-        "raw": command.raw,
-        "overrides": command.overrides,
-    }
+    mode.run(command)
 
 
 def _sentence(error: BaseException) -> str:
@@ -404,6 +309,9 @@ def main(argv: Sequence[str]) -> int:
     """
     if "--help" in argv or "-h" in argv:
         sys.stdout.write(f"{__doc__}\n{_define_flags().module_help('options')}\n")
+        return 0
+    if "--help_config" in argv:
+        sys.stdout.write(listing.help_text())
         return 0
     debug = "--debug" in argv or "--debug=true" in argv
     try:

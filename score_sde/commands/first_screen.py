@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from score_sde.commands.weights import skeleton
-from score_sde.config.build import Config, image_shape
+from score_sde.config.build import Config, build_sde, image_shape
 from score_sde.data import DatasetInfo
+from score_sde.score import parameterisation
 from score_sde.sde import SDE
 from score_sde.training import TrainState
 
@@ -70,7 +71,9 @@ def activation_bytes(config: Config) -> int:
 
 def _forward(config: Config, network: nn.Module) -> Tensor:
     x = torch.zeros(1, *image_shape(config), device="meta")
-    by_index = config.training.sde == "vesde" and not config.training.continuous
-    cond = torch.zeros(1, dtype=torch.long if by_index else torch.float32, device="meta")
+    sde = build_sde(config)
+    cond = (
+        parameterisation(sde, config.training.continuous).label(torch.tensor([sde.T])).to("meta")
+    )
     label = torch.zeros(1, dtype=torch.long, device="meta")
     return network(x, cond, label if config.model.get("num_classes", 0) else None)

@@ -54,8 +54,8 @@ def default_workdir(recipe: Path) -> Path:
     return Path("runs") / resolved.stem
 
 
-def list_recipes() -> None:
-    """`--mode recipes`: prints each recipe with its title, a line each."""
+def list_recipes(command: object = None) -> None:
+    """`--mode recipes`: prints each recipe with its title, a line each, whatever the command."""
     titles = catalogue()
     width = max(map(len, titles))
     for recipe, title in titles.items():

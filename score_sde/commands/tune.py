@@ -12,7 +12,7 @@ from score_sde.atomic import cannot_write, write_whole
 from score_sde.config.build import Config, build_scaler, build_sde, build_sources
 from score_sde.config.check import check_config
 from score_sde.data.distances import LargestDistance, largest_distance
-from score_sde.sde import VESDE
+from score_sde.sde import SDE
 from score_sde.solvers.noise_levels import (
     count_levels,
     ratio_of,
@@ -100,13 +100,14 @@ def tune(config: Config, workdir: Path) -> str:
         "annealed_langevin": {},
         "warning": "",
     }
-    if config.training.sde == VESDE.name:
+    sde = build_sde(config)
+    if sde.has_chain and sde.network_output == "score":  # SMLD's chain of noise levels
         levels = _levels(config, distance, math.prod(source.info.shape))
         report |= {"levels": asdict(levels), "warning": _warning(config, distance)}
         report["overrides"], report["annealed_langevin"] = _overrides(config, levels)
         lines += _say_levels(config, levels, report)
     else:
-        lines += [_say_end(config, distance)]
+        lines += [_say_end(sde, distance)]
     path, text = workdir / "tune.json", json.dumps(report, indent=2) + "\n"
     write_whole(path, lambda file: file.write(text.encode()), "--workdir")
     return "\n".join([*lines, f"written to {path}"])
@@ -184,13 +185,12 @@ def _say_levels(config: Config, levels: NoiseLevels, report: dict[str, Any]) -> 
     return lines
 
 
-def _say_end(config: Config, distance: float) -> str:
-    sde = build_sde(config)
+def _say_end(sde: SDE, distance: float) -> str:
     level = sde.noise_level(torch.tensor([sde.T], dtype=torch.float64)).item()
     return (
-        f"{sde.name} has no sigma_max: with beta_max={config.model.beta_max:g} its noise level "
-        f"σ/α ends at {level:.4g}, {level / distance:.2g} times the largest distance. Levels and "
-        "Langevin step are computed for vesde only; there is nothing to override."
+        f"{sde.name} has no chain of noise levels to choose: its noise level σ/α ends at "
+        f"{level:.4g}, {level / distance:.2g} times the largest distance. Levels and Langevin "
+        "step are computed for SMLD's chain (vesde); there is nothing to override."
     )
 
 

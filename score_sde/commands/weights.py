@@ -1,6 +1,5 @@
 """Weights from checkpoints of any format: to sample from, to begin with, to convert."""
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from torch import nn
 
 from score_sde import checkpoints
 from score_sde.config import history
-from score_sde.config.build import Config, build_network, image_shape
+from score_sde.config.build import Config, empty_network, image_shape
 from score_sde.config.check import check_config
 from score_sde.networks.ema import check_fit
 from score_sde.training import TrainState
@@ -173,7 +172,4 @@ def convert(path: Path, output: Path, config: Config | None) -> str:
 
 def skeleton(config: Config) -> nn.Module:
     """The network of a config without memory for its weights: names and shapes."""
-    config = copy.deepcopy(config)
-    with config.unlocked(), torch.device("meta"):
-        config.device = "meta"
-        return build_network(config)
+    return empty_network(config)

@@ -5,26 +5,25 @@ here where its entry points lead here (`build_network`, `build_sde`).
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from score_sde import noise
+from score_sde.config import schema
 from score_sde.data import DatasetInfo, MemorySource, Source, inverse_scale, open_source, scale
-from score_sde.networks.ddpm import DDPM
 from score_sde.networks.ema import ExponentialMovingAverage
-from score_sde.networks.ncsnpp import NCSNpp
-from score_sde.networks.ncsnv2 import NCSN, NCSNv2
-from score_sde.objectives import TIME_SAMPLERS, Objective, make_objective
+from score_sde.networks.table import NETWORKS
+from score_sde.objectives import Objective, make_objective
 from score_sde.samplers import GridSampler, ODESampler, Sampler
 from score_sde.score import NetworkScore
-from score_sde.sde import SDE, VESDE, VPSDE, Score, subVPSDE
+from score_sde.sde import SDE, SDES, Score
 from score_sde.solvers.correctors import CORRECTORS
-from score_sde.solvers.few_step import FEW_STEP, Heun
+from score_sde.solvers.few_step import FEW_STEP
 from score_sde.solvers.grids import GridKind, chain_grid, paper_grid, time_grid
 from score_sde.solvers.predictors import PREDICTORS
-from score_sde.solvers.step import Step, by_name
+from score_sde.solvers.step import Step, by_name, make_step
 from score_sde.training import TrainState, TrainStep, make_optimizer
 
 Config = Any
@@ -32,8 +31,7 @@ Config = Any
 
 DEFAULT_ROOT = "data"
 """The folder of data sets where a config names none."""
-TIME_SAMPLINGS = tuple(TIME_SAMPLERS)
-METHODS = ("pc", "ode", *FEW_STEP)
+Built = TypeVar("Built")
 
 
 def build_device(config: Config) -> torch.device:
@@ -64,118 +62,60 @@ def image_shape(config: Config) -> tuple[int, int, int]:
     return data.num_channels, data.image_size, data.get("image_width", 0) or data.image_size
 
 
-SDES: Mapping[str, Callable[[Config], SDE]] = {
-    "vesde": lambda m: VESDE(m.sigma_min, m.sigma_max, m.num_scales),
-    "vpsde": lambda m: VPSDE(m.beta_min, m.beta_max, m.num_scales),
-    "subvpsde": lambda m: subVPSDE(m.beta_min, m.beta_max, m.num_scales),
-}
-
-
 def build_sde(config: Config) -> SDE:
-    """The forward SDE of `config.training.sde` with the parameters of `config.model`."""
-    return SDES[config.training.sde](config.model)
+    """The forward SDE of `config.training.sde` with the parameters of `config.model`.
 
-
-def _levels(config: Config) -> dict[str, Any]:
-    model = config.model
-    return {
-        "sigma_min": model.sigma_min,
-        "sigma_max": model.sigma_max,
-        "num_scales": model.num_scales,
-    }
-
-
-def _unet(config: Config) -> dict[str, Any]:
-    """Arguments that every U-Net takes."""
-    model, (channels, height, width) = config.model, image_shape(config)
-    fields = ("nf", "num_res_blocks", "dropout", "resamp_with_conv", "conditional", "nonlinearity")
-    return {
-        "image_size": (height, width),
-        "num_channels": channels,
-        "ch_mult": tuple(model.ch_mult),
-        "attn_resolutions": tuple(model.attn_resolutions),
-        "num_classes": model.get("num_classes", 0),
-        "centered": config.data.centered,
-        "scale_by_sigma": model.scale_by_sigma,
-        **{field: model[field] for field in fields},
-        **_levels(config),
-    }
-
-
-def _ncsnpp(config: Config) -> nn.Module:
-    model = config.model
-    fields = (
-        "resblock_type",
-        "progressive",
-        "progressive_input",
-        "progressive_combine",
-        "fir",
-        "skip_rescale",
-        "embedding_type",
-        "init_scale",
-    )
-    return NCSNpp(
-        **_unet(config),
-        **{field: model[field] for field in fields},
-        fir_kernel=tuple(model.fir_kernel),
-        fourier_scale=float(model.get("fourier_scale", 16.0)),
-    )
-
-
-def _ddpm(config: Config) -> nn.Module:
-    return DDPM(**_unet(config), attn_every_up=config.model.get("attn_every_up", False))
-
-
-def _ncsn(config: Config) -> nn.Module:
-    model = config.model
-    return NCSN(
-        num_channels=config.data.num_channels,
-        nf=model.nf,
-        num_scales=model.num_scales,
-        nonlinearity=model.nonlinearity,
-        centered=config.data.centered,
-    )
-
-
-def _ncsnv2(size_class: int) -> Callable[[Config], nn.Module]:
-    def build(config: Config) -> nn.Module:
-        model = config.model
-        return NCSNv2(
-            num_channels=config.data.num_channels,
-            nf=model.nf,
-            size_class=size_class,
-            normalization=model.normalization,
-            nonlinearity=model.nonlinearity,
-            centered=config.data.centered,
-            **_levels(config),
-        )
-
-    return build
-
-
-NETWORKS: Mapping[str, Callable[[Config], nn.Module]] = {
-    "ncsnpp": _ncsnpp,
-    "ddpm": _ddpm,
-    "ncsn": _ncsn,
-    "ncsnv2_64": _ncsnv2(64),
-    "ncsnv2_128": _ncsnv2(128),
-    "ncsnv2_256": _ncsnv2(256),
-}
+    Raises:
+        ValueError: an unknown name, a field that the SDE lacks, or parameters that it refuses.
+    """
+    row = _row(SDES, config.training.sde, "training.sde")
+    return _from_fields(row, config.training.sde, config.model.to_dict())
 
 
 def build_network(config: Config) -> nn.Module:
     """The network of `config.model.name`, on the config's device, channels-last where that pays.
 
     Raises:
-        ValueError: an unknown name, or options that the network refuses.
+        ValueError: an unknown name, a field that the network lacks, or options that it refuses.
     """
-    name = config.model.name
-    if name not in NETWORKS:
-        raise ValueError(f"config.model.name={name!r}: it must be one of {', '.join(NETWORKS)}")
     device = build_device(config)
-    network = NETWORKS[name](config).to(device)
+    network = _network(config).to(device)
     # nn.Module.to takes the memory format, though its annotation does not say so.
     return network.to(memory_format=channels_last(config, device))  # type: ignore[call-overload]
+
+
+def empty_network(config: Config) -> nn.Module:
+    """The network without memory for its weights (on the meta device): names and shapes."""
+    with torch.device("meta"):
+        return _network(config).to("meta")  # tables are computed on the CPU
+
+
+def _network(config: Config) -> nn.Module:
+    row = _row(NETWORKS, config.model.name, "model.name")
+    fields = schema.defaults("model") | config.model.to_dict()
+    fields["centered"] = config.data.centered
+    return _from_fields(row, config.model.name, fields, image_shape(config))
+
+
+def _row(table: Mapping[str, Built], name: str, field: str) -> Built:
+    if name not in table:
+        raise ValueError(f"config.{field}={name!r}: it must be one of {', '.join(table)}")
+    return table[name]
+
+
+def _from_fields(
+    row: Callable[..., Built], name: str, fields: Mapping[str, Any], *more: object
+) -> Built:
+    """Calls a row of SDES or NETWORKS with the fields of the group `model`."""
+    try:
+        return row(fields, *more)
+    except KeyError as error:
+        if error.args and error.args[0] not in fields:
+            raise ValueError(
+                f"config.model.{error.args[0]} is missing, which {name!r} takes: set it in the "
+                "recipe"
+            ) from error
+        raise
 
 
 def channels_last(config: Config, device: torch.device) -> torch.memory_format:
@@ -321,10 +261,6 @@ def build_sampler(config: Config, sde: SDE) -> Sampler:
         ValueError: an unknown name, or a combination that does not run.
     """
     sampling = config.sampling
-    if sampling.method not in METHODS:
-        raise ValueError(
-            f"config.sampling.method={sampling.method!r}: it must be one of {', '.join(METHODS)}"
-        )
     eps = sampling.eps or sde.eps
     if sampling.method == "ode":
         return _ode_sampler(config, sde, eps)
@@ -370,25 +306,31 @@ def _ode_sampler(config: Config, sde: SDE, eps: float) -> Sampler:
 def _predictor(config: Config, sde: SDE) -> Step:
     sampling = config.sampling
     kind = by_name(PREDICTORS, sampling.predictor, "config.sampling.predictor")
-    return kind(sde, sampling.probability_flow)
+    # A step with an order of its own is deterministic, and follows the ODE as it is.
+    heeds = "probability_flow" in kind.arguments or kind.order is not None
+    if sampling.probability_flow and not heeds:
+        raise ValueError(
+            f"config.sampling.probability_flow=True: {kind.name} has no form for the ODE; set it "
+            "to False, or take reverse_diffusion or euler_maruyama"
+        )
+    return make_step(kind, sde, sampling)
 
 
 def _corrector(config: Config, sde: SDE) -> Step:
-    sampling = config.sampling
-    kind = by_name(CORRECTORS, sampling.corrector, "config.sampling.corrector")
-    return kind(sde, sampling.snr, sampling.n_steps_each, sampling.norms)
+    kind = by_name(CORRECTORS, config.sampling.corrector, "config.sampling.corrector")
+    return make_step(kind, sde, config.sampling)
 
 
 def _few_step(config: Config, sde: SDE) -> Step:
-    sampling, kind = config.sampling, FEW_STEP[config.sampling.method]
-    if kind is Heun:
-        if sampling.s_churn and sde.has_chain and not config.training.continuous:
-            raise ValueError(
-                f"config.sampling.s_churn={sampling.s_churn} leads to times between those of the "
-                "discrete chain, which this network does not know: set it to 0"
-            )
-        return Heun(sde, sampling.s_churn, sampling.s_min, sampling.s_max, sampling.s_noise)
-    return kind(sde)
+    sampling = config.sampling
+    kind = by_name(FEW_STEP, sampling.method, "config.sampling.method")
+    chain = sde.has_chain and not config.training.continuous
+    if "s_churn" in kind.arguments and sampling.s_churn and chain:
+        raise ValueError(
+            f"config.sampling.s_churn={sampling.s_churn} leads to times between those of the "
+            "discrete chain, which this network does not know: set it to 0"
+        )
+    return make_step(kind, sde, sampling)
 
 
 def _grid_kind(config: Config, step: Step) -> GridKind:

@@ -11,50 +11,9 @@ import ml_collections
 
 from score_sde import __version__, atomic
 from score_sde.config.build import Config
+from score_sde.config.parts import COMMON
+from score_sde.config.schema import FIELDS
 from score_sde.data import DatasetInfo
-
-# What may differ when a run is resumed: lengths, logging, where things lie, and what only sampling
-# and evaluation read. Everything else would silently make another experiment of it.
-MAY_CHANGE = (
-    "device",
-    "sampling.",
-    "eval.",
-    "data.root",
-    "data.download",
-    "training.n_iters",
-    "training.log_freq",
-    "training.eval_freq",
-    "training.snapshot_",
-    "training.keep_checkpoints",
-    "training.accumulation",
-    "training.precision",
-    "training.compile",
-    "training.channels_last",
-)
-
-# What a checkpoint decides by itself when samples are drawn from it.
-OF_CHECKPOINT = (
-    "model.",
-    "training.sde",
-    "training.continuous",
-    "training.objective",
-    "training.likelihood_weighting",
-    "training.reduce_mean",
-    "training.time_sampling",
-    "data.dataset",
-    "data.category",
-    "data.image_size",
-    "data.image_width",
-    "data.num_channels",
-    "data.centered",
-    "data.test_fraction",  # another share would make test images of training images
-)
-
-# What it decides unless the command says otherwise: a folder of images may have moved.
-UNLESS_GIVEN = ("data.root",)
-
-# Fields that configs written before them lack, with what those runs did.
-ADDED = {"training.objective": "auto"}
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "ml_collections")
 
@@ -107,7 +66,7 @@ def refuse_other_run(written: str, config: Config, workdir: Path) -> None:
     differing = [
         f"{name} is {before.get(name, 'absent')!r} there and {now.get(name, 'absent')!r} here"
         for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and not name.startswith(MAY_CHANGE)
+        if before.get(name) != now.get(name) and not _may_change(name)
     ]
     if differing:
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
@@ -149,14 +108,23 @@ def adopt(config: Config, written: str, overrides: dict[str, Any], checkpoint: P
     """
     before, now = _leaves(written), _leaves(to_json(config))
     for name in overrides:
-        if name.startswith(OF_CHECKPOINT) and now.get(name) != before.get(name):
+        if _of_checkpoint(name) == "yes" and now.get(name) != before.get(name):
             raise ValueError(
                 f"--config.{name}={now.get(name)!r} contradicts {checkpoint}, which was trained "
                 f"with {before.get(name)!r}; leave the override out"
             )
-    decided = OF_CHECKPOINT + tuple(set(UNLESS_GIVEN) - overrides.keys())
-    taken = {name: value for name, value in before.items() if name.startswith(decided)}
-    kept = {name: value for name, value in now.items() if not name.startswith(decided)}
+
+    def decided(name: str) -> bool:
+        says = _of_checkpoint(name)
+        return says == "yes" or (says == "unless_given" and name not in overrides)
+
+    taken = {name: value for name, value in before.items() if decided(name)}
+    # What a recipe added after the run has no value in its checkpoint.
+    kept = {
+        name: value
+        for name, value in now.items()
+        if not decided(name) or (name not in FIELDS and name not in before)
+    }
     result: Config = ml_collections.ConfigDict()
     for name, value in (kept | taken).items():
         group, _, leaf = name.rpartition(".")
@@ -169,13 +137,64 @@ def adopt(config: Config, written: str, overrides: dict[str, Any], checkpoint: P
 
 
 def of_checkpoint(config: Config) -> dict[str, Any]:
-    """The fields that a checkpoint decides by itself, by dotted name."""
+    """The fields that a checkpoint decides by itself, by dotted name, for digests.
+
+    Without those that were added later and stand at what older runs did, so that a digest of an
+    older version stays the same.
+    """
     leaves = _leaves(to_json(config))
-    return {name: value for name, value in leaves.items() if name.startswith(OF_CHECKPOINT)}
+    decided = {name: value for name, value in leaves.items() if _of_checkpoint(name) == "yes"}
+    return _as_before_they_were_added(decided)
+
+
+def of_group(config: Config, group: str) -> dict[str, Any]:
+    """The fields of a group by their names within it, for digests; as `of_checkpoint` else."""
+    leaves = _leaves(to_json(config))
+    inside = {name: value for name, value in leaves.items() if name.startswith(f"{group}.")}
+    plain = _as_before_they_were_added(inside)
+    return {name.removeprefix(f"{group}."): value for name, value in plain.items()}
+
+
+def _as_before_they_were_added(leaves: dict[str, Any]) -> dict[str, Any]:
+    def added(name: str) -> bool:
+        return name in FIELDS and FIELDS[name].older is not None
+
+    return {
+        name: value
+        for name, value in leaves.items()
+        if not (added(name) and value == _plain(FIELDS[name].older))
+    }
+
+
+def _may_change(name: str) -> bool:
+    """Whether a resumed run may have another value; fields unknown to the schema may not."""
+    return name in FIELDS and FIELDS[name].resume == "free"
+
+
+def _of_checkpoint(name: str) -> str:
+    """`Field.from_checkpoint`; fields unknown to the schema belong to what was trained."""
+    if name in FIELDS:
+        return FIELDS[name].from_checkpoint
+    return "no" if name.startswith(("sampling.", "eval.")) else "yes"
 
 
 def _leaves(written: str) -> dict[str, Any]:
-    return ADDED | _flat(json.loads(written))
+    """A config that was written, by dotted names, with what older runs did where it is silent."""
+    return {name: _plain(_older(name)) for name in COMMON} | _flat(json.loads(written))
+
+
+def _older(name: str) -> Any:
+    field = FIELDS[name]
+    return field.default if field.older is None else field.older
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def leaves(config: Config) -> dict[str, Any]:
+    """Every field of a config by its dotted name, in the order of the config."""
+    return _flat(config.to_dict())
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,101 +2,27 @@
 
 A part is a plain dictionary of dotted field names and values; `recipe` lays parts over one another
 from left to right and locks the result, so that a recipe shows only what is particular to it.
-Field names are those of the 2021 release where it had them. Every field can be overridden on the
-command line: `--config.optim.lr=1e-4`.
-
-Frequencies and lengths count training steps; noise levels are in units of the scaled data.
+`schema` says what each field means and may hold; they have the 2021 release's names where it had
+them. Every field can be overridden on the command line: `--config.optim.lr=1e-4`.
 """
 
 from typing import Any
 
 import ml_collections
 
+from score_sde.config.schema import FIELDS
+
 Part = dict[str, Any]
 
+REQUIRED = ("training.sde", "model.name")
+"""Fields that a recipe says itself: no default would be a fair guess."""
+
 COMMON: Part = {
-    "seed": 42,
-    "device": "auto",  # auto (CUDA, then MPS, then CPU), or a name such as cuda:1
-    "training.objective": "auto",  # auto, score_matching, likelihood, simple, elbo
-    "training.continuous": True,  # continuous times; False for the chains of SMLD and DDPM
-    "training.reduce_mean": False,  # mean over dimensions; otherwise half their sum
-    "training.likelihood_weighting": False,
-    "training.time_sampling": "uniform",  # uniform, stratified, importance
-    "training.batch_size": 128,  # images in one update, over all processes
-    "training.accumulation": 1,  # parts that a batch is split into to save memory
-    "training.n_iters": 1300001,
-    "training.log_freq": 50,
-    "training.eval_freq": 100,  # held-out loss
-    "training.snapshot_freq": 50000,  # a checkpoint that is kept, and a sample grid
-    "training.snapshot_freq_for_preemption": 10000,  # a checkpoint to resume from
-    "training.snapshot_sampling": True,
-    "training.snapshot_images": 64,
-    "training.keep_checkpoints": 3,  # newest ones, beside those of snapshot_freq
-    "training.precision": "auto",  # auto (TF32 on CUDA, float32 elsewhere), float32, tf32, bf16
-    "training.compile": "auto",  # auto (on CUDA), on, off
-    "training.channels_last": "auto",  # auto (not on MPS), on, off
-    "sampling.method": "pc",  # pc, ode, ddim, heun, dpm_solver++
-    "sampling.num_steps": 0,  # 0: the chain's own number of scales
-    "sampling.batch_size": 64,
-    "sampling.predictor": "reverse_diffusion",
-    "sampling.corrector": "none",
-    "sampling.n_steps_each": 1,  # corrector steps
-    "sampling.snr": 0.16,  # of the Langevin step
-    "sampling.norms": "sample",  # of the Langevin step: sample, or batch as in the 2021 release
-    "sampling.corrector_first": True,
-    "sampling.probability_flow": False,
-    "sampling.noise_removal": True,  # the last step returns its mean
-    "sampling.grid": "auto",  # auto, uniform, log_snr, edm
-    "sampling.eps": 0.0,  # where sampling ends; 0: the SDE's own
-    "sampling.rtol": 1e-5,  # of the adaptive ODE
-    "sampling.atol": 1e-5,
-    "sampling.max_steps": 10000,
-    "sampling.s_churn": 0.0,  # noise that Heun's method adds (Karras et al. 2022, algorithm 2)
-    "sampling.s_min": 0.0,
-    "sampling.s_max": 1e30,
-    "sampling.s_noise": 1.0,
-    "eval.batch_size": 1024,  # for losses, and the features of data sets
-    "eval.bpd_batch_size": 128,  # for bits/dim, whose backward pass keeps all activations
-    "eval.num_samples": 50000,
-    "eval.begin_ckpt": 0,  # first step of the checkpoints to evaluate; both 0: the newest
-    "eval.end_ckpt": 0,  # last step; 0: no last one
-    "eval.enable_sampling": True,
-    "eval.enable_loss": True,
-    "eval.enable_bpd": True,
-    "eval.bpd_dataset": "test",  # test, train, both
-    "eval.bpd_images": 0,  # of each split, chosen at random; 0: as many as there are test images
-    "eval.bpd_draws": 1,  # uniform dequantisations of each image
-    "eval.bpd_probes": 1,  # for the trace, in each
-    "eval.bpd_eps": 1e-5,  # where the flow begins
-    "eval.hutchinson_type": "Rademacher",  # Rademacher, Gaussian, exact (for few dimensions)
-    "eval.rtol": 1e-5,
-    "eval.atol": 1e-5,
-    "eval.max_steps": 10000,
-    "eval.features": "auto",  # auto (Inception where its weights are), inception, classifier
-    "eval.inception_path": "",  # weights of Inception; where torch-fidelity keeps them by default
-    "eval.reference": "",  # a file of statistics; the data set's own by default
-    "eval.reference_split": "train",  # train (as in the papers), test
-    "eval.stats_folder": "runs/stats",  # of feature networks and statistics that were computed
-    "data.dataset": "CIFAR10",
-    "data.root": "data",
-    "data.download": True,
-    "data.category": "",  # of LSUN
-    "data.test_fraction": 0.1,  # of a folder without a test part
-    "data.image_size": 32,  # pixels
-    "data.image_width": 0,  # pixels; 0: square
-    "data.num_channels": 3,
-    "data.random_flip": True,
-    "data.centered": False,  # [−1, 1] instead of [0, 1]
-    "data.uniform_dequantization": False,
-    "optim.optimizer": "Adam",  # Adam, AdamW
-    "optim.lr": 2e-4,
-    "optim.beta1": 0.9,
-    "optim.eps": 1e-8,
-    "optim.weight_decay": 0.0,
-    "optim.amsgrad": False,
-    "optim.warmup": 5000,
-    "optim.grad_clip": 1.0,  # total norm; negative: no clipping
+    name: field.default
+    for name, field in FIELDS.items()
+    if not name.startswith("model.") and name not in REQUIRED
 }
+"""The defaults of `schema` that every recipe begins with; networks differ in theirs."""
 
 # Data sets, with what the papers set for each. `sigma_max` is about the largest distance between
 # two images (Song & Ermon 2020, technique 1).
@@ -162,11 +88,8 @@ MEGAPIXEL: Part = {
 # SDEs, with the objective and sampler of the paper.
 
 SCHEDULES: Part = {
-    "model.num_scales": 1000,
-    "model.sigma_min": 0.01,
-    "model.sigma_max": 50.0,
-    "model.beta_min": 0.1,
-    "model.beta_max": 20.0,
+    f"model.{name}": FIELDS[f"model.{name}"].default
+    for name in ("num_scales", "sigma_min", "sigma_max", "beta_min", "beta_max")
 }
 VE: Part = {
     "training.sde": "vesde",
@@ -198,16 +121,16 @@ NCSNPP: Part = {
     "model.nonlinearity": "swish",
     "model.resamp_with_conv": True,
     "model.conditional": True,
-    "model.num_classes": 0,  # 0: without class labels
+    "model.num_classes": 0,
     "model.fir": True,
     "model.fir_kernel": (1, 3, 3, 1),
     "model.skip_rescale": True,
-    "model.resblock_type": "biggan",  # biggan, ddpm
-    "model.progressive": "none",  # none, output_skip, residual
-    "model.progressive_input": "residual",  # none, input_skip, residual
-    "model.progressive_combine": "sum",  # sum, cat
+    "model.resblock_type": "biggan",
+    "model.progressive": "none",
+    "model.progressive_input": "residual",
+    "model.progressive_combine": "sum",
     "model.init_scale": 0.0,
-    "model.embedding_type": "fourier",  # fourier, positional
+    "model.embedding_type": "fourier",
     "model.fourier_scale": 16.0,
     "model.scale_by_sigma": True,
 }
@@ -237,7 +160,7 @@ DDPM: Part = {
     "model.ch_mult": (1, 2, 2, 2),
     "model.num_res_blocks": 2,
     "model.attn_resolutions": (16,),
-    "model.attn_every_up": False,  # True: Ho et al.'s own network, as in google/ddpm-*
+    "model.attn_every_up": False,
     "model.dropout": 0.1,
     "model.ema_rate": 0.9999,
     "model.nonlinearity": "swish",

@@ -3,7 +3,7 @@
 `open_source` opens a split of a data set by name; `train_batches` and `eval_batches` turn it into
 batches.
 
-A new data set is a function `Request → Source` in `named.py` and its line in the table there.
+A new data set is a function `Request → Source` and its row in `DATASETS`.
 """
 
 from torch import Tensor
@@ -17,16 +17,23 @@ from score_sde.data.batches import (
     train_batches,
 )
 from score_sde.data.folder import open_pictures, read_mask
-from score_sde.data.named import NAMES, canonical_name, open_source
+from score_sde.data.named import DATASETS, canonical_name, open_source
 from score_sde.data.pixels import conform
-from score_sde.data.sources import DatasetInfo, MemorySource, Source, StreamingSource
+from score_sde.data.sources import (
+    DatasetInfo,
+    MemorySource,
+    Request,
+    Source,
+    StreamingSource,
+)
 
 __all__ = [
-    "NAMES",
+    "DATASETS",
     "Batch",
     "DatasetInfo",
     "EpochOrder",
     "MemorySource",
+    "Request",
     "Source",
     "StreamingSource",
     "canonical_name",

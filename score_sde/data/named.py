@@ -78,7 +78,7 @@ def open_source(
         category=category,
     )
     _check(request)
-    return _OPENERS[request.name](request)
+    return DATASETS[request.name](request)
 
 
 def canonical_name(name: str) -> str:
@@ -87,14 +87,14 @@ def canonical_name(name: str) -> str:
     Raises:
         ValueError: for an unknown name, listing the known ones with the nearest first.
     """
-    spelled = {_plain(known): known for known in _OPENERS}
+    spelled = {_plain(known): known for known in DATASETS}
     if _plain(name) in spelled:
         return spelled[_plain(name)]
 
     def distance(known: str) -> float:
         return -difflib.SequenceMatcher(None, _plain(name), _plain(known)).ratio()
 
-    known = ", ".join(sorted(_OPENERS, key=distance))
+    known = ", ".join(sorted(DATASETS, key=distance))
     raise ValueError(f"unknown data set {name!r}: data.dataset is one of {known}")
 
 
@@ -174,7 +174,7 @@ def _open_faces(request: Request) -> Source:
     return open_folder(request, folder, labelled=False)
 
 
-_OPENERS: dict[str, Callable[[Request], Source]] = {
+DATASETS: dict[str, Callable[[Request], Source]] = {
     "digits": open_digits,
     "colour_digits": open_colour_digits,
     "cifar10": open_cifar10,
@@ -187,5 +187,4 @@ _OPENERS: dict[str, Callable[[Request], Source]] = {
     "ffhq": _open_faces,
     "folder": open_folder,
 }
-NAMES = tuple(_OPENERS)
-"""The names of all data sets."""
+"""Name in configs (`data.dataset`) → what opens a split: a `Request` to a `Source`."""

@@ -8,7 +8,7 @@ device and memory format of `x`.
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -109,12 +109,19 @@ def group_norm(channels: int, groups: int | None = None) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
+CondKind = Literal["sigma", "number", "level"]
+"""What a network takes as `cond`: a noise level σ > 0, a time or step, or an index of SMLD's
+levels."""
+
+
 class SinusoidalEmbedding(nn.Module):
     """Sines and cosines of a time at geometrically spaced frequencies (Vaswani et al. 2017).
 
     Args:
         dim: Number of features E, at least 4; an odd one is filled up with a zero.
     """
+
+    cond_kind: CondKind = "number"
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -144,6 +151,8 @@ class GaussianFourierProjection(nn.Module):
         num_frequencies: Number of frequencies; there are twice as many features.
         scale: Standard deviation of the frequencies.
     """
+
+    cond_kind: CondKind = "sigma"
 
     def __init__(self, num_frequencies: int, scale: float = 16.0) -> None:
         super().__init__()

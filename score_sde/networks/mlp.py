@@ -65,6 +65,7 @@ class MLP(nn.Module):
         self.embedding, noise_level = embedding_and_sigma(
             embedding_type, width, fourier_scale, (sigma_min, sigma_max, num_scales)
         )
+        self.cond_kind = self.embedding.cond_kind
         self.conditioning = Conditioning(
             self.embedding.features, width, act=act, num_classes=num_classes
         )

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from score_sde.networks.layers import pad_to_multiple
+from score_sde.networks.layers import CondKind, pad_to_multiple
 from score_sde.tensor_ops import expand_to
 
 Norm = Callable[[int], nn.Module]  # width → normalisation (x, y) → x
@@ -191,6 +191,7 @@ class RefineNet(nn.Module):
         sigma_table: tuple[float, float, int] | None,
     ) -> None:
         super().__init__()
+        self.cond_kind: CondKind = "level"
         self.centered = centered
         self.sigma_table = sigma_table
         self.divisor = 2 ** sum(down and dilation == 1 for _, down, dilation in stages)

@@ -198,6 +198,7 @@ class UNet(nn.Module):
         attended = [side // 2**level in attn_resolutions for level in range(len(ch_mult))]
         widths = [nf * mult for mult in ch_mult]
         self.embedding = embedding
+        self.cond_kind = embedding.cond_kind
         self.conditioning = None
         if conditional:
             self.conditioning = Conditioning(

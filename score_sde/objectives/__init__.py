@@ -1,6 +1,6 @@
 """Objectives: from a batch of data to one loss per sample; times and weights."""
 
-from score_sde.objectives.choice import OBJECTIVES, make_objective
+from score_sde.objectives.choice import OBJECTIVES, Options, make_objective
 from score_sde.objectives.losses import DDPM, ELBO, SMLD, Objective, ScoreMatching, elbo_weights
 from score_sde.objectives.times import (
     TIME_SAMPLERS,
@@ -18,6 +18,7 @@ __all__ = [
     "TIME_SAMPLERS",
     "ImportanceTimes",
     "Objective",
+    "Options",
     "ScoreMatching",
     "StratifiedTimes",
     "TimeSampler",

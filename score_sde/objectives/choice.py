@@ -1,13 +1,34 @@
 """Which objective a set of options asks for."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
 from score_sde.objectives.losses import DDPM, ELBO, SMLD, Objective, ScoreMatching
-from score_sde.objectives.times import TIME_SAMPLERS
+from score_sde.objectives.times import TIME_SAMPLERS, TimeSampler
 from score_sde.sde import SDE, VESDE, VPSDE
 
-OBJECTIVES = ("auto", "score_matching", "likelihood", "simple", "elbo")
-"""auto: as the other options say. score_matching: the paper's weighting λ = σ². likelihood: λ = g²
-with importance-sampled times (Song et al. 2021, "Maximum Likelihood Training"). simple and elbo:
-L_simple and the variational bound of DDPM's chain (Ho et al. 2020)."""
+
+@dataclass(frozen=True)
+class Options:
+    """What an objective may be made of, besides the SDE.
+
+    Attributes:
+        continuous: continuous times; False for the chains of SMLD (VE) and DDPM (VP).
+        reduce_mean: mean over the dimensions of a sample; otherwise half their sum.
+        likelihood_weighting: λ = g² instead of σ².
+        times: a name of `TIME_SAMPLERS`.
+        eps: the smallest continuous time.
+    """
+
+    continuous: bool = True
+    reduce_mean: bool = False
+    likelihood_weighting: bool = False
+    times: str = "uniform"
+    eps: float = 1e-5
+
+    def time_sampler(self, sde: SDE) -> TimeSampler:
+        """What draws the times of an SDE."""
+        return TIME_SAMPLERS[self.times](sde, self.eps)
 
 
 def make_objective(
@@ -25,66 +46,106 @@ def make_objective(
     Args:
         sde: the forward process.
         objective: a name of `OBJECTIVES`.
-        continuous: continuous times; False for the chains of SMLD (VE) and DDPM (VP).
-        reduce_mean: mean over the dimensions of a sample; otherwise half their sum.
-        likelihood_weighting: λ = g² instead of σ².
-        times: a name of `TIME_SAMPLERS`.
-        eps: the smallest continuous time.
+        continuous: as the others in `Options`.
+        reduce_mean: see there.
+        likelihood_weighting: see there.
+        times: see there.
+        eps: see there.
 
     Raises:
         ValueError: an unknown name, or options that exclude each other.
     """
     if times not in TIME_SAMPLERS:
         raise ValueError(f"times={times!r}: choose one of {', '.join(TIME_SAMPLERS)}")
-    _check(sde, objective, continuous, likelihood_weighting, times)
-    if objective == "likelihood":
-        likelihood_weighting, times = True, "importance"
-    if continuous:
-        sampler = TIME_SAMPLERS[times](sde, eps)
-        return ScoreMatching(sde, True, reduce_mean, likelihood_weighting, sampler)
-    if likelihood_weighting:
+    if objective not in OBJECTIVES:
         raise ValueError(
-            "likelihood weighting is defined for continuous times only: "
-            "set training.continuous=True or training.likelihood_weighting=False"
+            f"training.objective={objective!r}: it must be one of {', '.join(OBJECTIVES)}"
         )
-    if times != "uniform":
-        raise ValueError(
-            f"times={times!r}: a discrete chain draws its steps by itself; "
-            "set training.continuous=True or take uniform times"
-        )
+    options = Options(continuous, reduce_mean, likelihood_weighting, times, eps)
+    return OBJECTIVES[objective](sde, options)
+
+
+def as_options_say(sde: SDE, options: Options) -> Objective:
+    """Score matching in continuous time, or on the chain of SMLD or DDPM."""
+    if options.continuous:
+        sampler = options.time_sampler(sde)
+        weighting = options.likelihood_weighting
+        return ScoreMatching(sde, True, options.reduce_mean, weighting, sampler)
+    _check_chain(options)
     if isinstance(sde, VESDE):
-        return SMLD(sde, reduce_mean)
+        return SMLD(sde, options.reduce_mean)
     if isinstance(sde, VPSDE):
-        return ELBO(sde, reduce_mean) if objective == "elbo" else DDPM(sde, reduce_mean)
+        return DDPM(sde, options.reduce_mean)
     raise ValueError(
         f"{sde.name}: discrete training is defined for vesde (SMLD) and vpsde (DDPM); "
         "set training.continuous=True"
     )
 
 
-def _check(
-    sde: SDE, objective: str, continuous: bool, likelihood_weighting: bool, times: str
-) -> None:
-    """Refuses options that contradict a named objective."""
-    given = f"training.objective={objective!r}"
-    if objective not in OBJECTIVES:
-        raise ValueError(f"{given}: it must be one of {', '.join(OBJECTIVES)}")
-    if objective == "score_matching" and likelihood_weighting:
+def score_matching(sde: SDE, options: Options) -> Objective:
+    """The paper's weighting, λ = σ²."""
+    if options.likelihood_weighting:
         raise ValueError(
-            f"{given} has the weighting of the paper: set training.likelihood_weighting=False, or "
-            "training.objective='likelihood'"
+            "training.objective='score_matching' has the weighting of the paper: set "
+            "training.likelihood_weighting=False, or training.objective='likelihood'"
         )
-    if objective == "likelihood" and not continuous:
+    return as_options_say(sde, options)
+
+
+def likelihood(sde: SDE, options: Options) -> Objective:
+    """λ = g² with importance-sampled times (Song et al. 2021, "Maximum Likelihood Training")."""
+    given = "training.objective='likelihood'"
+    if not options.continuous:
         raise ValueError(
             f"{given} is defined for continuous times: set training.continuous=True, or "
             "training.objective='elbo' for DDPM's chain"
         )
-    if objective == "likelihood" and times == "stratified":
+    if options.times == "stratified":
         raise ValueError(
             f"{given} draws importance-sampled times: set training.time_sampling='importance'"
         )
-    if objective in ("simple", "elbo") and (continuous or not isinstance(sde, VPSDE)):
+    return as_options_say(sde, replace(options, likelihood_weighting=True, times="importance"))
+
+
+def simple(sde: SDE, options: Options) -> Objective:
+    """L_simple of DDPM's chain (Ho et al. 2020, eq. 14)."""
+    return DDPM(_of_chain(sde, options, "simple"), options.reduce_mean)
+
+
+def elbo(sde: SDE, options: Options) -> Objective:
+    """The variational bound of DDPM's chain (Ho et al. 2020, eq. 5)."""
+    return ELBO(_of_chain(sde, options, "elbo"), options.reduce_mean)
+
+
+OBJECTIVES: dict[str, Callable[[SDE, Options], Objective]] = {
+    "auto": as_options_say,
+    "score_matching": score_matching,
+    "likelihood": likelihood,
+    "simple": simple,
+    "elbo": elbo,
+}
+"""Name in configs (`training.objective`) → the objective of an SDE and options."""
+
+
+def _of_chain(sde: SDE, options: Options, name: str) -> VPSDE:
+    if options.continuous or not isinstance(sde, VPSDE):
         raise ValueError(
-            f"{given} belongs to DDPM's chain: set training.sde='vpsde' and "
-            f"training.continuous=False (they are {sde.name!r} and {continuous})"
+            f"training.objective={name!r} belongs to DDPM's chain: set training.sde='vpsde' and "
+            f"training.continuous=False (they are {sde.name!r} and {options.continuous})"
+        )
+    _check_chain(options)
+    return sde
+
+
+def _check_chain(options: Options) -> None:
+    """Refuses what a chain of discrete steps has no use for."""
+    if options.likelihood_weighting:
+        raise ValueError(
+            "likelihood weighting is defined for continuous times only: "
+            "set training.continuous=True or training.likelihood_weighting=False"
+        )
+    if options.times != "uniform":
+        raise ValueError(
+            f"times={options.times!r}: a discrete chain draws its steps by itself; "
+            "set training.continuous=True or take uniform times"
         )

@@ -12,9 +12,7 @@ paper prints the product of these).
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -41,6 +39,8 @@ class Corrector(Step):
     Raises:
         ValueError: where a value is out of its range.
     """
+
+    arguments: ClassVar = {"snr": "snr", "n_steps": "n_steps_each", "norms": "norms"}
 
     def __init__(
         self, sde: SDE, snr: float = 0.16, n_steps: int = 1, norms: Norms = "sample"
@@ -119,11 +119,9 @@ class NoneCorrector(Step):
         return x, x
 
 
-CORRECTORS: Mapping[str, type[Corrector] | type[NoneCorrector]] = MappingProxyType(
-    {
-        LangevinCorrector.name: LangevinCorrector,
-        AnnealedLangevinDynamics.name: AnnealedLangevinDynamics,
-        NoneCorrector.name: NoneCorrector,
-    }
-)
-"""Recipe name → class."""
+CORRECTORS: dict[str, type[Corrector] | type[NoneCorrector]] = {
+    LangevinCorrector.name: LangevinCorrector,
+    AnnealedLangevinDynamics.name: AnnealedLangevinDynamics,
+    NoneCorrector.name: NoneCorrector,
+}
+"""Name in configs (`sampling.corrector`) → class; see `step.make_step`."""

@@ -16,8 +16,7 @@ These solvers step between two times of a grid, never on the chain's own scales.
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
-from types import MappingProxyType
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -92,6 +91,7 @@ class Heun(FewStepSolver):
     name = "heun"
     order = 2
     evaluations = 2
+    arguments: ClassVar = {name: name for name in ("s_churn", "s_min", "s_max", "s_noise")}
 
     def __init__(
         self,
@@ -178,7 +178,9 @@ class DPMSolverPP2M(FewStepSolver):
         return x_next
 
 
-FEW_STEP: Mapping[str, type[FewStepSolver]] = MappingProxyType(
-    {DDIM.name: DDIM, Heun.name: Heun, DPMSolverPP2M.name: DPMSolverPP2M}
-)
-"""Recipe name (`sampling.method`) → class."""
+FEW_STEP: dict[str, type[Step]] = {
+    DDIM.name: DDIM,
+    Heun.name: Heun,
+    DPMSolverPP2M.name: DPMSolverPP2M,
+}
+"""Name in configs (`sampling.method`) → class; see `step.make_step`."""

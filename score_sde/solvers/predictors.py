@@ -15,8 +15,7 @@ On the paper's own chain (t_next None) r and G come from its table of N scales, 
 steps by T/N.
 """
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +35,7 @@ class Predictor(Step):
     """
 
     weak_order = 1
+    arguments: ClassVar = {"probability_flow": "probability_flow"}
 
     def __init__(self, sde: SDE, probability_flow: bool = False) -> None:
         super().__init__(sde)
@@ -117,12 +117,10 @@ class NonePredictor(Predictor):
         return x, x
 
 
-PREDICTORS: Mapping[str, type[Predictor]] = MappingProxyType(
-    {
-        EulerMaruyamaPredictor.name: EulerMaruyamaPredictor,
-        ReverseDiffusionPredictor.name: ReverseDiffusionPredictor,
-        AncestralSamplingPredictor.name: AncestralSamplingPredictor,
-        NonePredictor.name: NonePredictor,
-    }
-)
-"""Recipe name → class."""
+PREDICTORS: dict[str, type[Predictor]] = {
+    EulerMaruyamaPredictor.name: EulerMaruyamaPredictor,
+    ReverseDiffusionPredictor.name: ReverseDiffusionPredictor,
+    AncestralSamplingPredictor.name: AncestralSamplingPredictor,
+    NonePredictor.name: NonePredictor,
+}
+"""Name in configs (`sampling.predictor`) → class; see `step.make_step`."""

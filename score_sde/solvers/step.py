@@ -10,7 +10,7 @@ Symbols as in `sde`: x (B, ...), t and t_next (B,).
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
@@ -29,6 +29,8 @@ class Step(ABC):
         weak_order: the weak order where noise enters: that of the moments.
         evaluations: how often one step calls the score.
         grid: the kind of `grids.time_grid` that suits it.
+        arguments: what its constructor takes besides the SDE, by name, with the field of a
+            config's group `sampling` that each stands for.
 
     Raises:
         ValueError: where the step does not accept the SDE.
@@ -39,6 +41,7 @@ class Step(ABC):
     weak_order: ClassVar[int | None] = None
     grid: ClassVar[str] = "uniform"
     evaluations: int = 1
+    arguments: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, sde: SDE) -> None:
         refusal = self.accepts(sde)
@@ -92,3 +95,22 @@ def by_name(table: Mapping[str, StepClass], name: str, what: str) -> StepClass:
         names = ", ".join(sorted(table, key=likeness, reverse=True))
         raise ValueError(f"unknown {what} {name!r}: it must be one of {names}")
     return table[name]
+
+
+def make_step(kind: "type[Step]", sde: SDE, sampling: Mapping[str, Any]) -> Step:
+    """A step for an SDE, with the arguments that it declares.
+
+    Args:
+        kind: a row of PREDICTORS, CORRECTORS or FEW_STEP.
+        sde: the forward SDE.
+        sampling: the fields of a config's group `sampling`.
+
+    Raises:
+        ValueError: the step does not accept the SDE or a value, or a field is missing.
+    """
+    lacking = [field for field in kind.arguments.values() if field not in sampling]
+    if lacking:
+        raise ValueError(
+            f"sampling.{lacking[0]} is missing, which {kind.name} takes: set it in the recipe"
+        )
+    return kind(sde, **{name: sampling[field] for name, field in kind.arguments.items()})

@@ -1,0 +1,85 @@
+"""What each mode of the command line hands to the function that carries it out."""
+
+import sys
+from typing import Any
+
+from score_sde.commands.cli import Command
+from score_sde.commands.complete import complete as complete_images
+from score_sde.commands.evaluate import evaluate as evaluate_checkpoints
+from score_sde.commands.references import stats as compute_statistics
+from score_sde.commands.sample import sample as draw_samples
+from score_sde.commands.smoke import smoke
+from score_sde.commands.train import train as train_network
+from score_sde.commands.tune import tune as tune_levels
+from score_sde.commands.weights import convert as convert_checkpoint
+
+
+def train(command: Command) -> None:
+    """`--mode train`, and `--smoke`."""
+    if command.options["smoke"]:
+        smoke(command.config)
+    else:
+        train_network(command.config, command.workdir, init_from=command.options["init_from"])
+
+
+def sample(command: Command) -> None:
+    """`--mode sample`."""
+    count = command.options["num_samples"] or 64
+    draw_samples(command.config, command.workdir, num_samples=count, **_of_checkpoint(command))
+
+
+def complete(command: Command) -> None:
+    """`--mode inpaint` and `--mode colorize`."""
+    options = command.options
+    complete_images(
+        command.config,
+        command.workdir,
+        command.mode,
+        source=options["input"],
+        mask=options["mask"] or "middle",
+        num_images=options["num_samples"] or 8,
+        completions=options["completions"] or 4,
+        **_of_checkpoint(command),
+    )
+
+
+def evaluate(command: Command) -> None:
+    """`--mode eval`."""
+    options = command.options
+    evaluate_checkpoints(
+        command.config,
+        command.workdir,
+        eval_folder=options["eval_folder"],
+        checkpoint=options["checkpoint"],
+        raw=options["raw"],
+        overrides=command.overrides,
+        wait_minutes=options["wait"],
+    )
+
+
+def stats(command: Command) -> None:
+    """`--mode stats`."""
+    sys.stdout.write(f"{compute_statistics(command.config)}\n")
+
+
+def tune(command: Command) -> None:
+    """`--mode tune`."""
+    sys.stdout.write(f"{tune_levels(command.config, command.workdir)}\n")
+
+
+def convert(command: Command) -> None:
+    """`--mode convert`.
+
+    Raises:
+        ValueError: the file to read or the one to write is not named.
+    """
+    checkpoint, output = command.options["checkpoint"], command.options["output"]
+    if checkpoint is None or output is None:
+        raise ValueError("--mode convert takes --checkpoint and --output: give both")
+    sys.stdout.write(f"{convert_checkpoint(checkpoint, output, command.config)}\n")
+
+
+def _of_checkpoint(command: Command) -> dict[str, Any]:
+    """The options of every mode that draws from a checkpoint."""
+    options = {name: command.options[name] for name in ("checkpoint", "output", "raw")}
+    return {**options, "overrides": command.overrides}

@@ -1,0 +1,96 @@
+"""The options of the command line, each defined once; `cli.MODES` says which mode heeds which."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+
+class _Text(flags.ArgumentParser):
+    """Words that are not empty: an option left empty is not taken for its default."""
+
+    syntactic_help = "text"
+
+    def parse(self, argument: str) -> Any:
+        """The words themselves."""
+        if not argument:
+            raise ValueError("it is empty; give it a value, or leave it out")
+        return argument
+
+
+class _Path(_Text):
+    syntactic_help = "a path"
+
+    def parse(self, argument: str | Path) -> Path:
+        """The path that the words name."""
+        return Path(super().parse(str(argument)))
+
+
+def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValues:
+    """Defines every option.
+
+    Args:
+        modes: their names, with a line of help.
+        argv: the words in which --config and its overrides stand.
+    """
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config", None, "The recipe.", flag_values=values, sys_argv=list(argv)
+    )
+    here: Any = {"flag_values": values, "module_name": "options"}
+
+    def path(name: str, text: str) -> None:
+        flags.DEFINE(_Path(), name, None, text, **here)
+
+    lines = "; ".join(f"{name}: {line}" for name, line in modes.items())
+    flags.DEFINE_enum("mode", None, list(modes), f"What to do. {lines}.", **here)
+    path("workdir", "Default: runs/ and the recipe's path.")
+    path("checkpoint", "A file, or a folder of diffusers. Default: the newest of the workdir.")
+    path("eval_folder", "Default: eval/ in the work directory.")
+    path("init_from", "Train from this checkpoint's weights.")
+    path("input", "An image, a folder of them or an array file. Default: test images.")
+    path(
+        "output",
+        "A folder for PNG files, or NAME.npz; for convert, NAME.pt or NAME.pth for a file, any "
+        "other name for a folder of diffusers.",
+    )
+    flags.DEFINE(
+        _Text(),
+        "mask",
+        None,
+        "What to inpaint: middle (default), left, right, top, bottom, scattered, or a picture, "
+        "white where images are known.",
+        **here,
+    )
+    flags.DEFINE_integer(
+        "num_samples",
+        None,
+        "How many images to draw (default 64), or to inpaint or colorize (8).",
+        lower_bound=1,
+        **here,
+    )
+    flags.DEFINE_integer(
+        "completions", None, "How many of each image (default 4).", lower_bound=1, **here
+    )
+    flags.DEFINE_float(
+        "wait",
+        0.0,
+        "Evaluate checkpoints as they come, waiting at most so many minutes for each.",
+        **here,
+    )
+    for name, text in (
+        ("raw", "Use the raw weights, not their moving average."),
+        ("smoke", "Try the recipe at reduced width, in a minute."),
+        ("print_config", "Print the resolved config and stop."),
+        ("help_config", "Show every field of a config and stop."),
+        ("debug", "Show the stack trace of an error."),
+        ("help", "Show this text."),
+    ):
+        flags.DEFINE_boolean(name, False, text, **here)
+    return values
+
+
+EVERY_MODE = ("mode", "workdir", "print_config", "help_config", "debug", "help")
+"""Options that belong to no mode."""

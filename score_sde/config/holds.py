@@ -1,0 +1,113 @@
+"""What a field of a config may hold: ranges of numbers, names, tuples of numbers.
+
+Names that are rows of a table are looked up when they are checked, so that rows added by a recipe
+count, and nothing is imported before.
+"""
+
+import difflib
+import importlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Number:
+    """Finite numbers within a range.
+
+    Attributes:
+        words: the range, as in "it must be …".
+        within: whether a number lies in it.
+        refusal: what is said of one that does not; from the words by default.
+    """
+
+    words: str
+    within: Callable[[float], bool]
+    refusal: str = ""
+
+    def fault(self, value: float) -> str | None:
+        """What is wrong with a value, or None."""
+        finite = isinstance(value, Integral) or math.isfinite(value)
+        fits = finite and self.within(value)
+        return None if fits else self.refusal or f"it must be {self.words}"
+
+
+class Names:
+    """Names: those given, and the rows of a table where one is named.
+
+    Args:
+        *names: those that are in no table.
+        table: where the table is, as "module:NAME".
+    """
+
+    def __init__(self, *names: str, table: str = "") -> None:
+        self.names, self.table = names, table
+
+    @property
+    def words(self) -> str:
+        """The names, or the table's place."""
+        rows = [f"a row of {self.table}"] if self.table else []
+        return ", ".join([*self.names, *rows])
+
+    def allowed(self) -> list[str]:
+        """All of them, now."""
+        return [*self.names, *(name for name in _rows(self.table) if name not in self.names)]
+
+    def fault(self, value: object) -> str | None:
+        """What is wrong with a value, or None."""
+        allowed = self.allowed()
+        if value in allowed:
+            return None
+        near = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"it must be one of {', '.join(allowed)}{hint}"
+
+
+def _rows(table: str) -> Mapping[str, object]:
+    module, _, name = table.partition(":")
+    return getattr(importlib.import_module(module), name) if table else {}
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Tuples of numbers.
+
+    Attributes:
+        words: what they are, with an example.
+        fits: whether a tuple is one.
+    """
+
+    words: str
+    fits: Callable[[tuple[Any, ...]], bool]
+
+    def fault(self, value: Any) -> str | None:
+        """What is wrong with a value, or None."""
+        return None if self.fits(tuple(value)) else f"give {self.words}"
+
+
+AT_LEAST_1 = Number("at least 1", lambda x: x >= 1)
+AT_LEAST_0 = Number("at least 0", lambda x: x >= 0, "it may not be negative")
+ABOVE_0 = Number("above 0", lambda x: x > 0)
+SHARE = Number("from 0 to below 1", lambda x: 0 <= x < 1)
+FINITE = Number("a finite number", lambda x: True)
+SEED = Number("a whole number of 64 bits", lambda x: -(2**63) <= x < 2**63)
+AUTO_ON_OFF = Names("auto", "on", "off")
+
+
+def _whole(items: tuple[Any, ...]) -> bool:
+    return all(type(item) is int and item >= 1 for item in items)
+
+
+def _kernel(items: tuple[Any, ...]) -> bool:
+    return (
+        all(isinstance(x, Real) for x in items) and math.isfinite(sum(items)) and sum(items) != 0
+    )
+
+
+SIDES = Numbers("whole numbers from 1 up, as (16,), or () for none", _whole)
+LEVELS = Numbers(
+    "whole numbers from 1 up, at least one level, as (1, 2)", lambda x: len(x) > 0 and _whole(x)
+)
+KERNEL = Numbers("numbers whose sum is not 0, as (1, 3, 3, 1)", _kernel)

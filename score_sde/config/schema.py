@@ -1,0 +1,277 @@
+"""Every field of a config, one row each: default, help, what it may hold, whether it may change.
+
+Checks (`check`), resumption (`history`), the parts that recipes begin with (`parts`),
+`--help_config` and docs/config.md all follow from these rows. A field that users add in a recipe
+needs none: it is kept and recorded, and a run that is resumed may not change it.
+
+Frequencies and lengths count training steps; noise levels are in units of the scaled data. No room
+is imported here, so that `--help_config` needs no torch.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from numbers import Integral, Real
+from typing import Any, Literal
+
+from score_sde.config.holds import (
+    ABOVE_0,
+    AT_LEAST_0,
+    AT_LEAST_1,
+    AUTO_ON_OFF,
+    FINITE,
+    KERNEL,
+    LEVELS,
+    SEED,
+    SHARE,
+    SIDES,
+    Names,
+    Number,
+    Numbers,
+)
+
+GROUPS = {
+    "": "of the whole run",
+    "training": "objective, lengths, logging",
+    "sampling": "how samples are drawn, in snapshots and from checkpoints",
+    "eval": "what --mode eval computes",
+    "data": "the images",
+    "model": "SDE and network; a recipe holds those that its parts set",
+    "optim": "the optimiser",
+}
+"""Groups of fields, in the order in which they are listed."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A row: one field of a config.
+
+    Attributes:
+        default: what it holds where a recipe says nothing; its type is the field's.
+        help: one line.
+        holds: what it may hold, None for whatever its type allows.
+        resume: whether a resumed run may change it. "free": at any time; "on_request": where the
+            user allows it by name; "never": it would be another experiment.
+        from_checkpoint: whether a checkpoint decides it when samples are drawn from it. "yes";
+            "unless_given": where the command does not say otherwise; "no": the recipe does.
+        older: what runs did that were made before the field was added; None for the fields of
+            every run. A shard of an evaluation counts on where the field stands at this value.
+    """
+
+    default: Any
+    help: str
+    holds: Number | Names | Numbers | None = None
+    resume: Literal["free", "on_request", "never"] = "never"
+    from_checkpoint: Literal["yes", "unless_given", "no"] = "no"
+    older: Any = None
+
+    def fault(self, value: Any) -> str | None:
+        """What is wrong with a value, or None."""
+        kind = type(self.default)
+        if kind is bool and not isinstance(value, bool):
+            return "it must be True or False"
+        if kind in (int, float) and (isinstance(value, bool) or not isinstance(value, Real)):
+            return "it must be a number"
+        if kind is int and not isinstance(value, Integral):
+            return "it must be a whole number"
+        if kind is tuple and not isinstance(value, list | tuple):
+            return "it must be a tuple, as (1, 2)"
+        holds: Any = self.holds
+        return holds.fault(value) if holds else None
+
+
+_free = partial(Field, resume="free")
+_model = partial(Field, from_checkpoint="yes")
+
+FIELDS: dict[str, Field] = {
+    "seed": Field(42, "decides weights, data order, training noise and samples", SEED),
+    "device": _free("auto", "auto (CUDA, then MPS, then CPU), or a name such as cuda:1"),
+    "training.sde": _model("vpsde", "the forward process", Names(table="score_sde.sde:SDES")),
+    "training.objective": _model(
+        "auto",
+        "what training minimises; auto: as the fields below say",
+        Names(table="score_sde.objectives:OBJECTIVES"),
+    ),
+    "training.continuous": _model(True, "continuous times; False: the chains of SMLD and DDPM"),
+    "training.reduce_mean": _model(False, "mean over dimensions; otherwise half their sum"),
+    "training.likelihood_weighting": _model(False, "weight losses by g² instead of σ²"),
+    "training.time_sampling": _model(
+        "uniform",
+        "how training times are drawn",
+        Names(table="score_sde.objectives:TIME_SAMPLERS"),
+    ),
+    "training.batch_size": Field(128, "images in one update, over all processes", AT_LEAST_1),
+    "training.accumulation": _free(
+        1, "parts that a batch is split into, to save memory", AT_LEAST_1
+    ),
+    "training.n_iters": _free(1300001, "updates in all", AT_LEAST_1),
+    "training.log_freq": _free(50, "steps between log lines", AT_LEAST_1),
+    "training.eval_freq": _free(100, "steps between held-out losses", AT_LEAST_1),
+    "training.snapshot_freq": _free(
+        50000, "steps between checkpoints that are kept, each with a sample grid", AT_LEAST_1
+    ),
+    "training.snapshot_freq_for_preemption": _free(
+        10000, "steps between checkpoints to resume from", AT_LEAST_1
+    ),
+    "training.snapshot_sampling": _free(True, "draw samples at each snapshot"),
+    "training.snapshot_images": _free(64, "how many", AT_LEAST_1),
+    "training.keep_checkpoints": _free(
+        3, "newest checkpoints kept, beside those of snapshot_freq", AT_LEAST_1
+    ),
+    "training.precision": _free(
+        "auto",
+        "of the network; auto: TF32 on CUDA, float32 elsewhere",
+        Names("auto", "float32", "tf32", "bf16"),
+    ),
+    "training.compile": _free("auto", "torch.compile; auto: on CUDA", AUTO_ON_OFF),
+    "training.channels_last": _free("auto", "memory format; auto: not on MPS", AUTO_ON_OFF),
+    "sampling.method": _free(
+        "pc",
+        "pc: predictor and corrector; ode: adaptive; or a few-step solver",
+        Names("pc", "ode", table="score_sde.solvers.few_step:FEW_STEP"),
+    ),
+    "sampling.num_steps": _free(0, "steps; 0: the chain's own number of scales", AT_LEAST_0),
+    "sampling.batch_size": _free(64, "images drawn at a time", AT_LEAST_1),
+    "sampling.predictor": _free(
+        "reverse_diffusion",
+        "of pc: the step from one time to the next",
+        Names(table="score_sde.solvers.predictors:PREDICTORS"),
+    ),
+    "sampling.corrector": _free(
+        "none",
+        "of pc: the steps at each time",
+        Names(table="score_sde.solvers.correctors:CORRECTORS"),
+    ),
+    "sampling.n_steps_each": _free(1, "corrector steps at each time", AT_LEAST_1),
+    "sampling.snr": _free(0.16, "signal-to-noise ratio of the Langevin step", ABOVE_0),
+    "sampling.norms": _free(
+        "sample",
+        "norms in the Langevin step: each sample's, or the batch's mean as in the 2021 release",
+        Names("sample", "batch"),
+    ),
+    "sampling.corrector_first": _free(True, "correct before each prediction, or after it"),
+    "sampling.probability_flow": _free(False, "predict along the probability-flow ODE"),
+    "sampling.noise_removal": _free(True, "the last step returns its mean"),
+    "sampling.grid": _free(
+        "auto",
+        "where the times stand; auto: as suits the step",
+        Names("auto", "uniform", "log_snr", "edm"),
+    ),
+    "sampling.eps": _free(0.0, "time at which sampling ends; 0: the SDE's own", AT_LEAST_0),
+    "sampling.rtol": _free(1e-5, "relative tolerance of the adaptive ODE", ABOVE_0),
+    "sampling.atol": _free(1e-5, "absolute tolerance of the adaptive ODE", ABOVE_0),
+    "sampling.max_steps": _free(10000, "of the adaptive ODE, after which it gives up", AT_LEAST_1),
+    "sampling.s_churn": _free(
+        0.0, "noise that Heun's method adds (Karras et al. 2022, algorithm 2)", AT_LEAST_0
+    ),
+    "sampling.s_min": _free(0.0, "least noise level at which it does", AT_LEAST_0),
+    "sampling.s_max": _free(1e30, "largest noise level at which it does", AT_LEAST_0),
+    "sampling.s_noise": _free(1.0, "standard deviation of that noise", AT_LEAST_0),
+    "eval.batch_size": _free(1024, "images, for losses and the features of data sets", AT_LEAST_1),
+    "eval.bpd_batch_size": _free(
+        128, "images, for bits/dim, whose backward pass keeps all activations", AT_LEAST_1
+    ),
+    "eval.num_samples": _free(50000, "samples that distances are computed of", AT_LEAST_1),
+    "eval.begin_ckpt": _free(
+        0, "first step of the checkpoints to evaluate; both 0: the newest", AT_LEAST_0
+    ),
+    "eval.end_ckpt": _free(0, "last step; 0: no last one", AT_LEAST_0),
+    "eval.enable_sampling": _free(True, "compute distances of samples"),
+    "eval.enable_loss": _free(True, "compute the held-out loss"),
+    "eval.enable_bpd": _free(True, "compute bits/dim and their bound"),
+    "eval.bpd_dataset": _free("test", "splits for bits/dim", Names("test", "train", "both")),
+    "eval.bpd_images": _free(
+        0, "images of each split, at random; 0: as many as there are test images", AT_LEAST_0
+    ),
+    "eval.bpd_draws": _free(1, "uniform dequantisations of each image", AT_LEAST_1),
+    "eval.bpd_probes": _free(1, "probes for the trace, in each", AT_LEAST_1),
+    "eval.bpd_eps": _free(1e-5, "time at which the flow begins", ABOVE_0),
+    "eval.hutchinson_type": _free(
+        "Rademacher",
+        "probes for the trace; exact for few dimensions",
+        Names("Rademacher", "Gaussian", "exact"),
+    ),
+    "eval.rtol": _free(1e-5, "relative tolerance of the flow", ABOVE_0),
+    "eval.atol": _free(1e-5, "absolute tolerance of the flow", ABOVE_0),
+    "eval.max_steps": _free(10000, "of the flow, after which it gives up", AT_LEAST_1),
+    "eval.features": _free(
+        "auto",
+        "network of the features; auto: Inception where its weights are",
+        Names("auto", "inception", "classifier"),
+    ),
+    "eval.inception_path": _free("", "weights of Inception; where torch-fidelity keeps them"),
+    "eval.reference": _free("", "a file of statistics; by default the data set's own"),
+    "eval.reference_split": _free(
+        "train",
+        "split that samples are compared with, in the papers train",
+        Names("train", "test"),
+    ),
+    "eval.stats_folder": _free("runs/stats", "keeps feature networks and statistics"),
+    "data.dataset": _model(
+        "CIFAR10", "a row of score_sde.data:DATASETS, spelt with or without - _"
+    ),
+    "data.root": _free("data", "the folder that data sets lie in", from_checkpoint="unless_given"),
+    "data.download": _free(True, "fetch what torchvision can where it is missing"),
+    "data.category": _model("", "of LSUN, such as church_outdoor"),
+    # Another share would make test images of training images.
+    "data.test_fraction": _model(0.1, "test images of a folder without a test part", SHARE),
+    "data.image_size": _model(32, "height in pixels, and width unless image_width", AT_LEAST_1),
+    "data.image_width": _model(0, "width in pixels; 0: square images", AT_LEAST_0),
+    "data.num_channels": _model(3, "colours", AT_LEAST_1),
+    "data.random_flip": Field(True, "mirror training images at random"),
+    "data.centered": _model(False, "the network's images lie in [-1, 1] instead of [0, 1]"),
+    "data.uniform_dequantization": Field(False, "add uniform noise to training images"),
+    "model.name": _model(
+        "ncsnpp", "the network", Names(table="score_sde.networks.table:NETWORKS")
+    ),
+    "model.num_scales": _model(1000, "noise levels of the SDE's chain", AT_LEAST_1),
+    "model.sigma_min": _model(0.01, "smallest noise level, of VE", FINITE),
+    "model.sigma_max": _model(50.0, "largest noise level, of VE", FINITE),
+    "model.beta_min": _model(0.1, "rate β at time 0, of VP and sub-VP", FINITE),
+    "model.beta_max": _model(20.0, "rate β at time 1, of VP and sub-VP", FINITE),
+    "model.ema_rate": _model(0.999, "decay of the weights' moving average; 0: none", SHARE),
+    "model.nf": _model(128, "channels of the first level", AT_LEAST_1),
+    "model.ch_mult": _model((1, 2, 2, 2), "channels of each level, in units of nf", LEVELS),
+    "model.num_res_blocks": _model(4, "residual blocks of each level", AT_LEAST_1),
+    "model.attn_resolutions": _model((16,), "sides of the levels with attention", SIDES),
+    "model.attn_every_up": _model(
+        False, "of ddpm: attention in every block up, as in google/ddpm-*"
+    ),
+    "model.dropout": _model(0.1, "share of activations dropped in training", SHARE),
+    "model.nonlinearity": _model("swish", "swish, relu, elu or lrelu"),
+    "model.normalization": _model("InstanceNorm++", "of NCSNv2"),
+    "model.resamp_with_conv": _model(True, "convolve where sizes change"),
+    "model.conditional": _model(True, "tell the network the noise level"),
+    "model.num_classes": _model(0, "class labels; 0: none", AT_LEAST_0),
+    "model.fir": _model(True, "of ncsnpp: smooth where sizes change"),
+    "model.fir_kernel": _model((1, 3, 3, 1), "of that filter", KERNEL),
+    "model.skip_rescale": _model(True, "of ncsnpp: divide sums with shortcuts by √2"),
+    "model.resblock_type": _model("biggan", "of ncsnpp: biggan or ddpm"),
+    "model.progressive": _model("none", "of ncsnpp: none, output_skip or residual"),
+    "model.progressive_input": _model("residual", "of ncsnpp: none, input_skip or residual"),
+    "model.progressive_combine": _model("sum", "of ncsnpp: sum or cat"),
+    "model.init_scale": _model(0.0, "of ncsnpp: scale of the first weights", AT_LEAST_0),
+    "model.embedding_type": _model(
+        "fourier", "of ncsnpp: fourier (of log σ) or positional (of a time or step)"
+    ),
+    "model.fourier_scale": _model(16.0, "of the Fourier frequencies", FINITE),
+    "model.scale_by_sigma": _model(True, "divide the output by the noise level, as scores are"),
+    "optim.optimizer": Field("Adam", "its kind", Names("Adam", "AdamW")),
+    "optim.lr": Field(2e-4, "learning rate", ABOVE_0),
+    "optim.beta1": Field(0.9, "decay of the first moment", SHARE),
+    "optim.eps": Field(1e-8, "added to the root of the second moment", ABOVE_0),
+    "optim.weight_decay": Field(
+        0.0, "of Adam within the gradient, of AdamW beside it", AT_LEAST_0
+    ),
+    "optim.amsgrad": Field(False, "keep the largest second moment"),
+    "optim.warmup": Field(5000, "steps over which the learning rate rises; 0: none", AT_LEAST_0),
+    "optim.grad_clip": Field(1.0, "largest norm of the gradient; negative: no limit", FINITE),
+}
+
+
+def defaults(group: str) -> dict[str, Any]:
+    """The default of every field of a group, by its name within it."""
+    return {
+        name.rpartition(".")[2]: field.default
+        for name, field in FIELDS.items()
+        if name.rpartition(".")[0] == group
+    }
