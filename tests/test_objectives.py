@@ -287,15 +287,17 @@ def test_chain_losses_vanish_for_data_at_one_point():
 
 def test_chain_labels_cover_the_chain_and_have_times():
     vp, ve = VPSDE(0.1, 10.0, 20), VESDE(N=20)
-    for objective, first in ((DDPM(vp), 0.0), (SMLD(ve), 1.0)):
+    for objective, ends in ((DDPM(vp), [vp.chain_times()[0], 1.0]), (SMLD(ve), [1.0, 0.0])):
         labels = objective.times(2000, generator=generator())
         assert labels.dtype == torch.int64
         assert torch.equal(labels.unique(), torch.arange(20))
         time = objective.time(torch.tensor([0, 19]))
-        assert time.tolist() == pytest.approx([first, 1 - first])
+        assert time.tolist() == pytest.approx(ends)
     t = torch.arange(20)
     sigmas = ve.discrete_sigmas.flip(0)
     assert_close(ve.std(SMLD(ve).time(t)), sigmas)
+    ve.T = 5.0
+    assert SMLD(ve).time(t)[0] == 5
 
 
 def test_elbo_weights_are_those_of_the_divergences():

@@ -112,7 +112,7 @@ class _ChainObjective(Objective):
     """What SMLD and DDPM share: times are the integer labels of a chain of N noise levels."""
 
     def __init__(self, sde: SDE, reduce_mean: bool) -> None:
-        self.N, self.reduce_mean = sde.N, reduce_mean
+        self.N, self.T, self.reduce_mean = sde.N, sde.T, reduce_mean
 
     def times(
         self, n: int, device: torch.device | None = None, generator: torch.Generator | None = None
@@ -143,8 +143,8 @@ class SMLD(_ChainObjective):
         self.sigmas = sde.discrete_sigmas.flip(0)
 
     def time(self, t: Tensor) -> Tensor:
-        """1 − label/(N − 1): (B,) → (B,)."""
-        return 1 - t / max(self.N - 1, 1)
+        """T (1 − label/(N − 1)): (B,) → (B,)."""
+        return self.T * (1 - t / max(self.N - 1, 1))
 
     def __call__(
         self, net: Network, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None
@@ -175,10 +175,11 @@ class DDPM(_ChainObjective):
             )
         super().__init__(sde, reduce_mean)
         self.alphas, self.sigmas = sde.sqrt_alphas_cumprod, sde.sqrt_1m_alphas_cumprod
+        self._times = sde.chain_times().float().clamp_max(sde.T)
 
     def time(self, t: Tensor) -> Tensor:
-        """step/(N − 1): (B,) → (B,)."""
-        return t / max(self.N - 1, 1)
+        """Where the SDE has the noise of the chain's step, at most T: (B,) → float32 (B,)."""
+        return self._times.to(t.device)[t]
 
     def __call__(
         self, net: Network, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None

@@ -1,0 +1,10 @@
+"""Stochastic differential equations that turn data into noise, and their reversal.
+
+`linear` says what an SDE is and what follows from its mean scale and std; `paper` holds those of
+the paper. A new one is a child of `SDE` with these two functions, a range for t and a name.
+"""
+
+from score_sde.sde.linear import SDE, ReverseSDE, Score
+from score_sde.sde.paper import VESDE, VPSDE, subVPSDE
+
+__all__ = ["SDE", "VESDE", "VPSDE", "ReverseSDE", "Score", "subVPSDE"]
