@@ -8,6 +8,7 @@ import torch
 from problems import SDES, Gaussian
 
 from score_sde.sde import VESDE, VPSDE, subVPSDE
+from score_sde.solvers.grids import paper_grid
 from score_sde.solvers.predictors import PREDICTORS, AncestralSamplingPredictor, NonePredictor
 from score_sde.solvers.step import by_name
 

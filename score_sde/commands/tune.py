@@ -188,9 +188,9 @@ def _say_end(config: Config, distance: float) -> str:
     sde = build_sde(config)
     level = sde.noise_level(torch.tensor([sde.T], dtype=torch.float64)).item()
     return (
-        f"{sde.name} has no sigma_max: with beta_max={config.model.beta_max:g} its noise level "
-        f"σ/α ends at {level:.4g}, {level / distance:.2g} times the largest distance. Levels and "
-        "Langevin step are computed for vesde only; there is nothing to override."
+        f"{sde.name} has no sigma_max: its noise level σ/α ends at {level:.4g}, "
+        f"{level / distance:.2g} times the largest distance. Levels and Langevin step are "
+        "computed for vesde only; there is nothing to override."
     )
 
 

@@ -1,6 +1,6 @@
 """Which objective a set of options asks for."""
 
-from score_sde.objectives.losses import DDPM, ELBO, SMLD, Objective, ScoreMatching
+from score_sde.objectives.losses import ELBO, SMLD, NoisePrediction, Objective, ScoreMatching
 from score_sde.objectives.times import TIME_SAMPLERS
 from score_sde.sde import SDE, VESDE, VPSDE
 
@@ -55,7 +55,8 @@ def make_objective(
     if isinstance(sde, VESDE):
         return SMLD(sde, reduce_mean)
     if isinstance(sde, VPSDE):
-        return ELBO(sde, reduce_mean) if objective == "elbo" else DDPM(sde, reduce_mean)
+        kind = ELBO if objective == "elbo" else NoisePrediction
+        return kind(sde, reduce_mean)
     raise ValueError(
         f"{sde.name}: discrete training is defined for vesde (SMLD) and vpsde (DDPM); "
         "set training.continuous=True"
