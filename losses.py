@@ -1,6 +1,7 @@
 """What notebooks written for the 2021 release call: losses and steps by the original's names.
 
-They are thin: the objectives are in `losses.objectives`, optimiser and schedule in `training`.
+They are thin: the objectives are in `score_sde.objectives`, optimiser and schedule in
+`score_sde.training`.
 """
 
 from collections.abc import Callable

@@ -240,5 +240,6 @@ def permutation(n: int, seed: int, epoch: int) -> Tensor:
         int64 (n,) on the CPU, each of 0 … n − 1 once.
     """
     high, low, _, _ = _blocks(seed, torch.arange(n), epoch, 1, Stream.ORDER)
-    # The shift wraps into the sign: the keys sort otherwise, but are as uniform.
+    # The top bit becomes the sign of an int64: keys are compared as signed numbers, and any order
+    # of 64 uniform bits is a uniform order of the items.
     return ((high << 32) | low).flatten().argsort(stable=True)

@@ -51,7 +51,7 @@ def discrete_bound(
     """Bound on −log P of quantised data under DDPM's chain of N steps (Ho et al. 2020, eq. 5).
 
     The reverse steps N − 1 … 1 have the posterior's variance β̃_i (Ho et al. also used β_i), so
-    that their divergences are w_i ‖ε − z‖² (`losses.elbo_weights`). The last is Ho et al.'s
+    that their divergences are w_i ‖ε − z‖² (`objectives.elbo_weights`). The last is Ho et al.'s
     discretised decoder (eq. 13): the integral of N(μ(x_1), β_0) over a level's cell, open at the
     lowest and the highest level. Bits per dimension are nats/(D log 2).
 

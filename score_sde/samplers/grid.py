@@ -22,7 +22,7 @@ from score_sde.solvers.correctors import NoneCorrector
 from score_sde.solvers.step import Step
 
 OnStep = Callable[[int, int, float, Tensor, Tensor], None]
-"""Is told (k, total, t, x, x_mean) after k of `total` steps, when x (b, ...) stands at time t.
+"""Called with (k, total, t, x, x_mean) after k of `total` steps, when x (b, ...) stands at time t.
 
 At k = 0 that is the prior."""
 
@@ -159,7 +159,7 @@ class GridSampler:
             score: (x, t) → ∇ log p_t(x).
             noise: gives standard normal noise of a shape, for the steps in their order.
             constraint: acts on the state after each corrector and each predictor.
-            on_step: is told of every step.
+            on_step: called after every step.
 
         Returns:
             The samples (B, ...), and the number of evaluations of the score.
@@ -199,7 +199,7 @@ class GridSampler:
             batch_size: how many samples are drawn at a time.
             device: where they are drawn.
             dtype: of the state.
-            on_step: is told of every step of every batch.
+            on_step: called after every step of every batch.
             constraint_for: gives the constraint of each batch, which also acts on the prior.
 
         Yields:

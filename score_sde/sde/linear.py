@@ -149,7 +149,7 @@ class SDE(ABC):
         return (t * ((self.N - 1) / self.T)).round().long().clamp(0, self.N - 1)
 
     def chain_position(self, t: Tensor) -> Tensor:
-        """`index` in the dtype of t, which is how a network of the chain is told its step."""
+        """`index` in the dtype of t, the label of a network that was trained on the chain."""
         return self.index(t).to(t.dtype)
 
     def chain_alpha(self, t: Tensor) -> Tensor:
