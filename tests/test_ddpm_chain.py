@@ -7,6 +7,8 @@ import pytest
 import torch
 from conftest import assert_close
 
+from configs.vp.ddpm.cifar10 import get_config
+from score_sde.config.build import autocast_dtype, build_sampler, build_sde, set_tf32
 from score_sde.noise import SampleNoise, normal
 from score_sde.objectives import make_objective
 from score_sde.samplers import GridSampler
@@ -229,3 +231,38 @@ def test_the_known_half_of_a_correlated_pair_draws_the_other_with_its_slope():
     assert measured == pytest.approx(slope, abs=0.06)
     rest = (v - slope * u[:, 0]).std().item()
     assert rest == pytest.approx(math.sqrt(1 - slope**2), rel=0.06)
+
+
+@pytest.mark.parametrize("method", ["pc", *FEW_STEP])
+@pytest.mark.parametrize("num_steps", [0, 1, 40, 999, 1000])
+def test_a_recipe_of_the_chain_samples_at_its_steps(method, num_steps):
+    config = get_config()
+    config.sampling.method, config.sampling.num_steps = method, num_steps
+    sde, whole = build_sde(config), num_steps in (0, 1000) and method == "pc"
+    if num_steps == 1000 and method != "pc":
+        with pytest.raises(ValueError, match="1 to 999 steps"):
+            build_sampler(config, sde)
+        return
+    sampler = build_sampler(config, sde)
+    times = torch.tensor(sampler.times)
+    k = sde.index(times)
+    assert (k[0], k[-1]) == (999, 0)
+    assert len(k) == (1000 if whole else (num_steps or 999) + 1)
+    assert_close(sde.std(times.double()), (1 - KEPT[k]).sqrt(), 1e-6)
+    assert sampler.chain == whole
+    assert sampler.tweedie == (method != "pc")  # the last noise, of step 0, is taken away
+
+
+def test_a_getter_changes_no_global_precision():
+    config, matmul, cudnn = get_config(), torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    try:
+        for allowed in (False, True):
+            matmul.allow_tf32 = allowed
+            config.training.precision = "float32" if allowed else "bf16"
+            autocast_dtype(config)
+            assert matmul.allow_tf32 == allowed
+            set_tf32(config)
+            assert matmul.allow_tf32 != allowed
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before

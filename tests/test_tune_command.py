@@ -312,6 +312,7 @@ def test_recipes_without_a_sigma_max_compare_the_end_of_their_sde(kind, tmp_path
     assert written["overrides"] == {}
     assert written["largest_distance"] == pytest.approx(2 * 4.81493, rel=1e-5)  # in [-1, 1]
     assert f"{kind}sde has no sigma_max" in printed
+    assert "beta_max" not in printed  # which SDEs of one's own need not have
     # σ/α at T = 1, where ∫β is ½ (0.1 + 20).
     level = math.sqrt(math.expm1(10.05)) if kind == "vp" else 2 * math.sinh(10.05 / 2)
     assert f"{level:.4g}" in printed
