@@ -1,6 +1,7 @@
 """What notebooks written for the 2021 release call: losses and steps by the original's names.
 
-They are thin: the objectives are in `losses.objectives`, optimiser and schedule in `training`.
+They are thin: the objectives are in `score_sde.objectives`, optimiser and schedule in
+`score_sde.training`.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from score_sde.objectives.choice import make_objective
-from score_sde.objectives.losses import DDPM, SMLD, Objective, ScoreMatching
+from score_sde.objectives.losses import SMLD, NoisePrediction, Objective, ScoreMatching
 from score_sde.objectives.times import UniformTimes
 from score_sde.sde import SDE, VESDE, VPSDE
 
@@ -46,7 +47,7 @@ def get_smld_loss_fn(vesde: VESDE, train: bool, reduce_mean: bool = False) -> Lo
 
 def get_ddpm_loss_fn(vpsde: VPSDE, train: bool, reduce_mean: bool = True) -> LossFn:
     """Noise prediction on DDPM's chain; as `get_sde_loss_fn`, with `t` the int64 steps."""
-    return _loss_fn(DDPM(vpsde, reduce_mean), train)
+    return _loss_fn(NoisePrediction(vpsde, reduce_mean), train)
 
 
 def _loss_fn(objective: Objective, train: bool) -> LossFn:

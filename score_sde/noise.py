@@ -240,6 +240,6 @@ def permutation(n: int, seed: int, epoch: int) -> Tensor:
         int64 (n,) on the CPU, each of 0 … n − 1 once.
     """
     high, low, _, _ = _blocks(seed, torch.arange(n), epoch, 1, Stream.ORDER)
-    # int64 keys are compared with their sign, so those with the highest bit set come first. That
-    # is another order than by unsigned keys, and just as uniform among all orders.
+    # The top bit becomes the sign of an int64: keys are compared as signed numbers, and any order
+    # of 64 uniform bits is a uniform order of the items.
     return ((high << 32) | low).flatten().argsort(stable=True)

@@ -13,7 +13,6 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 PATIENCE = timedelta(days=30)
 """How long processes wait for one another. A share of an evaluation takes hours; where a process
@@ -98,18 +97,6 @@ def shard(n: int, rank: int, size: int) -> range:
     length, longer = divmod(n, size)
     start = rank * length + min(rank, longer)
     return range(start, start + length + (rank < longer))
-
-
-def mean_across(values: Tensor) -> Tensor:
-    """Mean of one tensor over all processes, the same on each: (...) → (...).
-
-    Every process must call it, with the same shape. The argument is left as it is.
-    """
-    if not dist.is_initialized():
-        return values
-    total = values.detach().clone()
-    dist.all_reduce(total)
-    return total / dist.get_world_size()
 
 
 def gather_objects(item: object) -> list[object]:

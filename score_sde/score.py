@@ -9,14 +9,17 @@ With x_t = α x_0 + σ z, one of them gives the others:
 
 A network is given time as a *label*, in the convention of the papers:
 
-    SDE      trained on        label                   output
-    VE       continuous time   σ(t)                    score (the network divides by σ)
-    VE       SMLD's chain      round((1 − t)(N − 1))   score; label 0 is the largest noise
-    VP       continuous time   999 t                   noise
-    VP       DDPM's chain      t (N − 1)               noise, σ from the chain's table
-    sub-VP   always            999 t                   noise
+    SDE      trained on        label       output
+    VE       continuous time   σ(t)        score (the network divides by σ)
+    VE       SMLD's chain      N − 1 − k   score; label 0 is the largest noise
+    VP       continuous time   999 t/T     noise
+    VP       DDPM's chain      k           noise, σ from the chain's table
+    sub-VP   always            999 t/T     noise
 
-Symbols as in `sde`: x (B, ...), t (B,).
+A network that was trained on a chain knows its N noise levels and no others. k is the step whose
+time (`SDE.chain_times`) is nearest to t.
+
+Symbols as in `sde`: x (B, ...), t (B,), or one number for the whole batch.
 """
 
 from collections.abc import Callable
@@ -26,7 +29,7 @@ import torch
 from torch import Tensor
 
 from score_sde.sde import SDE, VPSDE, Score
-from score_sde.tensor_ops import expand_to, look_up
+from score_sde.tensor_ops import expand_to, look_up, times_for
 
 ScoreFor = Callable[[Tensor], Score]
 """int64 (b,) sample indices → the score for these samples, so that labels follow their samples."""
@@ -35,23 +38,25 @@ Network = Callable[..., Tensor]
 """net(x, cond, label=None): x (B, ...), cond (B,), label int64 (B,) → the shape of x."""
 
 
-def noise_from_score(sde: SDE, score: Tensor, t: Tensor) -> Tensor:
+def noise_from_score(sde: SDE, score: Tensor, t: Tensor | float) -> Tensor:
     """E[z | x_t] = −σ(t) · score, with the shape of `score`."""
-    return -expand_to(sde.std(t), score) * score
+    return -expand_to(sde.std(times_for(score, t)), score) * score
 
 
-def score_from_noise(sde: SDE, noise: Tensor, t: Tensor) -> Tensor:
+def score_from_noise(sde: SDE, noise: Tensor, t: Tensor | float) -> Tensor:
     """The inverse of `noise_from_score`."""
-    return -noise / expand_to(sde.std(t), noise)
+    return -noise / expand_to(sde.std(times_for(noise, t)), noise)
 
 
-def denoised_from_score(sde: SDE, x: Tensor, score: Tensor, t: Tensor) -> Tensor:
+def denoised_from_score(sde: SDE, x: Tensor, score: Tensor, t: Tensor | float) -> Tensor:
     """E[x_0 | x_t = x] by Tweedie's formula, with the shape of `x`."""
+    t = times_for(x, t)
     return (x + expand_to(sde.std(t) ** 2, x) * score) / expand_to(sde.mean_scale(t), x)
 
 
-def score_from_denoised(sde: SDE, x: Tensor, denoised: Tensor, t: Tensor) -> Tensor:
+def score_from_denoised(sde: SDE, x: Tensor, denoised: Tensor, t: Tensor | float) -> Tensor:
     """The inverse of `denoised_from_score`."""
+    t = times_for(x, t)
     return (expand_to(sde.mean_scale(t), x) * denoised - x) / expand_to(sde.std(t) ** 2, x)
 
 
@@ -89,8 +94,8 @@ class DiscreteScore:
         self.sde = sde
 
     def label(self, t: Tensor) -> Tensor:
-        """round((1 − t)(N − 1)), int64."""
-        return ((1 - t) * (self.sde.N - 1)).round().long()
+        """N − 1 − k with the chain's step k at time t, int64."""
+        return (self.sde.N - 1 - self.sde.chain_position(t)).round().long()
 
     def score_scale(self, t: Tensor) -> Tensor:
         """1."""
@@ -98,15 +103,15 @@ class DiscreteScore:
 
 
 class ContinuousNoise:
-    """VP and sub-VP in continuous time: the label is 999 t, the output −σ(t) times the score."""
+    """VP and sub-VP in continuous time: the label is 999 t/T, the output −σ(t) times the score."""
 
     def __init__(self, sde: SDE) -> None:
         self.sde = sde
 
     def label(self, t: Tensor) -> Tensor:
-        """999 t."""
+        """999 t/T."""
         # DDPM's networks count 1,000 steps; in continuous time its label goes on between them.
-        return t * 999
+        return t * 999 / self.sde.T
 
     def score_scale(self, t: Tensor) -> Tensor:
         """−1/σ(t)."""
@@ -120,8 +125,8 @@ class DiscreteNoise:
         self.sde = sde
 
     def label(self, t: Tensor) -> Tensor:
-        """t (N − 1), not rounded."""
-        return t * (self.sde.N - 1)
+        """The chain's step at time t, in its dtype."""
+        return self.sde.chain_position(t)
 
     def score_scale(self, t: Tensor) -> Tensor:
         """−1/σ_i, with i the chain's step at time t."""
@@ -160,13 +165,14 @@ class NetworkScore:
         self.label = label
         self.parameterisation = parameterisation(sde, continuous)
 
-    def output(self, x: Tensor, t: Tensor) -> Tensor:
+    def output(self, x: Tensor, t: Tensor | float) -> Tensor:
         """The network's own output at time t, with the shape of x."""
-        cond = self.parameterisation.label(t)
+        cond = self.parameterisation.label(times_for(x, t))
         return self.net(x, cond) if self.label is None else self.net(x, cond, self.label)
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """∇ log p_t(x), with the shape of x."""
+    def __call__(self, x: Tensor, t: Tensor | float) -> Tensor:
+        """∇ log p_t(x), with the shape of x; t (B,), or one time for the whole batch."""
+        t = times_for(x, t)
         return expand_to(self.parameterisation.score_scale(t), x) * self.output(x, t)
 
 

@@ -21,6 +21,31 @@ def expand_to(v: Tensor, x: Tensor) -> Tensor:
     return v.reshape(-1, *[1] * (x.ndim - 1)) if v.ndim else v
 
 
+def times_for(x: Tensor, t: Tensor | float) -> Tensor:
+    """Times of a batch from what a caller gives: a time for each sample, or one for all.
+
+    Args:
+        x: (B, ...) of any rank.
+        t: (B,), or a number or a tensor of one element that all samples share.
+
+    Returns:
+        (B,) on the device of `x`; of its dtype where one number was given.
+
+    Raises:
+        ValueError: where the times are of another shape.
+    """
+    if not isinstance(t, Tensor):
+        return x.new_full((len(x),), t)
+    if t.shape == x.shape[:1]:
+        return t
+    if t.numel() == 1 and t.ndim <= 1:
+        return t.to(x).reshape(1).repeat(len(x))
+    raise ValueError(
+        f"times of shape {tuple(t.shape)} for a batch of shape {tuple(x.shape)}: give one number, "
+        f"or one for each sample, ({len(x)},)"
+    )
+
+
 def look_up(table: Tensor, index: Tensor, like: Tensor) -> Tensor:
     """Entries of a table that was made on the CPU, with the device and dtype of `like`.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+import sde_lib
 from score_sde.sde import SDE, VESDE, VPSDE, subVPSDE
 from score_sde.tensor_ops import expand_to, sum_per_sample
 
@@ -13,10 +14,10 @@ SDES = {"ve": VESDE, "vp": VPSDE, "subvp": subVPSDE}
 
 
 def make_sde(row: dict) -> SDE:
-    """An SDE from a row of the reference numbers (kind, its two parameters, N)."""
+    """An SDE of the front from a row of the reference numbers (kind, its two parameters, N)."""
     if row["kind"] == "VE":
-        return VESDE(row["sigma_min"], row["sigma_max"], row["N"])
-    kind = {"VP": VPSDE, "subVP": subVPSDE}[row["kind"]]
+        return sde_lib.VESDE(row["sigma_min"], row["sigma_max"], row["N"])
+    kind = {"VP": sde_lib.VPSDE, "subVP": sde_lib.subVPSDE}[row["kind"]]
     return kind(row["beta_min"], row["beta_max"], row["N"])
 
 

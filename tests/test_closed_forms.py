@@ -12,7 +12,18 @@ from conftest import assert_close
 from problems import SDES, Gaussian, Mixture
 from scipy import integrate
 
+import sde_lib
+from score_sde.likelihoods import log_likelihood
+from score_sde.networks.ema import ExponentialMovingAverage
+from score_sde.objectives import make_objective
+from score_sde.samplers import GridSampler, ODESampler
+from score_sde.score import NetworkScore
 from score_sde.sde import SDE, VESDE
+from score_sde.solvers.few_step import Heun
+from score_sde.solvers.grids import time_grid
+from score_sde.solvers.predictors import AncestralSamplingPredictor
+from score_sde.tensor_ops import expand_to
+from score_sde.training import TrainState, TrainStep, make_optimizer
 
 DOUBLE = torch.float64
 TIMES = (1e-4, 0.02, 0.3, 0.77, 1.0)
@@ -90,6 +101,8 @@ def test_transitions_solve_the_equation_of_the_variance(kind, sde):
 
 def test_steps_of_the_papers_chain(kind, sde):
     i = range(N)
+    if kind == "vp":  # the release's, whose steps are evenly spaced in time
+        sde = sde_lib.VPSDE(BETA_MIN, BETA_MAX, N)
     t = column(k / (N - 1) for k in i)
     assert sde.index(t).tolist() == list(i)
     assert sde.index(t + 0.4 / (N - 1)).tolist() == list(i)
@@ -135,3 +148,66 @@ def test_densities_integrate_to_one(sde):
     x = torch.cartesian_prod(axis, axis)
     density = data.logp(x, torch.full((len(x),), t, dtype=DOUBLE)).exp()
     assert density.sum().item() * (axis[1] - axis[0]).item() ** 2 == pytest.approx(1, abs=1e-5)
+
+
+# ---- An SDE that does not end at T = 1 ----
+
+
+class Steady(SDE):
+    """dx = −x/2 dt + dw up to T = 5: an Ornstein–Uhlenbeck process."""
+
+    name, T = "steady", 5.0
+    mean_scale = staticmethod(lambda t: torch.exp(-t / 2))
+    std = staticmethod(lambda t: torch.sqrt(-torch.expm1(-t)))
+
+
+class ExactNetwork(torch.nn.Module):
+    """The exact noise prediction for N(0.7, 0.25 I) by the label 999 t/T, times 1."""
+
+    def __init__(self, sde):
+        super().__init__()
+        self.sde, self.data = sde, Gaussian(sde, 0.7, 0.25)
+        self.factor = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, x, cond):
+        assert cond.max() <= 999 + 1e-3
+        t = cond * (self.sde.T / 999)
+        return -self.factor * expand_to(self.sde.std(t), x) * self.data.score(x, t)
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "heun", "ode"])
+def test_an_sde_that_ends_at_five_samples_the_data(sampler):
+    sde = Steady(100)
+    predictor, times = AncestralSamplingPredictor(sde), time_grid(sde, 100, "log_snr")
+    draw = {
+        "ancestral": GridSampler(sde, times, predictor),
+        "heun": GridSampler(sde, time_grid(sde, 20, "edm"), Heun(sde)),
+        "ode": ODESampler(sde, 1e-4, 1e-4),
+    }[sampler].draw
+    score, index = NetworkScore(ExactNetwork(sde), sde), torch.arange(4000)
+    parts = draw(lambda _: score, index, (2,), seed=0, batch_size=4000, device="cpu")
+    x = torch.cat([part.x for part in parts])
+    assert x.mean().item() == pytest.approx(0.7, abs=0.05)
+    assert x.std().item() == pytest.approx(0.5, rel=0.05)
+
+
+def test_an_sde_that_ends_at_five_trains_and_has_the_likelihood_of_the_data():
+    sde = Steady(100)
+    net = ExactNetwork(sde)
+    state = TrainState(
+        net, ExponentialMovingAverage(net, 0.9), make_optimizer(net.named_parameters())
+    )
+    torch.manual_seed(0)
+    x_0 = 0.7 + 0.5 * torch.randn(4000, 2)
+    record = TrainStep(make_objective(sde), lr=1e-3)(state, x_0)
+    assert record.t.max() > 4.9
+    # E (E[z | x_t] − z)² is α²s²/(α²s² + σ²), averaged over [0, 5], and half of it in each of two.
+    error = integrate.quad(lambda t: 0.25 / (0.25 + math.exp(t) - 1), 0, 5)[0] / 5
+    assert record.loss.item() == pytest.approx(error, rel=0.1)
+    x = x_0[:16].double()
+    result = log_likelihood(
+        sde, lambda row: NetworkScore(ExactNetwork(sde), sde), x, probes=None, eps=1e-4
+    )
+    # At T = 5 the prior differs from p_T by a mean of 0.7 exp(−5/2).
+    expected = net.data.logp(x, torch.full((16,), 1e-4, dtype=DOUBLE))
+    assert_close(result.logp, expected, 0.1)

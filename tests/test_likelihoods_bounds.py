@@ -195,7 +195,7 @@ class Levels:
         return self.scale * (share * z).sum(-1)
 
     def score(self, x, t):
-        i = (t * max(self.sde.N - 1, 1)).round().long()
+        i = self.sde.index(t)
         i = i.reshape(-1, *[1] * (x.ndim - 1)).expand_as(x)
         return -self.noise(x, i) / self.sigma[i]
 

@@ -7,6 +7,7 @@ import torch
 from conftest import assert_close
 from ml_collections import ConfigDict
 from problems import SDES, Gaussian, make_sde
+from scipy import integrate
 from torch import nn
 
 from losses import (
@@ -19,18 +20,18 @@ from losses import (
 )
 from score_sde.networks.ema import ExponentialMovingAverage
 from score_sde.objectives import (
-    DDPM,
     ELBO,
     OBJECTIVES,
     SMLD,
     ImportanceTimes,
+    NoisePrediction,
     ScoreMatching,
     StratifiedTimes,
     elbo_weights,
     make_objective,
 )
 from score_sde.score import NetworkScore
-from score_sde.sde import VESDE, VPSDE, subVPSDE
+from score_sde.sde import SDE, VESDE, VPSDE, subVPSDE
 from score_sde.tensor_ops import expand_to
 
 LOSSES = {
@@ -275,27 +276,34 @@ def test_chain_losses_vanish_for_data_at_one_point():
     labels = torch.arange(20)
     vp, ve = VPSDE(0.1, 10.0, 20), VESDE(N=20)
     sigmas = vp.sqrt_1m_alphas_cumprod
-    exact = DDPM(vp)(lambda x, i: x / sigmas[i][:, None], x_0, labels, z)
+    exact = NoisePrediction(vp)(lambda x, i: x / sigmas[i][:, None], x_0, labels, z)
     assert exact.abs().max() < 1e-9
     levels = ve.discrete_sigmas.flip(0)
     exact = SMLD(ve)(lambda x, i: -x / levels[i][:, None] ** 2, x_0, labels, z)
     assert exact.abs().max() < 1e-9
     wrong = SMLD(ve)(lambda x, i: 0 * x, x_0, labels, z)
     assert_close(wrong, 0.5 * (z**2).sum(1))
-    assert_close(DDPM(vp, False)(lambda x, i: 0 * x, x_0, labels, z), 0.5 * (z**2).sum(1))
+    assert_close(
+        NoisePrediction(vp, False)(lambda x, i: 0 * x, x_0, labels, z), 0.5 * (z**2).sum(1)
+    )
 
 
 def test_chain_labels_cover_the_chain_and_have_times():
     vp, ve = VPSDE(0.1, 10.0, 20), VESDE(N=20)
-    for objective, first in ((DDPM(vp), 0.0), (SMLD(ve), 1.0)):
+    for objective, ends in (
+        (NoisePrediction(vp), [vp.chain_times()[0], 1.0]),
+        (SMLD(ve), [1.0, 0.0]),
+    ):
         labels = objective.times(2000, generator=generator())
         assert labels.dtype == torch.int64
         assert torch.equal(labels.unique(), torch.arange(20))
         time = objective.time(torch.tensor([0, 19]))
-        assert time.tolist() == pytest.approx([first, 1 - first])
+        assert time.tolist() == pytest.approx([float(end) for end in ends])
     t = torch.arange(20)
     sigmas = ve.discrete_sigmas.flip(0)
     assert_close(ve.std(SMLD(ve).time(t)), sigmas)
+    ve.T = 5.0
+    assert SMLD(ve).time(t)[0] == 5
 
 
 def test_elbo_weights_are_those_of_the_divergences():
@@ -327,6 +335,61 @@ def test_the_elbos_step_0_is_the_log_density_of_the_decoder():
 
 
 @pytest.mark.parametrize("reduce_mean", [False, True])
+def test_losses_per_dimension_are_squared_errors_or_nats(reduce_mean):
+    # Of data N(0, s²) with the exact prediction, E (E[z | x_t] − z)² is α²s²/(α²s² + σ²).
+    s, D, sde = 0.5, 40_000, VPSDE(0.1, 10.0, 20)
+    draw = torch.Generator().manual_seed(0)
+    x_0, z = s * torch.randn(1, D, generator=draw), torch.randn(1, D, generator=draw)
+    alpha, sigma = sde.sqrt_alphas_cumprod, sde.sqrt_1m_alphas_cumprod
+
+    def net(x, step):
+        return expand_to(sigma[step] / (alpha[step] ** 2 * s**2 + sigma[step] ** 2), x) * x
+
+    squared_error = alpha**2 * s**2 / (alpha**2 * s**2 + sigma**2)
+    simple, elbo = NoisePrediction(sde, reduce_mean), ELBO(sde, reduce_mean)
+    steps = torch.arange(20)
+    errors = torch.cat([simple(net, x_0, step[None], z) for step in steps])
+    assert_close(errors * simple.per_dimension(D), squared_error, 0.02)
+    losses = torch.cat([elbo(net, x_0, step[None], z) for step in steps])
+    nats = (elbo_weights(sde) * squared_error).sum()
+    mean = (elbo.probabilities * losses).sum() * elbo.per_dimension(D)
+    assert mean.item() == pytest.approx(nats.item(), rel=0.02)
+
+
+@pytest.mark.parametrize("reduce_mean", [False, True])
+@pytest.mark.parametrize("end", [1.0, 5.0])
+def test_the_likelihood_weighting_counts_nats_per_dimension(reduce_mean, end):
+    s, D = 0.5, 40_000
+
+    class Steady(SDE):  # g = 1, f = −x/2 up to any time
+        name, T = "steady", end
+        mean_scale = staticmethod(lambda t: torch.exp(-t / 2))
+        std = staticmethod(lambda t: torch.sqrt(-torch.expm1(-t)))
+
+    sde = Steady(10)
+    objective = make_objective(sde, objective="likelihood", reduce_mean=reduce_mean, eps=0.05)
+    draw = torch.Generator().manual_seed(0)
+    x_0, z = s * torch.randn(1, D, generator=draw), torch.randn(1, D, generator=draw)
+
+    def net(x, cond):
+        t = cond * end / 999
+        alpha, sigma = sde.mean_scale(t), sde.std(t)
+        return expand_to(sigma / (alpha**2 * s**2 + sigma**2), x) * x
+
+    def rate(t):  # ½ g²/σ² E (E[z | x_t] − z)²
+        alpha2, sigma2 = math.exp(-t), -math.expm1(-t)
+        return 0.5 / sigma2 * alpha2 * s**2 / (alpha2 * s**2 + sigma2)
+
+    nats = integrate.quad(rate, 0.05, end)[0]
+    # The middles of equal parts of the importance sampler's own variable.
+    u = (torch.arange(200) + 0.5) / 200
+    log_times = objective.time_sampler.log_times
+    times = log_times[(u * (len(log_times) - 1)).long()].exp()
+    losses = torch.stack([objective(net, x_0[:, :2000], t[None], z[:, :2000]) for t in times])
+    assert losses.mean() * objective.per_dimension(2000) == pytest.approx(nats, rel=0.04)
+
+
+@pytest.mark.parametrize("reduce_mean", [False, True])
 def test_the_elbo_is_the_weighted_sum_over_the_chain_and_ddpm_at_other_steps(reduce_mean):
     sde, N, D = VPSDE(0.1, 10.0, 20), 20, 3
     objective, weights = ELBO(sde, reduce_mean), elbo_weights(sde)
@@ -336,7 +399,9 @@ def test_the_elbo_is_the_weighted_sum_over_the_chain_and_ddpm_at_other_steps(red
     def net(x, i):
         return torch.tanh(x) * i[:, None] / N
 
-    losses, plain = (objective(net, x_0, steps, z) for objective in (objective, DDPM(sde)))
+    losses, plain = (
+        objective(net, x_0, steps, z) for objective in (objective, NoisePrediction(sde))
+    )
     share = weights / weights.sum()
     # In nats, with the half sum; the mean over dimensions is 2/D of it, as everywhere.
     expected = (weights * D * plain).sum() * (2 / D if reduce_mean else 1)
@@ -382,7 +447,7 @@ def test_the_elbo_is_chosen_by_its_name():
     objective = make_objective(VPSDE(), objective="elbo", continuous=False, reduce_mean=True)
     assert type(objective) is ELBO
     assert objective.reduce_mean
-    assert type(make_objective(VPSDE(), continuous=False)) is DDPM
+    assert type(make_objective(VPSDE(), continuous=False)) is NoisePrediction
 
 
 def test_labels_of_classes_reach_the_network():
@@ -395,7 +460,7 @@ def test_labels_of_classes_reach_the_network():
 
     x_0, z = torch.zeros(2, 2), torch.ones(2, 2)
     ScoreMatching(VPSDE())(net, x_0, torch.tensor([0.2, 0.4]), z, label)
-    DDPM(VPSDE())(net, x_0, torch.tensor([2, 4]), z, label)
+    NoisePrediction(VPSDE())(net, x_0, torch.tensor([2, 4]), z, label)
     SMLD(VESDE())(net, x_0, torch.tensor([2, 4]), z, label)
     assert all(given is label for given in seen)
     assert len(seen) == 3
@@ -455,7 +520,7 @@ def test_loss_fn_sets_the_mode():
         (lambda: elbo_weights(VPSDE(N=20)), "more scales than beta_max"),
         (lambda: ImportanceTimes(VPSDE(), 0.0), "eps > 0"),
         (lambda: get_ddpm_loss_fn(VESDE(), True), "SMLD for vesde"),
-        (lambda: get_smld_loss_fn(VPSDE(), True), "DDPM for vpsde"),
+        (lambda: get_smld_loss_fn(VPSDE(), True), "NoisePrediction for vpsde"),
         (lambda: get_step_fn(VPSDE(), True), "optimization_manager"),
     ],
 )

@@ -5,6 +5,8 @@ import torch
 from conftest import assert_close
 from problems import SDES, Gaussian, make_sde
 
+import score_sde.sde
+import sde_lib
 from models.utils import get_model_fn, get_score_fn, get_sigmas
 from score_sde.score import (
     NetworkScore,
@@ -95,21 +97,43 @@ def test_discrete_ve_networks_stand_for_their_score_at_the_noise_levels():
 def test_discrete_vp_networks_stand_for_the_score_of_the_chain():
     sde = VPSDE(N=50)
     problem = Gaussian(sde, mean=0.2)
-    t, x = torch.arange(50) / 49, torch.randn(50, 3)
+    t, x = sde.chain_times()[:-1].float(), torch.randn(49, 3)
     score = NetworkScore(exact_network(problem, False), sde, continuous=False)(x, t)
-    alpha, sigma = (v[:, None] for v in (sde.sqrt_alphas_cumprod, sde.sqrt_1m_alphas_cumprod))
+    assert_close(score, problem.score(x, t), 1e-4)
+    tables = (sde.sqrt_alphas_cumprod, sde.sqrt_1m_alphas_cumprod)
+    alpha, sigma = (table[:-1, None] for table in tables)
     assert_close(score, -(x - alpha * 0.2) / (alpha**2 * 0.25 + sigma**2), 1e-4)
 
 
-@pytest.mark.parametrize("N", [10, 100, 1000, 2000])
+@pytest.mark.parametrize("N", [10, 1000, 9876, 20_000])
 def test_every_step_of_a_chain_has_its_own_label(N):
-    t = torch.arange(N) / (N - 1)
-    ve = parameterisation(VESDE(N=N), continuous=False).label(t)
-    assert ve.dtype == torch.int64
-    assert torch.equal(ve, torch.arange(N).flip(0))
-    vp = parameterisation(VPSDE(0.1, min(20.0, N), N), continuous=False).label(t)
-    assert torch.equal(vp.round().long(), torch.arange(N))
-    assert vp.is_floating_point()
+    for house in (sde_lib, score_sde.sde):
+        sde = house.VESDE(N=N)
+        label = parameterisation(sde, continuous=False).label(sde.chain_times().float())
+        assert torch.equal(label, torch.arange(N).flip(0))
+        sde = house.VPSDE(0.1, min(20.0, N), N)
+        label = parameterisation(sde, continuous=False).label(sde.chain_times().float())
+        assert label.dtype == torch.float32
+        assert torch.equal(label.round().long(), torch.arange(N))
+
+
+def test_the_label_of_continuous_time_does_not_depend_on_where_time_ends():
+    sde = VPSDE()
+    sde.T = 5.0
+    assert parameterisation(sde).label(torch.tensor([0.0, 2.5, 5.0])).tolist() == [0, 499.5, 999]
+
+
+def test_one_time_for_the_whole_batch_is_taken(sde):
+    score = NetworkScore(exact_network(Gaussian(sde), True), sde)
+    x, t = torch.randn(3, 2), torch.full((3,), 0.5)
+    value = score(x, t)
+    for one in (0.5, torch.tensor(0.5)):
+        assert torch.equal(score(x, one), value)
+        assert torch.equal(score.output(x, one), score.output(x, t))
+        for convert in (noise_from_score, score_from_noise):
+            assert torch.equal(convert(sde, value, one), convert(sde, value, t))
+        for convert in (denoised_from_score, score_from_denoised):
+            assert torch.equal(convert(sde, x, value, one), convert(sde, x, value, t))
 
 
 def test_sub_vp_has_no_chain_and_ignores_the_choice():

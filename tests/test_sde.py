@@ -7,6 +7,7 @@ import torch
 from conftest import assert_close
 from problems import SDES, Gaussian, make_sde
 
+import sde_lib
 from score_sde.sde import SDE, VESDE, VPSDE, subVPSDE
 from score_sde.tensor_ops import expand_to
 
@@ -118,8 +119,8 @@ def test_reaching_a_time_by_small_random_steps_gives_the_marginal():
     # The chain's own steps, composed: mean and variance after N steps are those of DDPM's tables.
     sde = VPSDE(0.1, 20.0, 50)
     mean, variance = torch.ones(1, 1), torch.zeros(1)
-    for i in range(sde.N):
-        t = torch.tensor([i / (sde.N - 1)])
+    for i, time in enumerate(sde.chain_times().float()):
+        t = time[None]
         f, G = sde.discretize(mean, t)
         kept = (mean + f) / mean
         mean, variance = mean + f, kept[0] ** 2 * variance + G**2
@@ -364,15 +365,63 @@ def test_reference_covers_every_array(golden):
 # ---- The chain, and mistakes ----
 
 
-@pytest.mark.parametrize("N", [1, 2, 10, 100, 1000, 2000])
-@pytest.mark.parametrize("kind", [VESDE, VPSDE, subVPSDE])
+CHAINS = [VESDE, VPSDE, subVPSDE, sde_lib.VESDE, sde_lib.VPSDE, sde_lib.subVPSDE]
+
+
+@pytest.mark.parametrize("N", [1, 2, 10, 100, 1000, 2000, 4100, 9876, 20_000])
+@pytest.mark.parametrize("kind", CHAINS, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
 def test_every_step_of_the_chain_has_its_own_index(kind, N):
-    sde = kind(N=N) if kind is VESDE else kind(0.1, min(20.0, N), N)
-    t = torch.arange(N) / max(N - 1, 1)
-    assert torch.equal(sde.index(t), torch.arange(N))
+    sde = kind(N=N) if issubclass(kind, VESDE) else kind(0.1, min(20.0, N), N)
+    t = sde.chain_times().float()
+    step = torch.arange(N)
+    assert torch.equal(sde.index(t), step)
+    # The network is told the same step: one rule for tables and labels.
+    assert torch.equal(sde.chain_position(t).round().long(), step)
+    if kind.__module__ == "sde_lib":
+        assert torch.equal(sde.index(step / max(N - 1, 1)), step)
     f, G = sde.discretize(torch.ones(N, 2), t)
     assert f.isfinite().all()
     assert (G[1:] > 0).all()  # at t = 0 the diffusion of sub-VP is 0
+
+
+@pytest.mark.parametrize("kind", [VESDE, subVPSDE])
+def test_the_nearest_step_counts_at_any_end_of_time(kind):
+    sde = kind(N=101)
+    sde.T = 5.0
+    t = torch.tensor([0.0, 0.024, 0.026, 2.5, 4.99, 5.0])
+    assert sde.index(t).tolist() == [0, 0, 1, 50, 100, 100]
+
+
+@pytest.mark.parametrize("N", [10, 1000, 20_000])
+def test_ddpms_steps_stand_at_their_own_mean_and_std(N):
+    sde = VPSDE(0.1, min(20.0, N / 2), N)
+    t = sde.chain_times()
+    torch.testing.assert_close(sde.mean_scale(t).float(), sde.sqrt_alphas_cumprod)
+    torch.testing.assert_close(sde.std(t).float(), sde.sqrt_1m_alphas_cumprod)
+    # Steps between neighbours are the chain's.
+    r, G = sde.transition(t[1:], t[:-1])
+    torch.testing.assert_close(r.float(), sde.alphas[1:].sqrt())
+    torch.testing.assert_close(G.float(), sde.discrete_betas[1:].sqrt(), rtol=1e-3, atol=0)
+
+
+def test_smlds_levels_are_those_of_the_sde():
+    sde = VESDE(0.01, 50.0, 232)
+    torch.testing.assert_close(sde.std(sde.chain_times()).float(), sde.discrete_sigmas)
+
+
+def test_a_time_for_the_whole_batch_is_taken():
+    sde, x = VPSDE(), torch.randn(3, 2, 4)
+    t = torch.full((3,), 0.5)
+    for one in (0.5, torch.tensor(0.5), torch.tensor([0.5], dtype=DOUBLE)):
+        for method in (sde.sde, sde.marginal_prob, sde.discretize):
+            for mine, expected in zip(method(x, one), method(x, t), strict=True):
+                assert torch.equal(mine, expected)
+        reverse = sde.reverse(lambda x, t: -x * expand_to(t, x))
+        for mine, expected in zip(reverse.sde(x, one), reverse.sde(x, t), strict=True):
+            assert torch.equal(mine, expected)
+        assert torch.equal(sde.discretize(x, t, 0.25)[0], sde.discretize(x, one, t / 2)[0])
+    with pytest.raises(ValueError, match=r"times of shape \(2,\) .* \(3, 2, 4\): give one number"):
+        sde.marginal_prob(x, torch.rand(2))
 
 
 @pytest.mark.parametrize("kind", [VPSDE, subVPSDE])
@@ -388,9 +437,9 @@ def test_fewer_scales_than_beta_max_leave_every_number_finite(kind):
 
 def test_sub_vp_has_the_tables_of_vp():
     vp, subvp = VPSDE(0.1, 10.0, 50), subVPSDE(0.1, 10.0, 50)
-    t = torch.linspace(0, 1, 50)
     assert torch.equal(vp.alphas, subvp.alphas)
-    assert torch.equal(vp.chain_alpha(t), vp.alphas)
+    assert torch.equal(vp.chain_alpha(vp.chain_times().float()), vp.alphas)
+    t = torch.linspace(0, 1, 50)
     assert torch.equal(subvp.chain_alpha(t), vp.alphas)
     assert torch.equal(VESDE().chain_alpha(t), torch.ones(50))
 

@@ -4,6 +4,7 @@ from typing import get_args
 
 import pytest
 import torch
+from conftest import assert_close
 from problems import SDES
 
 from score_sde.sde import VESDE, VPSDE
@@ -78,7 +79,13 @@ def test_chain_grids_walk_whole_indices_without_repeats(N, num_steps):
     gaps = -index.diff()
     assert gaps.min() >= 1
     assert gaps.max() - gaps.min() <= 1
-    assert torch.equal(times, (index.double() / (N - 1)).float())
+    assert torch.equal(times, sde.chain_times()[index].float())
+    assert_close(sde.std(times), sde.sqrt_1m_alphas_cumprod[index], 1e-6)
+
+
+def test_a_chain_that_ends_without_data_has_no_short_grids():
+    with pytest.raises(ValueError, match=r"N=20: the last scale .* leaves nothing of the data"):
+        chain_grid(VPSDE(0.1, 20.0, N=20), 5)
 
 
 def test_the_papers_grid_is_evenly_spaced_with_both_ends():

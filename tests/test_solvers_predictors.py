@@ -8,6 +8,7 @@ import torch
 from problems import SDES, Gaussian
 
 from score_sde.sde import VESDE, VPSDE, subVPSDE
+from score_sde.solvers.grids import paper_grid
 from score_sde.solvers.predictors import PREDICTORS, AncestralSamplingPredictor, NonePredictor
 from score_sde.solvers.step import by_name
 
@@ -127,7 +128,8 @@ def test_subvp_steps_its_own_transition_where_the_paper_has_no_chain():
 def test_a_scale_that_forgets_everything_draws_afresh():
     sde = VPSDE(0.1, 20.0, N=20)
     assert sde.alphas[-1] == 0
-    t, x = torch.ones(3), torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    t = paper_grid(sde, eps=0.0)[:1].expand(3)
+    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
     z = torch.ones(3, 2)
     y, y_mean = AncestralSamplingPredictor(sde).step(x, t, None, lambda x, t: -x, lambda _: z)
     assert torch.equal(y_mean, torch.zeros(3, 2))

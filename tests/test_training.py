@@ -10,7 +10,7 @@ from test_objectives import moved, reference_network
 from torch import nn
 
 from score_sde.networks.ema import ExponentialMovingAverage
-from score_sde.objectives import DDPM, ScoreMatching, StratifiedTimes, make_objective
+from score_sde.objectives import NoisePrediction, ScoreMatching, StratifiedTimes, make_objective
 from score_sde.sde import VPSDE, subVPSDE
 from score_sde.training import TrainState, TrainStep, learning_rate, loss_by_level, make_optimizer
 
@@ -183,7 +183,7 @@ def test_the_record_has_one_loss_and_one_time_per_sample():
     torch.testing.assert_close(record.loss, record.losses.mean())
     assert record.finite
     # Steps of a chain are given as times.
-    record = make_step(objective=DDPM(VPSDE()))(make_state(Net()), batches(1)[0])
+    record = make_step(objective=NoisePrediction(VPSDE()))(make_state(Net()), batches(1)[0])
     assert record.t.is_floating_point()
     assert record.t.max() <= 1
 

@@ -6,6 +6,7 @@ import io
 import pytest
 import torch
 from test_training import Net, assert_equal, batches, make_state, make_step, run, tensors
+from torch import nn
 
 from score_sde.training import StepRecord, TrainingDiverged, check_finite
 
@@ -35,6 +36,45 @@ def test_resuming_is_bitwise(implementation):
     assert second.step == straight.step == 10
     assert_equal(tensors(second), tensors(straight))
     assert second.ema.num_updates == 10
+
+
+class Images(nn.Module):
+    """Two convolutions, one of them 1×1."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 3, 1)
+
+    def forward(self, x, cond):
+        return self.last(self.first(x).tanh())
+
+
+@pytest.mark.parametrize("by_torch", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_moments_take_the_layout_of_their_weights_wherever_they_come_from(layout, by_torch):
+    data = [torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(k)) for k in (0, 1)]
+    other = {torch.contiguous_format: torch.channels_last}.get(layout, torch.contiguous_format)
+    first = make_state(Images().to(memory_format=other), implementation="foreach")
+    run(first, make_step(lr=0.1), data[:1])
+    saved = through_a_file(first.state_dict())
+    # As a published file has the matrix of a 1×1 convolution: transposed in memory.
+    moment = saved["optimizer"]["last.weight"]["exp_avg"]
+    saved["optimizer"]["last.weight"]["exp_avg"] = (
+        moment[..., 0, 0].t().clone().t()[..., None, None]
+    )
+    fused = make_state(Images().to(memory_format=layout), implementation="fused")
+    fused.load_state_dict(saved)
+    if by_torch:
+        fused.optimizer.load_state_dict(through_a_file(first.optimizer.state_dict()))
+    for weight, state in fused.optimizer.state.items():
+        for key in ("exp_avg", "exp_avg_sq"):
+            assert state[key].stride() == weight.stride()
+    for shadow, weight in zip(fused.ema.shadow_params, fused.network.parameters(), strict=True):
+        assert shadow.stride() == weight.stride()
+    for state in (first, fused):
+        run(state, make_step(seed=1, lr=0.1), data[1:])
+    assert_equal(tensors(fused), tensors(first), 1e-5)
 
 
 def test_loading_does_not_tie_two_states_together():

@@ -117,22 +117,22 @@ def _(net: UNet) -> list[Entry]:
             "the 2021 release attends after the last block of a level on the way up only: "
             "build the network with attn_every_up=False"
         )
-    found = []
+    keys = []
     for place, (path, module) in enumerate(_listed(net)):
         for theirs, ours in _PARTS.get(type(module), ()):
-            found.extend(_part_entries(net, f"all_modules.{place}", theirs, path, module, ours))
-    return found
+            keys.extend(_part_entries(net, f"all_modules.{place}", theirs, path, module, ours))
+    return keys
 
 
 @entries.register
 def _(net: RefineNet) -> list[Entry]:
-    found = [
+    keys = [
         Entry(_refinenet_name(key, len(net.stages)), key, tuple(value.shape))
         for key, value in net.state_dict().items()
     ]
     stored = {f"refine{n}": place for place, n in enumerate(_DOWN_NUMBERS[len(net.stages)])}
     # A stable sort: what is no refine block comes first, as it is.
-    return sorted(found, key=lambda entry: stored.get(entry.name.partition(".")[0], -1))
+    return sorted(keys, key=lambda entry: stored.get(entry.name.partition(".")[0], -1))
 
 
 def _listed(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -228,13 +228,13 @@ def load(net: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: As `to_ours`; nothing is changed then.
     """
-    own = net.state_dict()
+    tensors = net.state_dict()
     with torch.no_grad():
         for name, value in to_ours(net, state_dict).items():
-            own[name].copy_(value)
+            tensors[name].copy_(value)
 
 
-def to_theirs(net: nn.Module, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_theirs(net: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of a network under the release's names, in its shapes, order and dtypes.
 
     The buffer `sigmas` is computed anew, in float64; what carries no information (`uninformative`)
@@ -242,17 +242,17 @@ def to_theirs(net: nn.Module, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Args:
         net: NCSNpp, DDPM, NCSN or NCSNv2; only its shapes count, so it may be on the meta device.
-        own: Under the network's names.
+        weights: Under the network's names.
 
     Returns:
-        Tensors on the device of `own` (`sigmas` on the CPU), copied only where needed.
+        Tensors on the device of `weights` (`sigmas` on the CPU), copied only where needed.
     """
     state = _sigmas(net)
     for entry in entries(net):
         if entry.ours is None:
-            state[entry.name] = next(iter(own.values())).new_zeros(entry.shape)
+            state[entry.name] = next(iter(weights.values())).new_zeros(entry.shape)
         else:
-            state[entry.name] = entry.to_theirs(own[entry.ours])
+            state[entry.name] = entry.to_theirs(weights[entry.ours])
     return state
 
 

@@ -38,8 +38,8 @@ def steps(folder: str | Path) -> list[int]:
     folder = Path(folder)
     if not folder.is_dir():
         return []
-    found = (_NAME.fullmatch(path.name) for path in folder.iterdir() if path.is_file())
-    return sorted(int(match[1]) for match in found if match)
+    matches = (_NAME.fullmatch(path.name) for path in folder.iterdir() if path.is_file())
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def save(
@@ -125,7 +125,7 @@ def newest(
 ) -> tuple[Path, dict[str, Any]] | None:
     """Path and content of the newest checkpoint that can be read; None where there are none.
 
-    `report` is told, one sentence each, of damaged ones that are passed over.
+    `report` is called with one sentence for each damaged one that is passed over.
 
     Raises:
         CheckpointError: if every one is damaged; starting from nothing would hide that.

@@ -121,12 +121,12 @@ def held_out_loss(subject: Subject, source: Source) -> Figure:
         return objective(subject.network, x_0, t, z, subject.labels(source, index)).cpu().double()
 
     shards = subject.shards.results("loss", index, size, compute, data=source.info.fingerprint)
-    dimensions = 1.0 if config.training.reduce_mean else 2 / math.prod(source.info.shape)
+    per_dimension = objective.per_dimension(math.prod(source.info.shape))
     return mean_figure(
-        shards["loss"] * dimensions,
+        shards["loss"] * per_dimension,
         split=source.info.split,
         per="dimension",
-        by_level=_by_level(shards["t"], shards["loss"] * dimensions, subject.sde.T),
+        by_level=_by_level(shards["t"], shards["loss"] * per_dimension, subject.sde.T),
         sec=shards.sec,
     )
 

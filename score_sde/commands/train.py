@@ -1,5 +1,6 @@
 """`--mode train` and `--smoke`: the order of events of a training run."""
 
+import math
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from score_sde.config.build import (
     channels_last,
     compiled,
     image_shape,
+    set_tf32,
 )
 from score_sde.config.check import check_config, check_data
 from score_sde.data import Source, to_unit, train_batches
@@ -142,6 +144,7 @@ def _loop(run: _Run) -> None:
     config, state, log, stop = run.config, run.state, run.log, run.stop
     scale = build_scaler(config)
     labelled = config.model.get("num_classes", 0) > 0
+    set_tf32(config)
     step = build_train_step(config, run.objective)
     bare, memory = state.network, channels_last(config, run.device)
     state.network = compiled(config, bare, run.device)
@@ -214,9 +217,7 @@ def _log_progress(run: _Run, clock: Clock) -> None:
     records, step = run.records, run.state.step
     losses = torch.cat([record.losses for record in records])
     t = torch.cat([record.t for record in records])
-    C, H, W = image_shape(run.config)
-    # The half sum over pixels is what is trained with; per dimension it compares between recipes.
-    per_dimension = 1.0 if run.config.training.reduce_mean else 2 / (C * H * W)
+    per_dimension = run.objective.per_dimension(math.prod(image_shape(run.config)))
     levels = loss_by_level(t, losses, LEVELS, run.sde.T)
     mean = losses.mean().item()
     values = {

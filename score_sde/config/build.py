@@ -133,10 +133,13 @@ def compiled(config: Config, network: nn.Module, device: torch.device) -> nn.Mod
 
 
 def autocast_dtype(config: Config) -> torch.dtype | None:
-    """What the network computes in beside float32, and whether products may use TF32."""
-    precision = config.training.precision
-    allow_tf32(precision != "float32")
-    return torch.bfloat16 if precision == "bf16" else None
+    """What the network computes in beside float32; None for float32 alone."""
+    return torch.bfloat16 if config.training.precision == "bf16" else None
+
+
+def set_tf32(config: Config) -> None:
+    """Allows TF32 for the whole process as `training.precision` says; where a run begins."""
+    allow_tf32(config.training.precision != "float32")
 
 
 def allow_tf32(allowed: bool) -> None:

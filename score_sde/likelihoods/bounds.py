@@ -98,7 +98,7 @@ def continuous_bound(
     dimensions, times = math.prod(x.shape[1:]), _Times(sde, eps)
 
     def estimate(score: Score, x: Tensor, index: Tensor, draw: int) -> Tensor:
-        total = known = precise(x.new_zeros(len(x)))
+        total = coefficient = precise(x.new_zeros(len(x)))
         for k in range(draw * n_times, (draw + 1) * n_times):
             t, width = times((k % n_times + draw_uniform(seed, index, 2 * k)) / n_times)
             r, G = sde.transition(t, torch.full_like(t, eps))
@@ -107,10 +107,11 @@ def continuous_bound(
             weight = (sde.diffusion_squared(t) * width / (2 * n_times)).to(total)
             variance, noise = (sde.std(t) ** 2).to(total), _product(z, z)
             value = _product(s, s) + 2 * _product(s, z) / G.to(total)
-            # ‖z‖² − D has the mean 0. As much of it as the time before had in its value, which
-            # knows nothing of this z, takes most of the variance away and leaves no bias.
-            total = total + weight * (value + known * (noise - dimensions) / variance)
-            known = (-value * variance / noise).clamp(0, 1)
+            # ‖z‖² − D has the mean 0 and is a control variate. Its coefficient is estimated at the
+            # time before, whose z is independent of this one, so that the estimate has no bias.
+            control = (noise - dimensions) / variance
+            total = total + weight * (value + coefficient * control)
+            coefficient = (-value * variance / noise).clamp(0, 1)
         return total[:, None]
 
     (score,), error = average_over_draws(estimate, score_for, x, index, n_draws, batch_size)
@@ -125,7 +126,7 @@ def continuous_bound(
 class _Times:
     """Importance-sampled times on [eps, T] with a density of about g²/(σ G).
 
-    Far from eps G is σ, and this is the density of `losses.ImportanceTimes`. Towards eps the
+    Far from eps G is σ, and this is the density of `objectives.ImportanceTimes`. Towards eps the
     integrand has a term in 1/G, whose variance only a density in 1/G bounds.
 
     With t = eps cosh²(v) the density of v is smooth for every SDE. u → v is linear in each of

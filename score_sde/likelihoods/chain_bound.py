@@ -51,7 +51,7 @@ def discrete_bound(
     """Bound on −log P of quantised data under DDPM's chain of N steps (Ho et al. 2020, eq. 5).
 
     The reverse steps N − 1 … 1 have the posterior's variance β̃_i (Ho et al. also used β_i), so
-    that their divergences are w_i ‖ε − z‖² (`losses.elbo_weights`). The last is Ho et al.'s
+    that their divergences are w_i ‖ε − z‖² (`objectives.elbo_weights`). The last is Ho et al.'s
     discretised decoder (eq. 13): the integral of N(μ(x_1), β_0) over a level's cell, open at the
     lowest and the highest level. Bits per dimension are nats/(D log 2).
 
@@ -67,9 +67,8 @@ def discrete_bound(
         n_draws: how often the terms are estimated.
         all_steps: each draw takes all N steps, an evaluation of the score each; otherwise the
             decoder and one step drawn with p_i ∝ w_i, two evaluations.
-        continuous: whether the score was trained on continuous times. It is then asked where
-            its noise level is that of the chain's step, and the chain's own time i/(N − 1)
-            otherwise.
+        continuous: whether the score was trained on continuous times, which end at T; the
+            chain's last step has slightly more noise.
         batch_size: how many samples the score sees at a time; all N by default.
 
     Raises:
@@ -104,10 +103,9 @@ class _Chain:
         kept = (1 - betas).cumprod(0)
         self.alpha, self.sigma = kept.sqrt(), (1 - kept).sqrt()
         self.decoder_std = math.sqrt(betas[0])
-        steps = torch.arange(sde.N, dtype=torch.float64)
-        self.times = steps * sde.T / max(sde.N - 1, 1)
-        if continuous:  # the chain ends in slightly more noise than the SDE
-            self.times = sde.time_of_noise_level(self.sigma / self.alpha).clamp_max(sde.T)
+        self.times = sde.chain_times()
+        if continuous:
+            self.times = self.times.clamp_max(sde.T)
 
     def prior_divergence(self, x: Tensor) -> Tensor:
         """L_T = KL(q(x_T | x_0) ‖ N(0, I)): (B,)."""

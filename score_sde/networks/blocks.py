@@ -33,7 +33,7 @@ def merger(rescale: bool) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 class Conditioning(nn.Module):
-    """What the blocks are told: an embedded noise level through two layers, plus a class vector.
+    """What conditions the blocks: an embedded noise level through two layers, plus a class vector.
 
     Args:
         features: Width of the embedding.

@@ -33,7 +33,7 @@ class DDPM(UNet):
             after the level's last one only, as the 2021 release does.
         dropout: Probability in the residual blocks.
         resamp_with_conv: Whether resampling has a convolution.
-        conditional: Whether the blocks are told of the time.
+        conditional: Whether the blocks see the time.
         num_classes: Number of class labels; with any, label None means the null class, index
             `num_classes`.
         nonlinearity: "swish", "relu", "elu" or "lrelu".

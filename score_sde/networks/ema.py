@@ -22,11 +22,11 @@ def bare_name(name: str) -> str:
     return ".".join(parts).removeprefix("module.")
 
 
-def check_fit(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:
+def check_fit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:
     """Compares names and shapes.
 
     Args:
-        own: tensors by name, to be filled.
+        expected: tensors by name, to be filled.
         given: tensors by name, to fill them with.
         what: what is given, to begin the message with.
 
@@ -34,18 +34,20 @@ def check_fit(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str)
         ValueError: they differ; one sentence that lists how.
     """
     shapes = [
-        f"{name} {tuple(given[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own
-        if name in given and given[name].shape != own[name].shape
+        f"{name} {tuple(given[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in expected
+        if name in given and given[name].shape != expected[name].shape
     ]
     faults = {
-        "missing": [name for name in own if name not in given],
-        "unexpected": [name for name in given if name not in own],
+        "missing": [name for name in expected if name not in given],
+        "unexpected": [name for name in given if name not in expected],
         "of another shape": shapes,
     }
-    found = "; ".join(f"{kind}: {_listed(names)}" for kind, names in faults.items() if names)
-    if found:
-        raise ValueError(f"{what} does not fit ({found}): use what belongs to the same network")
+    differences = "; ".join(f"{kind}: {_listed(names)}" for kind, names in faults.items() if names)
+    if differences:
+        raise ValueError(
+            f"{what} does not fit ({differences}): use what belongs to the same network"
+        )
 
 
 def _listed(names: list[str], at_most: int = 4) -> str:
@@ -170,9 +172,9 @@ class ExponentialMovingAverage:
         values = state_dict[entry]
         given = values if self.by_name else {str(k): value for k, value in enumerate(values)}
         given = {bare_name(name): value for name, value in given.items()}
-        own = dict(zip(self._names, self._shadow, strict=True))
-        check_fit(own, given, "the average")
-        for name, value in own.items():
+        shadow = dict(zip(self._names, self._shadow, strict=True))
+        check_fit(shadow, given, "the average")
+        for name, value in shadow.items():
             value.copy_(given[name])
         self.decay, self.num_updates = state_dict["decay"], state_dict["num_updates"]
 
@@ -187,9 +189,9 @@ class ExponentialMovingAverage:
             # By the names alone: what is trained may be frozen later, as for sampling.
             check_fit(dict(zip(self._names, self._shadow, strict=True)), named, "the network")
             return [named[name] for name in self._names]
-        own = dict(zip(map(str, range(self._trained)), self.shadow_params, strict=True))
+        shadow = dict(zip(map(str, range(self._trained)), self.shadow_params, strict=True))
         values = {str(k): value for k, value in enumerate(trained.values())}
-        check_fit(own, values, "the list of parameters")
+        check_fit(shadow, values, "the list of parameters")
         return list(values.values())
 
 

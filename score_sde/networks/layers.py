@@ -1,8 +1,8 @@
 """Primitives of the image networks, each built from plain numbers.
 
 Symbols: B batch, C channels, H and W height and width; `x` is (B, C, H, W), `cond` (B,) is what a
-network is told about the noise (σ, a time times 999, or a step index). Everything keeps the dtype,
-device and memory format of `x`.
+network gets as its noise label (σ, a time times 999, or a step index). Everything keeps the
+dtype, device and memory format of `x`.
 """
 
 import math

@@ -80,7 +80,7 @@ class MLP(nn.Module):
 
         Args:
             x: (B, ...) with `num_features` numbers per sample.
-            cond: (B,) what the network is told of the noise level.
+            cond: (B,) the noise level, as a label.
             label: int64 (B,) classes; None is the null class.
 
         Returns:

@@ -121,7 +121,7 @@ class NCSNpp(UNet):
         skip_rescale: Whether sums of branches are divided by √2.
         embedding_type: "fourier" (cond is σ > 0) or "positional" (cond is a time or step index).
         fourier_scale: Standard deviation of the Fourier frequencies.
-        conditional: Whether the blocks are told of the noise level.
+        conditional: Whether the blocks see the noise level.
         num_classes: Number of class labels; with any, label None means the null class, index
             `num_classes`.
         init_scale: Initial scale of the last convolution of every block and of the output.

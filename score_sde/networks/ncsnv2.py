@@ -1,6 +1,6 @@
 """NCSN (Song & Ermon 2019) and NCSNv2 (Song & Ermon 2020).
 
-NCSN is told the noise level by conditional instance normalisation; NCSNv2 is not told, and divides
+NCSN gets the noise level by conditional instance normalisation; NCSNv2 does not, and divides
 its output by σ. Symbols: B batch, C channels, H and W height and width; `cond` (B,) is the step
 index of the descending geometric table of noise levels (a float one is truncated), called `y`
 inside. A width is a number of channels.

@@ -151,7 +151,7 @@ class UNet(nn.Module):
         parts: What to build it from.
         embedding: (B,) cond → features of the noise level.
         act: Nonlinearity of the conditioning.
-        conditional: Whether the blocks are told of the noise level (E = 4 nf).
+        conditional: Whether the blocks see the noise level (E = 4 nf).
         num_classes: Number of class labels; the null class is one more.
         head: width → module from features to image, or None where the output pyramid makes the
             image.
@@ -270,7 +270,7 @@ class UNet(nn.Module):
 
         Args:
             x: (B, C, H, W), any height and width.
-            cond: (B,) what the network is told of the noise level.
+            cond: (B,) the noise level, as a label.
             label: int64 (B,) classes; None is the null class.
 
         Returns:

@@ -1,7 +1,14 @@
 """Objectives: from a batch of data to one loss per sample; times and weights."""
 
 from score_sde.objectives.choice import OBJECTIVES, Options, make_objective
-from score_sde.objectives.losses import DDPM, ELBO, SMLD, Objective, ScoreMatching, elbo_weights
+from score_sde.objectives.losses import (
+    ELBO,
+    SMLD,
+    NoisePrediction,
+    Objective,
+    ScoreMatching,
+    elbo_weights,
+)
 from score_sde.objectives.times import (
     TIME_SAMPLERS,
     ImportanceTimes,
@@ -11,12 +18,12 @@ from score_sde.objectives.times import (
 )
 
 __all__ = [
-    "DDPM",
     "ELBO",
     "OBJECTIVES",
     "SMLD",
     "TIME_SAMPLERS",
     "ImportanceTimes",
+    "NoisePrediction",
     "Objective",
     "Options",
     "ScoreMatching",

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from score_sde.objectives.losses import DDPM, ELBO, SMLD, Objective, ScoreMatching
+from score_sde.objectives.losses import ELBO, SMLD, NoisePrediction, Objective, ScoreMatching
 from score_sde.objectives.times import TIME_SAMPLERS, TimeSampler
 from score_sde.sde import SDE, VESDE, VPSDE
 
@@ -75,7 +75,7 @@ def as_options_say(sde: SDE, options: Options) -> Objective:
     if isinstance(sde, VESDE):
         return SMLD(sde, options.reduce_mean)
     if isinstance(sde, VPSDE):
-        return DDPM(sde, options.reduce_mean)
+        return NoisePrediction(sde, options.reduce_mean)
     raise ValueError(
         f"{sde.name}: discrete training is defined for vesde (SMLD) and vpsde (DDPM); "
         "set training.continuous=True"
@@ -109,7 +109,7 @@ def likelihood(sde: SDE, options: Options) -> Objective:
 
 def simple(sde: SDE, options: Options) -> Objective:
     """L_simple of DDPM's chain (Ho et al. 2020, eq. 14)."""
-    return DDPM(_of_chain(sde, options, "simple"), options.reduce_mean)
+    return NoisePrediction(_of_chain(sde, options, "simple"), options.reduce_mean)
 
 
 def elbo(sde: SDE, options: Options) -> Objective:

@@ -29,7 +29,27 @@ from score_sde.tensor_ops import expand_to, look_up, mean_per_sample, sum_per_sa
 
 
 class Objective(ABC):
-    """What training minimises: draws its times, and gives one loss per sample."""
+    """What training minimises: draws its times, and gives one loss per sample.
+
+    Attributes:
+        reduce_mean: mean over the dimensions of a sample; otherwise half their sum.
+        nats_per_unit: what the half sum is to be multiplied with to be a bound in nats on −log p,
+            up to a constant; None where it is a squared error of no such meaning.
+    """
+
+    reduce_mean: bool
+    nats_per_unit: float | None = None
+
+    def per_dimension(self, dimensions: int) -> float:
+        """The factor from a loss to nats per dimension, or to the mean squared error of one.
+
+        Args:
+            dimensions: D, numbers per sample.
+        """
+        squared_error = 1.0 if self.reduce_mean else 2 / dimensions
+        return (
+            squared_error if self.nats_per_unit is None else squared_error * self.nats_per_unit / 2
+        )
 
     @abstractmethod
     def times(
@@ -75,6 +95,8 @@ class ScoreMatching(Objective):
         self.reduce_mean = reduce_mean
         self.likelihood_weighting = likelihood_weighting
         self.time_sampler = UniformTimes(sde) if time_sampler is None else time_sampler
+        if likelihood_weighting:  # an integral over [eps, T], of which the loss is the mean
+            self.nats_per_unit = sde.T - self.time_sampler.eps
         if self.time_sampler.needs_likelihood_weighting and not likelihood_weighting:
             raise ValueError(
                 f"{self.time_sampler.name} times are made for likelihood weighting, which is off: "
@@ -112,7 +134,7 @@ class _ChainObjective(Objective):
     """What SMLD and DDPM share: times are the integer labels of a chain of N noise levels."""
 
     def __init__(self, sde: SDE, reduce_mean: bool) -> None:
-        self.N, self.reduce_mean = sde.N, reduce_mean
+        self.N, self.T, self.reduce_mean = sde.N, sde.T, reduce_mean
 
     def times(
         self, n: int, device: torch.device | None = None, generator: torch.Generator | None = None
@@ -137,14 +159,14 @@ class SMLD(_ChainObjective):
     def __init__(self, sde: VESDE, reduce_mean: bool = False) -> None:
         if not isinstance(sde, VESDE):
             raise ValueError(
-                f"{sde.name}: SMLD's chain belongs to vesde; use it, or DDPM for vpsde"
+                f"{sde.name}: SMLD's chain belongs to vesde; use it, or NoisePrediction for vpsde"
             )
         super().__init__(sde, reduce_mean)
         self.sigmas = sde.discrete_sigmas.flip(0)
 
     def time(self, t: Tensor) -> Tensor:
-        """1 − label/(N − 1): (B,) → (B,)."""
-        return 1 - t / max(self.N - 1, 1)
+        """T (1 − label/(N − 1)): (B,) → (B,)."""
+        return self.T * (1 - t / max(self.N - 1, 1))
 
     def __call__(
         self, net: Network, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None
@@ -155,7 +177,7 @@ class SMLD(_ChainObjective):
         return _reduce((sigma * score + z) ** 2, self.reduce_mean)
 
 
-class DDPM(_ChainObjective):
+class NoisePrediction(_ChainObjective):
     """Noise prediction on the steps of DDPM's chain (Ho et al. 2020, eq. 14; Song, eq. 3).
 
     Its times are the int64 steps, which are also the network's labels.
@@ -175,10 +197,11 @@ class DDPM(_ChainObjective):
             )
         super().__init__(sde, reduce_mean)
         self.alphas, self.sigmas = sde.sqrt_alphas_cumprod, sde.sqrt_1m_alphas_cumprod
+        self._times = sde.chain_times().float().clamp_max(sde.T)
 
     def time(self, t: Tensor) -> Tensor:
-        """step/(N − 1): (B,) → (B,)."""
-        return t / max(self.N - 1, 1)
+        """Where the SDE has the noise of the chain's step, at most T: (B,) → float32 (B,)."""
+        return self._times.to(t.device)[t]
 
     def __call__(
         self, net: Network, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None
@@ -190,13 +213,13 @@ class DDPM(_ChainObjective):
         return _reduce((noise - z) ** 2, self.reduce_mean)
 
 
-class ELBO(DDPM):
+class ELBO(NoisePrediction):
     """The variational bound of DDPM's chain (Sohl-Dickstein et al. 2015; Ho et al. 2020, eq. 12).
 
     Every term of the bound on −log p(x_0) that has anything to learn is an error of the noise
-    prediction, w_i E ‖ε(x_i, i) − z‖² (`elbo_weights`). Steps are drawn with p_i ∝ w_i, so that
-    the loss of each is Σ w_i times its error: DDPM's own, at other steps. In expectation it is the
-    whole sum, in nats where the dimensions are summed.
+    prediction, w_i E ‖ε(x_i, i) − z‖² (`elbo_weights`). Steps are drawn with p_i ∝ w_i
+    (importance sampling), so that the error counts Σ w_i whatever the step, and the expectation of
+    the loss is the whole sum. It is in nats where the dimensions are summed.
 
     What is left out does not depend on the network: the prior's term, and the constants of the
     decoder.
@@ -208,6 +231,8 @@ class ELBO(DDPM):
     Raises:
         ValueError: the SDE is not variance preserving, or its chain has too few scales.
     """
+
+    nats_per_unit = 1.0
 
     def __init__(self, sde: VPSDE, reduce_mean: bool = False) -> None:
         super().__init__(sde, reduce_mean)
@@ -225,7 +250,7 @@ class ELBO(DDPM):
     def __call__(
         self, net: Network, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None
     ) -> Tensor:
-        """2 Σ w_i times the loss of `DDPM`: (B,)."""
+        """2 Σ w_i times the loss of `NoisePrediction`: (B,)."""
         return self.total * super().__call__(net, x_0, t, z, label)
 
 
@@ -240,7 +265,7 @@ def elbo_weights(sde: VPSDE) -> Tensor:
     β̃_0 is 0. Step 0 is the decoder instead, N(μ(x_1), β_0) with the chain's own variance, whose
     density has −log p = w_0 ‖ε − z‖² + a constant, with w_0 = 1/(2 α_0). For quantised data it
     stands for the integral over a level's cell (Ho et al. 2020, eq. 13), which it approaches
-    where √β_0 is wide against the cell; `likelihood.discrete_bound` integrates.
+    where √β_0 is wide against the cell; `likelihoods.discrete_bound` integrates.
 
     Raises:
         ValueError: the SDE is not variance preserving, or a scale has β_i = 1.

@@ -188,7 +188,7 @@ def complete(
     The known part has the noise of T at the start, and that of the sample's own time on the way.
 
     Args:
-        sampler: any but the adaptive ODE, which has no steps in common to take hold at.
+        sampler: any but the adaptive ODE, which has no steps in common for a constraint to act on.
         score_for: int64 (b,) indices → the score for these samples.
         known_for: int64 (b,) indices → what is known of these, on `device`.
         index: int64 (n,) sample indices.
@@ -196,7 +196,7 @@ def complete(
         seed: of the noise.
         batch_size: how many are drawn at a time.
         device: where.
-        on_step: is told of every step of every batch.
+        on_step: called after every step of every batch.
 
     Yields:
         `Samples` of up to `batch_size`.

@@ -22,7 +22,7 @@ from score_sde.solvers.correctors import NoneCorrector
 from score_sde.solvers.step import Step
 
 OnStep = Callable[[int, int, float, Tensor, Tensor], None]
-"""Is told (k, total, t, x, x_mean) after k of `total` steps, when x (b, ...) stands at time t.
+"""Called with (k, total, t, x, x_mean) after k of `total` steps, when x (b, ...) stands at time t.
 
 At k = 0 that is the prior."""
 
@@ -159,7 +159,7 @@ class GridSampler:
             score: (x, t) → ∇ log p_t(x).
             noise: gives standard normal noise of a shape, for the steps in their order.
             constraint: acts on the state after each corrector and each predictor.
-            on_step: is told of every step.
+            on_step: called after every step.
 
         Returns:
             The samples (B, ...), and the number of evaluations of the score.
@@ -199,7 +199,7 @@ class GridSampler:
             batch_size: how many samples are drawn at a time.
             device: where they are drawn.
             dtype: of the state.
-            on_step: is told of every step of every batch.
+            on_step: called after every step of every batch.
             constraint_for: gives the constraint of each batch, which also acts on the prior.
 
         Yields:
@@ -213,7 +213,7 @@ class GridSampler:
             x = self.sde.prior_sampling((len(part), *shape), noise=noise)
             constraint = None if constraint_for is None else constraint_for(part, noise)
             if constraint is not None:
-                start = x.new_full((len(part),), self.sde.T)
+                start = x.new_full((len(part),), self.times[0])
                 x, _ = constraint(x, x, start, start)
             x, nfe = self.run(x, score_for(part), noise, constraint=constraint, on_step=on_step)
             yield Samples(part, x, torch.full_like(part, nfe))
@@ -276,7 +276,8 @@ def batches(index: Tensor, size: int, device: torch.device | str) -> Iterator[Te
 def _check_times(sde: SDE, times: Tensor, chain: bool) -> None:
     if times.ndim != 1 or len(times) < (1 if chain else 2):
         raise ValueError(f"times of shape {tuple(times.shape)}: a grid needs (K + 1,) times")
-    if times[0] != sde.T:
+    # DDPM's chain ends in slightly more noise than the SDE does at T.
+    if times[0] not in (sde.T, sde.chain_times()[-1].to(times.dtype)):
         raise ValueError(
             f"the grid begins at {times[0].item()}, but the prior is drawn at T={sde.T}: "
             "begin the grid there"

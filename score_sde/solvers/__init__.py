@@ -2,5 +2,5 @@
 
 `step` says what a step is; `predictors` and `correctors` hold the paper's, `few_step` the
 deterministic ones for a few evaluations, `ode` the adaptive solver, `grids` the times between
-which steps are taken. The loop that takes the steps is in `sampling`.
+which steps are taken. The loop that takes the steps is in `samplers`.
 """

@@ -86,7 +86,7 @@ class LangevinCorrector(Corrector):
         grad_norm, noise_norm = norm_per_sample(grad), norm_per_sample(z)
         if self.norms == "batch":
             grad_norm, noise_norm = grad_norm.mean(), noise_norm.mean()
-        # Where the score vanishes it says nothing about how far to go.
+        # Where the score vanishes it gives no scale for the step, and none is taken.
         ratio = torch.where(grad_norm > 0, noise_norm / grad_norm, torch.zeros_like(grad_norm))
         return 2 * self.sde.chain_alpha(t) * (self.snr * ratio) ** 2
 

@@ -1,8 +1,8 @@
 """The times between which solvers step.
 
 A grid is a decreasing float32 tensor of times on the CPU, computed in float64. `time_grid` serves
-networks trained in continuous time. Networks trained on a discrete chain know the times
-k T/(N − 1) only: `chain_grid` walks whole indices k, since flooring float times would miss some.
+networks trained in continuous time. Networks trained on a discrete chain know the times of its
+steps only (`SDE.chain_times`): `chain_grid` takes some of them, `paper_grid` at eps = 0 takes all.
 """
 
 from typing import Literal, get_args
@@ -65,28 +65,34 @@ def paper_grid(sde: SDE, eps: float | None = None) -> Tensor:
 
     Args:
         sde: gives N and T.
-        eps: the last time; the SDE's own by default, and 0 walks the chain's indices exactly.
+        eps: the last time; the SDE's own by default. 0 gives the times of the chain's own steps,
+            for networks that were trained on them.
 
     Returns:
         (N,), for steps with `t_next=None`.
     """
     eps = sde.eps if eps is None else eps
+    if eps == 0:
+        return sde.chain_times().flip(0).float()
     return torch.linspace(sde.T, eps, sde.N, dtype=torch.float64).float()
 
 
 def chain_grid(sde: SDE, num_steps: int) -> Tensor:
-    """Times of a discrete chain, from index N − 1 down to 0, some left out where steps are fewer.
+    """Times of a discrete chain, from step N − 1 down to 0, some left out where steps are fewer.
+
+    The last one has the chain's smallest noise, which Tweedie's formula takes away.
 
     Args:
-        sde: gives N and T.
+        sde: gives the chain.
         num_steps: how many steps the grid has, at most N − 1. All N steps of the chain itself are
             `paper_grid(sde, eps=0.0)`.
 
     Returns:
-        (num_steps + 1,), whole multiples of T/(N − 1).
+        (num_steps + 1,) of `sde.chain_times()`.
 
     Raises:
-        ValueError: where num_steps is not in 1 … N − 1.
+        ValueError: where num_steps is not in 1 … N − 1, or the chain's last step leaves nothing of
+            the data, so that no other can be reached from it.
     """
     last = sde.N - 1
     if not 1 <= num_steps <= last:
@@ -96,4 +102,11 @@ def chain_grid(sde: SDE, num_steps: int) -> Tensor:
         )
     # Rounded quotients of whole numbers: exact, and no index comes twice.
     index = [(last * (num_steps - k) + num_steps // 2) // num_steps for k in range(num_steps + 1)]
-    return torch.tensor(index, dtype=torch.float64).mul(sde.T / last).float()
+    times = sde.chain_times()[index].float()
+    if sde.mean_scale(times[:1]) < torch.finfo(torch.float32).eps:
+        raise ValueError(
+            f"N={sde.N}: the last scale of this chain leaves nothing of the data, so that steps "
+            "between its scales begin nowhere: give it more scales than beta_max, or take all of "
+            "them (sampling.method='pc', sampling.num_steps=0)"
+        )
+    return times

@@ -104,14 +104,14 @@ def step_size(sigma_min: float, gamma: float, n_steps: int) -> float:
         gamma: γ > 1.
         n_steps: T, steps at each level.
     """
-    found = minimize_scalar(
+    optimum = minimize_scalar(
         variance_kept,
         args=(gamma, n_steps),
         bounds=(0.0, 1.0),
         method="bounded",
         options={"xatol": 1e-10},
     )
-    return float(found.x) * sigma_min**2  # type: ignore[attr-defined]
+    return float(optimum.x) * sigma_min**2  # type: ignore[attr-defined]
 
 
 def snr_of_step(epsilon: float, sigma_min: float) -> float:

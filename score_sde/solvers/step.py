@@ -2,7 +2,7 @@
 
 A step moves samples from time t to an earlier time t_next (a predictor), or leaves them at t and
 brings them closer to p_t (a corrector). Grid, loop, progress, call count and final denoising
-belong to the loop in `sampling`.
+belong to the loop in `samplers`.
 
 Symbols as in `sde`: x (B, ...), t and t_next (B,).
 """

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 
@@ -49,7 +50,7 @@ def make_optimizer(
     if implementation == "auto":
         can_fuse = all(p.device.type in ("cpu", "cuda") for _, p in named)
         implementation = "fused" if can_fuse else "foreach"
-    return OPTIMIZERS[name](
+    optimizer = OPTIMIZERS[name](
         named,
         lr=lr,
         betas=(beta1, 0.999),
@@ -58,6 +59,21 @@ def make_optimizer(
         amsgrad=amsgrad,
         **{implementation: True},
     )
+    optimizer.register_load_state_dict_post_hook(_match_layouts)
+    return optimizer
+
+
+def _match_layouts(optimizer: Optimizer) -> None:
+    """Gives what belongs to a weight (moments) the memory layout of the weight.
+
+    A state comes from a file or a device where the weights may have lain otherwise: contiguous
+    instead of channels-last. The fused optimiser pairs weights and moments by their place in
+    memory, without looking at strides.
+    """
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def learning_rate(step: int, lr: float, warmup: int) -> float:

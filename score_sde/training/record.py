@@ -1,4 +1,4 @@
-"""What a training step says about itself, and what is read from many of them for the log."""
+"""What is recorded of a training step, and what is computed from many records for the log."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-class TrainingDiverged(ArithmeticError):  # noqa: N818, it says what happened
+class TrainingDiverged(ArithmeticError):  # noqa: N818, named after what happened
     """A loss or a gradient was not finite.
 
     Attributes:
@@ -21,7 +21,7 @@ class TrainingDiverged(ArithmeticError):  # noqa: N818, it says what happened
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What a step says about itself, on the device.
+    """What is recorded of a step; tensors stay on the device.
 
     Attributes:
         step: the update, counted from 0.

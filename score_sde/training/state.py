@@ -46,10 +46,10 @@ class TrainState:
         Raises:
             ValueError: names or shapes differ; the message lists them.
         """
-        own = self.network.state_dict()
-        bare = {bare_name(name): name for name in own}
+        current = self.network.state_dict()
+        bare = {bare_name(name): name for name in current}
         given = {bare_name(name): value for name, value in state_dict["network"].items()}
-        check_fit({k: own[name] for k, name in bare.items()}, given, "the saved network")
+        check_fit({k: current[name] for k, name in bare.items()}, given, "the saved network")
         self.network.load_state_dict({bare[name]: value for name, value in given.items()})
         self.ema.load_state_dict(state_dict["ema"])
         load_named_state(self.optimizer, state_dict["optimizer"])

@@ -26,7 +26,7 @@ from score_sde.training.state import TrainState
 
 
 class Objective(Protocol):
-    """What a step needs of an objective (`losses`)."""
+    """What a step needs of an objective (`objectives`)."""
 
     def times(
         self, n: int, device: torch.device | None = None, generator: torch.Generator | None = None

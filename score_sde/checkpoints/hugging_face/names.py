@@ -103,21 +103,21 @@ def _name(key: str, *, last_level: int, skip: bool) -> str:
     return re.sub(r"\.(\w+)\.(\w+)$", lambda m: f".{parts.get(m[1], m[1])}.{m[2]}", key)
 
 
-def to_theirs(net: UNet, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_theirs(net: UNet, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of a network under the class's names, in its shapes.
 
     Args:
         net: of options that `unet2d_config` does not refuse; it may be on the meta device.
-        own: under the network's names.
+        weights: under the network's names.
 
     Returns:
-        Contiguous tensors on the device of `own`; idle attention (see the top) is zero.
+        Contiguous tensors on the device of `weights`; idle attention (see the top) is zero.
     """
-    like = next(iter(own.values()))
+    like = next(iter(weights.values()))
     return {
         entry.name: like.new_zeros(entry.shape)
         if entry.ours is None
-        else own[entry.ours].reshape(entry.shape).contiguous()
+        else weights[entry.ours].reshape(entry.shape).contiguous()
         for entry in _entries(net)
     }
 
@@ -142,9 +142,11 @@ def to_ours(net: UNet, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
             f"the weights do not fit this {type(net).__name__}: "
             f"{'; '.join(problems[:_LISTED])}{more}"
         )
-    own = net.state_dict()
+    tensors = net.state_dict()
     return {
-        entry.ours: given[entry.name].reshape(own[entry.ours].shape).to(own[entry.ours].dtype)
+        entry.ours: given[entry.name]
+        .reshape(tensors[entry.ours].shape)
+        .to(tensors[entry.ours].dtype)
         for entry in entries
         if entry.ours is not None
     }
@@ -167,8 +169,8 @@ def _problems(net: UNet, entries: list[_Entry], given: Mapping[str, Tensor]) -> 
         if name not in given:
             problems.append(f"{name} ({ours} here) is missing")
         elif tuple(given[name].shape) != shape:
-            found = tuple(given[name].shape)
-            problems.append(f"{name} ({ours} here) has shape {found} instead of {shape}")
+            given_shape = tuple(given[name].shape)
+            problems.append(f"{name} ({ours} here) has shape {given_shape} instead of {shape}")
     if not problems:
         problems = [
             f"{place.name} is at work behind {place.ours}, where this network, as in the 2021 "

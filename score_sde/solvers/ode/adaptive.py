@@ -144,7 +144,7 @@ class _Slots:
         """Puts the samples in `rows` of `source` into `slots`."""
         for slot, row in zip(slots, rows, strict=True):
             self.samples[slot] = source.samples[row]
-        # The dtype is said for the sake of an empty list: none of the new samples can run.
+        # An empty list, where none of the new samples can run, has no dtype of its own.
         to = torch.tensor(slots, dtype=torch.int64, device=self.y.device)
         self.index = self.index.index_copy(0, to, source.index[rows])
         self.y = self.y.index_copy(0, to, source.y[rows])

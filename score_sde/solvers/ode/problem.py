@@ -12,7 +12,7 @@ Field = Callable[[Tensor, Tensor, Tensor], Tensor]
 """f(y, t, index) → dy/dt: y (B, ...), t (B,), index int64 (B,) where these samples stand in y0."""
 
 OnFinish = Callable[[Tensor, Tensor, Tensor, Tensor], None]
-"""Is told index (k,), y (k, ...), nfe (k,) and status (k,) of the samples that have just ended."""
+"""Called with index (k,), y (k, ...), nfe (k,), status (k,) of samples that have just ended."""
 
 
 class Status(IntEnum):

@@ -1,0 +1,252 @@
+"""Stochastic differential equations that turn data into noise, and their reversal.
+
+Every SDE here is linear, so that p(x_t | x_0) = N(α(t) x_0, σ(t)² I), and two functions of time
+say everything:
+
+    mean_scale  α(t)        std  σ(t)
+    drift       f(x, t) = (α'/α) x
+    diffusion   g(t)²   = (σ²)' − 2 (α'/α) σ²
+
+A new SDE is these two functions, a prior and a name; drift and diffusion follow by
+differentiation where no closed form is given. `N` belongs to the discrete chain (SMLD or DDPM)
+that the paper puts on the same path: a grid of times, whose step k stands where the SDE has the
+mean scale and the std of the chain (`chain_times`).
+
+Symbols: x (B, ...) the state, of any rank ≥ 2; t, s (B,) times with 0 ≤ s ≤ t ≤ T; z standard
+normal noise. Where x is given, t may be one number for the whole batch. The paper's SDEs end at
+T = 1, as their formulas say; a new one may set its own T.
+
+Source: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential
+Equations" (ICLR), cited below as (Song, eq. n).
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from score_sde.tensor_ops import expand_to, sum_per_sample, times_for
+
+Score = Callable[[Tensor, Tensor], Tensor]
+
+
+class SDE(ABC):
+    """A linear SDE on [0, T], given by `mean_scale` and `std`.
+
+    Attributes:
+        name: what configs and messages call it.
+        N: number of scales of the discrete chain on the same path.
+        T: where the forward process ends; 1 for the paper's SDEs.
+        eps: where sampling ends by default; below it the score is too steep to be learnt.
+        network_output: what a network trained for this SDE puts out, the "score" itself
+            (Song & Ermon) or the "noise", −σ times the score (Ho et al.). `score.py` knows what
+            follows from it.
+        has_chain: whether the paper defines a discrete chain with its own noise levels.
+        prior_std: standard deviation of the prior N(0, prior_std² I), which stands in for p_T.
+    """
+
+    name: str
+    T: float = 1.0
+    eps: float = 1e-3
+    network_output: Literal["score", "noise"] = "noise"
+    has_chain: bool = False
+    prior_std: float = 1.0
+
+    def __init__(self, N: int) -> None:
+        if N < 1:
+            raise ValueError(f"N={N}: an SDE needs at least one scale")
+        self.N = N
+
+    @abstractmethod
+    def mean_scale(self, t: Tensor) -> Tensor:
+        """α(t), the factor of x_0 in the mean of p(x_t | x_0): (B,) → (B,)."""
+
+    @abstractmethod
+    def std(self, t: Tensor) -> Tensor:
+        """σ(t), the standard deviation of p(x_t | x_0): (B,) → (B,)."""
+
+    def mean_rate(self, t: Tensor) -> Tensor:
+        """α'(t)/α(t), the factor of x in the drift: (B,) → (B,)."""
+        value, rate = _with_derivative(self.mean_scale, t)
+        return rate / value
+
+    def diffusion_squared(self, t: Tensor) -> Tensor:
+        """g(t)²: (B,) → (B,)."""
+        value, rate = _with_derivative(self.std, t)
+        return (2 * value * rate - 2 * self.mean_rate(t) * value**2).clamp_min(0)
+
+    def transition(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """The exact step from s to t.
+
+        Args:
+            t: (B,) later times.
+            s: (B,) earlier times.
+
+        Returns:
+            r and G, both (B,), with p(x_t | x_s) = N(r x_s, G² I).
+        """
+        r = self.mean_scale(t) / self.mean_scale(s)
+        # A difference of close squares may round below zero, and the root of that is NaN.
+        return r, (self.std(t) ** 2 - r**2 * self.std(s) ** 2).clamp_min(0).sqrt()
+
+    def noise_level(self, t: Tensor) -> Tensor:
+        """σ(t)/α(t), the noise level of x_t/α(t) (σ of Karras et al. 2022): (B,) → (B,)."""
+        return self.std(t) / self.mean_scale(t)
+
+    def time_of_noise_level(self, level: Tensor) -> Tensor:
+        """The inverse of `noise_level`, by bisection on [0, T]: any shape → the same shape."""
+        low, high = torch.zeros_like(level), torch.full_like(level, self.T)
+        for _ in range(60):
+            middle = (low + high) / 2
+            above = self.noise_level(middle) > level
+            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+        return (low + high) / 2
+
+    def sde(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Drift and diffusion of the forward SDE.
+
+        Returns:
+            f(x, t) with the shape of x, and g(t) as (B,).
+        """
+        t = times_for(x, t)
+        return expand_to(self.mean_rate(t), x) * x, self.diffusion_squared(t).sqrt()
+
+    def marginal_prob(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Mean (as x) and standard deviation (B,) of p(x_t | x_0 = x) (Song, eq. 29)."""
+        t = times_for(x, t)
+        return expand_to(self.mean_scale(t), x) * x, self.std(t)
+
+    def prior_sampling(
+        self, shape: Sequence[int], *, noise: Callable[[Sequence[int]], Tensor] | None = None
+    ) -> Tensor:
+        """Draws from the prior at time T.
+
+        Args:
+            shape: (B, ...).
+            noise: gives standard normal noise of a shape; torch's global generator by default.
+        """
+        z = torch.randn(*shape) if noise is None else noise(shape)
+        return z * self.prior_std
+
+    def prior_logp(self, z: Tensor) -> Tensor:
+        """Log density of the prior, in nats: (B, ...) → (B,)."""
+        dimensions = math.prod(z.shape[1:])
+        normaliser = 0.5 * dimensions * math.log(2 * math.pi * self.prior_std**2)
+        return -sum_per_sample(z**2) / (2 * self.prior_std**2) - normaliser
+
+    def chain_times(self) -> Tensor:
+        """Where the steps 0 … N − 1 of the discrete chain stand: float64 (N,) on the CPU.
+
+        Evenly spaced up to T, unless the chain has noise levels of its own.
+        """
+        return torch.linspace(self.T, 0, self.N, dtype=torch.float64).flip(0)
+
+    def index(self, t: Tensor) -> Tensor:
+        """The chain's step nearest to time t, 0 … N − 1: (B,) → int64 (B,)."""
+        return (t * ((self.N - 1) / self.T)).round().long().clamp(0, self.N - 1)
+
+    def chain_position(self, t: Tensor) -> Tensor:
+        """`index` in the dtype of t, the label of a network that was trained on the chain."""
+        return self.index(t).to(t.dtype)
+
+    def chain_alpha(self, t: Tensor) -> Tensor:
+        """The factor α_i of the Langevin step (Song, algorithms 4 and 5): (B,) → (B,).
+
+        It is 1 where the SDE keeps the mean.
+        """
+        return torch.ones_like(t)
+
+    def discretize(
+        self, x: Tensor, t: Tensor | float, s: Tensor | float | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One step x_t = x_s + f + G z of the forward process.
+
+        Args:
+            x: (B, ...) the state.
+            t: (B,) where the step ends.
+            s: (B,) where it begins; None takes one step of the paper's own chain of N scales,
+                which is Euler–Maruyama with a step of T/N where the paper gives no chain.
+
+        Returns:
+            f with the shape of x, and G as (B,).
+        """
+        t = times_for(x, t)
+        if s is None:
+            return self._chain_step(x, t)
+        r, G = self.transition(t, times_for(x, s))
+        return expand_to(r - 1, x) * x, G
+
+    def _chain_step(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        drift, diffusion = self.sde(x, t)
+        dt = self.T / self.N
+        return drift * dt, diffusion * math.sqrt(dt)
+
+    def ancestral_step(self, t: Tensor, s: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Coefficients of ancestral sampling, x_s = (x_t + G² ∇ log p_t(x_t)) / r + std z.
+
+        The mean is E[x_s | x_t] itself, by Tweedie's formula for the step from s to t. The noise
+        is that of p(x_s | x_t, x_0), which for VE is the paper's (Song, appendix F).
+
+        Args:
+            t: (B,) the later time, where x stands.
+            s: (B,) the earlier time; None takes one step of the paper's own chain, or T/N where
+                the paper gives none.
+
+        Returns:
+            r, G and std, all (B,), with r and G as in `transition`.
+        """
+        earlier = (t - self.T / self.N).clamp_min(0) if s is None else s
+        r, G = self.transition(t, earlier)
+        return r, G, G * self.std(earlier) / self.std(t)
+
+    def reverse(self, score_fn: Score, probability_flow: bool = False) -> "ReverseSDE":
+        """The reverse-time SDE (Song, eq. 6), or the probability-flow ODE (Song, eq. 13).
+
+        Args:
+            score_fn: (x, t) → ∇ log p_t(x).
+            probability_flow: the ODE instead of the SDE.
+        """
+        return ReverseSDE(self, score_fn, probability_flow)
+
+
+class ReverseSDE:
+    """Drift and diffusion of the process run backwards in time; made by `SDE.reverse`.
+
+    The score enters through the drift alone: f − g² ∇ log p_t, with half of it, and no noise, for
+    the probability-flow ODE.
+    """
+
+    def __init__(self, forward: SDE, score_fn: Score, probability_flow: bool) -> None:
+        self.forward = forward
+        self.score_fn = score_fn
+        self.probability_flow = probability_flow
+        self.T = forward.T
+        self.N = forward.N
+
+    def sde(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Drift (as x) and diffusion (B,) of the reverse-time equation."""
+        t = times_for(x, t)
+        return self._reversed(*self.forward.sde(x, t), x, t)
+
+    def discretize(
+        self, x: Tensor, t: Tensor | float, s: Tensor | float | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """f and G of the reverse diffusion step x_s = x_t − f + G z (Song, eq. 46).
+
+        Arguments as in `SDE.discretize`.
+        """
+        t = times_for(x, t)
+        return self._reversed(*self.forward.discretize(x, t, s), x, t)
+
+    def _reversed(self, f: Tensor, g: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        weight = 0.5 if self.probability_flow else 1.0
+        f = f - weight * expand_to(g**2, x) * self.score_fn(x, t)
+        return f, torch.zeros_like(g) if self.probability_flow else g
+
+
+def _with_derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
+    value, rate, *_ = torch.func.jvp(function, (t,), (torch.ones_like(t),))
+    return value, rate
