@@ -20,11 +20,13 @@ from problems import Gaussian
 from torch import nn
 
 from score_sde import checkpoints, evaluation, noise
-from score_sde.commands import cli, figures, in_turn, quality, report
+from score_sde.commands import cli, in_turn
 from score_sde.commands import evaluate as evaluation_run
-from score_sde.commands.shards import Shards
+from score_sde.config import subject
 from score_sde.config.build import open_split
 from score_sde.data import MemorySource, dequantise, open_source
+from score_sde.evaluation import likelihood, report
+from score_sde.evaluation.shards import Shards, shard_size
 from score_sde.logbook import Logbook
 from score_sde.parallel import World
 from score_sde.samplers import Samples
@@ -205,21 +207,21 @@ def digits(split):
 
 def test_part_of_a_data_set_is_a_sample_of_it_and_the_same_for_ever():
     source = digits("train")
-    some, more = figures.subset(source, 300), figures.subset(source, 400)
+    some, more = likelihood.subset(source, 300), likelihood.subset(source, 400)
     assert torch.equal(more[:300], some)
     assert len(some.unique()) == 300
     assert some.max() > 1400  # of 1,497
     # All of them begin with the same ones, so that neither computes what the other has.
-    everything = figures.subset(source, 5000)
+    everything = likelihood.subset(source, 5000)
     assert torch.equal(everything[:400], more)
     assert everything.sort().values.tolist() == list(range(1497))
 
 
 def test_shards_are_whole_batches_and_enough_to_share():
-    assert figures.shard_size(300, 50) == 50
-    assert figures.shard_size(10_000, 128) == 3 * 128
-    assert figures.shard_size(50_000, 64) == 4 * 64
-    assert figures.shard_size(5, 5) == 5
+    assert shard_size(300, 50) == 50
+    assert shard_size(10_000, 128) == 3 * 128
+    assert shard_size(50_000, 64) == 4 * 64
+    assert shard_size(5, 5) == 5
 
 
 class Exact(nn.Module):
@@ -245,7 +247,7 @@ def test_bits_per_dim_are_those_of_the_exact_density(trained, tmp_path, monkeypa
         "--config.eval.bpd_eps=1e-5",
     )
     source = digits("test")
-    index = figures.subset(source, 10)
+    index = likelihood.subset(source, 10)
     images = source.images(index)
     bits = []
     for draw in range(3):
@@ -517,7 +519,7 @@ def test_test_images_are_near_themselves(sampled, monkeypatch):
         x = source.images(index).float() / 8 - 1
         yield Samples(index, x, torch.zeros_like(index))
 
-    monkeypatch.setattr(quality, "draw", real)
+    monkeypatch.setattr(subject, "draw", real)
     report = sampled("--config.eval.num_samples=300")
     assert abs(report["fd"]["value"]) < 1e-6
     assert report["precision"]["value"] == report["recall"]["value"] == 1
@@ -532,7 +534,7 @@ def test_a_memory_of_the_training_set_is_seen(sampled, monkeypatch):
         x = source.images(index).float() / 8 - 1
         yield Samples(index, x, torch.zeros_like(index))
 
-    monkeypatch.setattr(quality, "draw", copies)
+    monkeypatch.setattr(subject, "draw", copies)
     near = sampled()["nearest_train"]
     assert near["value"] < 1e-3 * near["of_test"]["value"]
 
@@ -558,8 +560,7 @@ def test_a_wrong_reference_is_refused_before_data_are_read(sampled, tmp_path, ca
     def unread(*_):
         raise AssertionError("data were read before what is wrong was told")
 
-    for module in ("evaluate", "references"):
-        monkeypatch.setattr(f"score_sde.commands.{module}.open_split", unread)
+    monkeypatch.setattr(evaluation_run, "open_split", unread)
     sampled(f"--config.eval.reference={train}", code=1, folder="wrong")
     assert "the split of the reference is train" in capsys.readouterr().err
     sampled("--config.eval.features=classifier", "--config.eval.reference=x.npz", code=1)
@@ -624,7 +625,7 @@ def test_samples_that_are_no_numbers_are_not_counted(sampled, monkeypatch):
         x[index % 2 == 1, :, 3] = math.nan
         yield Samples(index, x, torch.zeros_like(index))
 
-    monkeypatch.setattr(quality, "draw", half)
+    monkeypatch.setattr(subject, "draw", half)
     report = sampled("--config.eval.num_samples=300")
     assert (report["fd"]["n"], report["fd"]["given_up"]) == (150, 150)
     assert report["precision"]["value"] == 1
@@ -633,7 +634,7 @@ def test_samples_that_are_no_numbers_are_not_counted(sampled, monkeypatch):
     def none(config, network, sde, index, device):
         yield Samples(index, torch.full((len(index), 1, 8, 8), math.nan), torch.zeros_like(index))
 
-    monkeypatch.setattr(quality, "draw", none)
+    monkeypatch.setattr(subject, "draw", none)
     report = sampled("--config.eval.num_samples=20", "--config.seed=1")
     assert report["left_out"]["samples"] == "only 0 of 20 are finite images: check the weights"
 
@@ -678,8 +679,7 @@ def test_the_whole_way_with_weights_of_inception(random_inception, sampled, monk
         info = replace(source.info, num_images=9)
         return MemorySource(info, source.images(index), source.labels(index))
 
-    for module in ("evaluate", "references"):
-        monkeypatch.setattr(f"score_sde.commands.{module}.open_split", few)
+    monkeypatch.setattr(evaluation_run, "open_split", few)
     given = f"--config.eval.inception_path={random_inception}"
     report = sampled(given, "--config.eval.num_samples=20")
     names = {"fid": "FID", "kid": "KID", "is": "IS", "nearest_train": "nearest-inception"}

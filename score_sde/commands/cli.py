@@ -329,9 +329,9 @@ def run(command: Command) -> None:
         return
     from score_sde.commands.complete import complete
     from score_sde.commands.evaluate import evaluate
-    from score_sde.commands.references import stats
     from score_sde.commands.sample import sample
     from score_sde.commands.smoke import smoke
+    from score_sde.commands.stats import stats
     from score_sde.commands.train import train
     from score_sde.commands.tune import tune
     from score_sde.commands.weights import convert

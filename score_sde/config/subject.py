@@ -1,0 +1,125 @@
+"""Config → what an evaluation takes. Below this layer nothing sees a config."""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from score_sde import parallel
+from score_sde.config import history
+from score_sde.config.build import (
+    DEFAULT_ROOT,
+    Config,
+    build_device,
+    build_inverse_scaler,
+    build_objective,
+    build_scaler,
+    build_score_for,
+    build_sde,
+    draw,
+    image_shape,
+)
+from score_sde.data import Source
+from score_sde.evaluation.figures import each_sample
+from score_sde.evaluation.references import References
+from score_sde.evaluation.shards import Shards
+from score_sde.evaluation.subject import Subject
+from score_sde.logbook import Logbook
+from score_sde.objectives import ELBO, Objective
+
+
+def build_references(config: Config) -> References:
+    """The feature network and the statistics of the config's data set."""
+    return References(
+        options=config.eval.to_dict(),
+        dataset=config.data.dataset,
+        category=config.data.get("category", ""),
+        root=Path(config.data.get("root", DEFAULT_ROOT) or DEFAULT_ROOT),
+        shape=image_shape(config),
+        device=build_device(config),
+        seed=config.seed,
+    )
+
+
+def build_subject(
+    config: Config,
+    network: nn.Module,
+    *,
+    weights: str,
+    raw: bool,
+    sources: Mapping[str, Source],
+    references: References,
+    folder: Path,
+    world: parallel.World,
+    log: Logbook,
+) -> Subject:
+    """A checkpoint as figures are computed of it.
+
+    Args:
+        config: of the checkpoint, with the evaluation's own options.
+        network: with its weights in place.
+        weights: digest of the checkpoint's file.
+        raw: whether they are the weights as trained and not their moving average.
+        sources: images by split.
+        references: as `build_references` gives them.
+        folder: where results are kept.
+        world: the processes that share the work.
+        log: shows the progress.
+    """
+    sde, device, shape = build_sde(config), build_device(config), image_shape(config)
+    objective, sampling = build_objective(config, sde), config.sampling.to_dict()
+    # A published file does not hold its recipe. Where later code computes other numbers for some
+    # networks, an entry here for these alone says so: what was kept of them is computed again.
+    digest = {**facts(config, weights, raw), "recipe": history.of_checkpoint(config)}
+    return Subject(
+        network=network,
+        sde=sde,
+        device=device,
+        seed=config.seed,
+        options=config.eval.to_dict(),
+        sampling=sampling,
+        continuous=config.training.continuous,
+        num_classes=config.model.get("num_classes", 0),
+        scale=build_scaler(config),
+        inverse_scale=build_inverse_scaler(config),
+        score_for=partial(build_score_for, config, network, sde),
+        draw=lambda index: draw(config, network, sde, index, device),
+        draw_facts={"sampling": sampling},
+        objective=objective,
+        loss_scale=_loss_scale(objective, config.training.reduce_mean, math.prod(shape)),
+        sources=sources,
+        references=references,
+        shards=Shards(folder, digest, world, log),
+        each_sample=each_sample(),
+    )
+
+
+def facts(config: Config, weights: str, raw: bool) -> dict[str, Any]:
+    """What every number of a report depends on, beside the recipe.
+
+    Args:
+        config: of the checkpoint.
+        weights: digest of the checkpoint's file.
+        raw: whether they are the weights as trained.
+    """
+    return {
+        "weights": weights,
+        "ema": not raw,
+        "seed": config.seed,
+        "device": build_device(config).type,
+        "arithmetic": "float32",
+    }
+
+
+def _loss_scale(objective: Objective, reduce_mean: bool, dimensions: int) -> float:
+    """The factor from an objective's loss to nats per dimension, or to a mean squared error.
+
+    Objectives that bound the likelihood give nats as they are, which is half of the weighted
+    squared error; others the squared error, of which training takes the mean or half the sum.
+    """
+    per_dimension = 1.0 if reduce_mean else 2 / dimensions
+    in_nats = isinstance(objective, ELBO) or getattr(objective, "likelihood_weighting", False)
+    return per_dimension / 2 if in_nats else per_dimension
