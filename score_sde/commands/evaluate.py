@@ -15,10 +15,10 @@ from score_sde.commands.weights import network_of, none_in
 from score_sde.config import history
 from score_sde.config.build import Config, allow_tf32, open_split
 from score_sde.config.check import check_config, check_data
-from score_sde.config.subject import build_references, build_subject, facts
+from score_sde.config.subject import build_references, build_subject
 from score_sde.data import Source
-from score_sde.evaluation import LeftOut, References, Subject
-from score_sde.evaluation.figures import Sheet, compute
+from score_sde.evaluation import Figure, LeftOut, References, Subject
+from score_sde.evaluation.figures import compute
 from score_sde.evaluation.likelihood import SPLITS, bits_of_images
 from score_sde.evaluation.quality import shown
 from score_sde.evaluation.report import lines, standard, table
@@ -116,14 +116,13 @@ class _Evaluation:
             sources = self._sources(measured)
         same = self._are_those_trained_on(sources)
         log.say(f"evaluating {self.path} on {references.device}, into {self.folder}")
-        weights = checkpoints.fingerprint(self.path)
         with advice_on_memory(ON_MEMORY):
             if measured:
                 self._prepare_reference(references, sources)
             subject = build_subject(
                 config,
                 network_of(config, self.state, raw=self.raw),
-                weights=weights,
+                weights=checkpoints.fingerprint(self.path),
                 raw=self.raw,
                 sources=sources,
                 references=references,
@@ -131,11 +130,12 @@ class _Evaluation:
                 world=self.world,
                 log=log,
             )
-            sheet = compute(subject)
+            figures, left_out = compute(subject)
         if self.world.is_main:
-            known = {**facts(config, weights, self.raw), "trained_on_these_images": same}
-            self._write(sheet, known, time.monotonic() - start)
-            self._draw(subject, sheet)
+            facts = {key: fact for key, fact in subject.shards.facts.items() if key != "recipe"}
+            facts |= {"trained_on_these_images": same}
+            self._write(figures, left_out, facts, time.monotonic() - start)
+            self._draw(subject, figures)
         parallel.barrier()
         return self._report(".json")
 
@@ -179,15 +179,21 @@ class _Evaluation:
                 _, path = references.reference(source)
             self.log.say(f"samples are compared with {path}")
 
-    def _write(self, sheet: Sheet, known: dict[str, Any], elapsed_sec: float) -> None:
+    def _write(
+        self,
+        figures: dict[str, Figure],
+        left_out: dict[str, str],
+        facts: dict[str, Any],
+        elapsed_sec: float,
+    ) -> None:
         """The report: as JSON, on the screen and as curves."""
         path, step = self._report(".json"), self.state["step"]
         report = {
             "checkpoint": str(self.path),
             "step": step,
-            **known,
-            **sheet.figures,
-            "left_out": sheet.left_out,
+            **facts,
+            **figures,
+            "left_out": left_out,
             "wall_sec": round(elapsed_sec, 1),  # of this run alone; figures have their own
             "versions": history.versions(),
             "config": json.loads(history.to_json(self.config)),
@@ -196,12 +202,12 @@ class _Evaluation:
             self.log.say(f"replaces the report of an evaluation with other options: {path}")
         text = json.dumps(standard(report), indent=2, allow_nan=False) + "\n"
         write_whole(path, lambda file: file.write(text.encode()), "--eval_folder")
-        self.log.say(lines(sheet.figures, sheet.left_out))
+        self.log.say(lines(figures, left_out))
         self.log.say(f"report: {path}, after {duration(elapsed_sec)}")
-        values = {f"eval/{name}": figure["value"] for name, figure in sheet.figures.items()}
+        values = {f"eval/{name}": figure["value"] for name, figure in figures.items()}
         self.log.scalars(step, values)
 
-    def _draw(self, subject: Subject, sheet: Sheet) -> None:
+    def _draw(self, subject: Subject, figures: dict[str, Figure]) -> None:
         """The report as a picture: samples, bits/dim by image, loss by noise level."""
         step, bits = self.state["step"], {}
         grids = {
@@ -213,13 +219,13 @@ class _Evaluation:
         for split in ("test", "train"):
             with suppress(LeftOut):
                 bits[split] = bits_of_images(subject, split)
-        by_level = sheet.figures.get("held_out_loss", {}).get("by_level", [])
+        by_level = figures.get("held_out_loss", {}).get("by_level", [])
         columns = (
             [sum(level["t"]) / 2 for level in by_level],
             [level["value"] for level in by_level],
             [level["se"] or 0.0 for level in by_level],
         )
-        if sheet.figures:
+        if figures:
             pictures.evaluation_sheet(
                 self._report(".png"),
                 f"{self.path.name}, step {step}",

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -71,9 +70,16 @@ def build_subject(
     """
     sde, device, shape = build_sde(config), build_device(config), image_shape(config)
     objective, sampling = build_objective(config, sde), config.sampling.to_dict()
-    # A published file does not hold its recipe. Where later code computes other numbers for some
-    # networks, an entry here for these alone says so: what was kept of them is computed again.
-    digest = {**facts(config, weights, raw), "recipe": history.of_checkpoint(config)}
+    # Where later code computes other numbers for some networks, an entry here for these alone says
+    # so: what was kept of them is then computed again, and nothing else is.
+    facts = {
+        "weights": weights,
+        "ema": not raw,
+        "seed": config.seed,
+        "device": device.type,
+        "arithmetic": "float32",
+        "recipe": history.of_checkpoint(config),  # which a published file does not hold
+    }
     return Subject(
         network=network,
         sde=sde,
@@ -92,26 +98,9 @@ def build_subject(
         loss_scale=_loss_scale(objective, config.training.reduce_mean, math.prod(shape)),
         sources=sources,
         references=references,
-        shards=Shards(folder, digest, world, log),
+        shards=Shards(folder, facts, world, log),
         each_sample=each_sample(),
     )
-
-
-def facts(config: Config, weights: str, raw: bool) -> dict[str, Any]:
-    """What every number of a report depends on, beside the recipe.
-
-    Args:
-        config: of the checkpoint.
-        weights: digest of the checkpoint's file.
-        raw: whether they are the weights as trained.
-    """
-    return {
-        "weights": weights,
-        "ema": not raw,
-        "seed": config.seed,
-        "device": build_device(config).type,
-        "arithmetic": "float32",
-    }
 
 
 def _loss_scale(objective: Objective, reduce_mean: bool, dimensions: int) -> float:

@@ -1,7 +1,7 @@
 """The table of figures: what an evaluation computes of a checkpoint, in this order."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
@@ -30,10 +30,9 @@ class EachSample:
         """The mean and its standard error over the samples that are finite images."""
         samples = subject.samples
         name = next(name for name, of in subject.each_sample.items() if of is self.of)
-        if not samples.count - samples.given_up:
+        if not len(samples.values[name]):
             raise LeftOut("no sample is a finite image: check the weights")
-        how = quality.how_drawn(subject, samples)
-        return mean_figure(samples.values[name], of="samples", **how)
+        return mean_figure(samples.values[name], of="samples", **samples.how)
 
 
 FIGURES: dict[str, FigureOf] = {
@@ -60,37 +59,27 @@ def each_sample() -> dict[str, Callable[[Tensor], Tensor]]:
     return {name: row.of for name, row in FIGURES.items() if isinstance(row, EachSample)}
 
 
-@dataclass
-class Sheet:
-    """What an evaluation computed.
-
-    Attributes:
-        figures: by name.
-        left_out: why others are not there.
-    """
-
-    figures: dict[str, Figure] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
-
-
-def compute(subject: Subject) -> Sheet:
+def compute(subject: Subject) -> tuple[dict[str, Figure], dict[str, str]]:
     """Every figure of the table, in turn. Every process must call it.
+
+    Returns:
+        The figures by name, and why others are left out.
 
     Raises:
         ValueError: a row gave something else than a figure.
     """
-    sheet = Sheet()
+    figures, left_out = dict[str, Figure](), dict[str, str]()
     for name, row in FIGURES.items():
         try:
             figure = row(subject)
-        except LeftOut as left_out:
-            if left_out.why:
-                sheet.left_out[left_out.what or name] = left_out.why
+        except LeftOut as reason:
+            if reason.why:
+                left_out[reason.what or name] = reason.why
             continue
         if not (isinstance(figure, dict) and {"value", "se", "n"} <= figure.keys()):
             raise ValueError(
                 f"FIGURES[{name!r}] gave {figure!r:.60}: a figure is a dict with value, se and n, "
                 "as score_sde.evaluation.mean_figure makes it"
             )
-        sheet.figures[name] = figure
-    return sheet
+        figures[name] = figure
+    return figures, left_out

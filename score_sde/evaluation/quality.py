@@ -236,23 +236,7 @@ def _how(subject: Subject, samples: SampleSet, reference: Reference) -> dict[str
         # Files of others may tell neither.
         "split": facts.split or None,
         "against": facts.n or None,
-        **how_drawn(subject, samples),
+        **samples.how,
         "network": network.name,
         "network_fingerprint": network.fingerprint,
-    }
-
-
-def how_drawn(subject: Subject, samples: SampleSet) -> dict[str, Any]:
-    """How samples were drawn, for the report."""
-    sampling, method = subject.sampling, subject.sampling["method"]
-    if method == "pc":
-        method = f"pc ({sampling['predictor']}, {sampling['corrector']})"
-    steps = {} if method == "ode" else {"num_steps": sampling["num_steps"] or subject.sde.N}
-    return {
-        "method": method,
-        **steps,
-        **({"labels": "each class equally often"} if subject.num_classes else {}),
-        "nfe": samples.nfe,
-        "given_up": samples.given_up,
-        "sec": samples.sec,
     }

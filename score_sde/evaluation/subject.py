@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,39 +25,6 @@ Labels = Callable[[Tensor], Tensor]
 Value = TypeVar("Value")
 
 
-class Objective(Protocol):
-    """What training minimises, as `objectives.Objective` gives it."""
-
-    def times(
-        self, n: int, device: torch.device | None = None, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Draws times, or steps of a chain, (n,)."""
-        ...
-
-    def time(self, t: Tensor) -> Tensor:
-        """Where on [0, T] they stand: (B,) → (B,)."""
-        ...
-
-    def __call__(
-        self, net: Any, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None
-    ) -> Tensor:
-        """One loss per sample, (B,)."""
-        ...
-
-
-class Draws(Protocol):
-    """Some samples, as `samplers.Samples` gives them."""
-
-    @property
-    def index(self) -> Tensor: ...  # noqa: D102
-    @property
-    def x(self) -> Tensor: ...  # noqa: D102
-    @property
-    def nfe(self) -> Tensor: ...  # noqa: D102
-    @property
-    def status(self) -> Tensor | None: ...  # noqa: D102
-
-
 @dataclass(frozen=True)
 class SampleSet:
     """The samples of a checkpoint that are finite images, measured.
@@ -67,9 +34,8 @@ class SampleSet:
         features: float32 (N, D), of all.
         logits: float32 (N, K), where the feature network knows classes.
         values: by name, what `Subject.each_sample` gives for each, (N, ...).
-        count: how many were drawn.
-        nfe: mean number of network evaluations.
-        sec: time of drawing.
+        count: how many were drawn, those that are no finite images included.
+        how: for the report: how they were drawn, the mean `nfe`, how many were `given_up`.
     """
 
     images: Tensor
@@ -77,13 +43,7 @@ class SampleSet:
     logits: Tensor | None
     values: Mapping[str, np.ndarray]
     count: int
-    nfe: float
-    sec: float
-
-    @property
-    def given_up(self) -> int:
-        """How many samples are no finite images, or were given up by the solver."""
-        return self.count - len(self.features)
+    how: Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +66,9 @@ class Subject:
         inverse_scale: the other way; it does not clip.
         score_for: `Labels` (None for none) → a callable of sample indices, int64 (b,), that gives
             the score for these samples.
-        draw: sample indices, int64 (n,) → samples, some at a time.
+        draw: sample indices, int64 (n,) → `samplers.Samples`, some at a time.
         draw_facts: what the draws depend on beside `shards.facts`; it names their shards.
-        objective: what the network was trained to minimise.
+        objective: what the network was trained to minimise, an `objectives.Objective`.
         loss_scale: the factor that makes of its loss a number per dimension: nats for a bound on
             the likelihood, the mean squared error of the noise for others.
         sources: images by split, `train` and `test`, as far as they are needed.
@@ -129,9 +89,9 @@ class Subject:
     scale: Callable[[Tensor], Tensor]
     inverse_scale: Callable[[Tensor], Tensor]
     score_for: Callable[[Labels | None], Callable[[Tensor], Score]]
-    draw: Callable[[Tensor], Iterator[Draws]]
+    draw: Callable[[Tensor], Iterator[Any]]
     draw_facts: Mapping[str, Any]
-    objective: Objective
+    objective: Any
     loss_scale: float
     sources: Mapping[str, Source]
     references: References
@@ -161,17 +121,27 @@ class Subject:
         return self.once("samples", self._samples)
 
     def _samples(self) -> SampleSet:
-        results = self._draw_all()
+        results, sampling = self._draw_all(), self.sampling
         finite = results["status"] == Status.DONE
         images = torch.from_numpy(results["images"])
+        method = sampling["method"]
+        how = {
+            "method": f"pc ({sampling['predictor']}, {sampling['corrector']})"
+            if method == "pc"
+            else method,
+            **({} if method == "ode" else {"num_steps": sampling["num_steps"] or self.sde.N}),
+            **({"labels": "each class equally often"} if self.num_classes else {}),
+            "nfe": float(results["nfe"].mean()),
+            "given_up": int((~finite).sum()),
+            "sec": results.sec,
+        }
         return SampleSet(
             images[torch.from_numpy(finite[: len(images)])],
             torch.from_numpy(results["features"][finite]),
             torch.from_numpy(results["logits"][finite]) if "logits" in results else None,
             {name: results[f"each {name}"][finite] for name in self.each_sample},
             len(finite),
-            float(results["nfe"].mean()),
-            results.sec,
+            how,
         )
 
     def _draw_all(self) -> Results:
