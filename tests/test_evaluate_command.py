@@ -19,6 +19,7 @@ from PIL import Image
 from problems import Gaussian
 from torch import nn
 
+from configs.vp import digits as digits_recipe
 from score_sde import checkpoints, evaluation, noise
 from score_sde.commands import cli, in_turn
 from score_sde.commands import evaluate as evaluation_run
@@ -26,8 +27,10 @@ from score_sde.config import subject
 from score_sde.config.build import open_split
 from score_sde.data import MemorySource, dequantise, open_source
 from score_sde.evaluation import likelihood, quality, report
+from score_sde.evaluation.figures import compute
 from score_sde.evaluation.shards import Shards, shard_size
 from score_sde.logbook import Logbook
+from score_sde.objectives import elbo_weights
 from score_sde.parallel import World
 from score_sde.samplers import Samples
 from score_sde.sde import VPSDE
@@ -785,6 +788,88 @@ def test_more_samples_take_what_fewer_left_and_take_nothing_away(tmp_path):
     again = shards(tmp_path).results("square", torch.arange(10), 4, None)
     assert np.array_equal(again["square"], few["square"])
     assert again.sec == few.sec
+
+
+def test_a_shard_that_lacks_an_array_is_computed_again(tmp_path):
+    def both(index):
+        return {"square": index**2, "cube": index**3}
+
+    ten = torch.arange(10)
+    shards(tmp_path).results("x", ten, 4, squares, ["square"])
+    more = shards(tmp_path).results("x", ten, 4, both, ["square", "cube"])
+    assert more["cube"].tolist() == [k**3 for k in range(10)]
+    # One with an array that is not asked for counts, also beside others that lack it.
+    first = min(tmp_path.rglob("*.npz"))
+    first.unlink()
+    fewer = shards(tmp_path).results("x", ten, 4, squares, ["square"])
+    assert fewer["square"].tolist() == more["square"].tolist()
+    assert "cube" not in fewer
+
+
+def test_results_of_earlier_versions_count(tmp_path):
+    """Folders as the first version with this format named them; FORMAT says when to change it."""
+    config = cli.parse(
+        [
+            *("main.py", "--config=configs/vp/digits.py", "--mode=eval", "--config.model.nf=8"),
+            *("--config.device=cpu", "--config.eval.num_samples=100"),
+            *("--config.eval.bpd_images=50", "--config.eval.rtol=1e-2", "--config.eval.atol=1e-2"),
+            *("--config.sampling.num_steps=5", stats(tmp_path / "stats")),
+        ]
+    ).config
+
+    class Zero(nn.Module):
+        def forward(self, x, c):
+            return 0 * x
+
+    compute(
+        subject.build_subject(
+            config,
+            Zero(),
+            weights="df1db27cc1c81af4",
+            raw=False,
+            sources={split: digits(split) for split in ("train", "test")},
+            references=subject.build_references(config),
+            folder=tmp_path / "shards",
+            world=World(),
+            log=Logbook(tmp_path / "log", tensorboard=False, quiet=True),
+        )
+    )
+    assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == [
+        "bits_8a021bfe51610183",
+        "bits_e3c2bffe52a8da5c",
+        "bound_41ad15dc04d1d27d",
+        "bound_ff7f2ff208bce526",
+        "loss_124ed983b4f7920d",
+        "samples_7ddf803bf561907d",
+    ]
+
+
+@pytest.mark.parametrize("reduce_mean", [False, True])
+@pytest.mark.parametrize("objective", ["elbo", "simple"])
+def test_the_held_out_loss_of_a_bound_is_in_nats_per_dimension(objective, reduce_mean, tmp_path):
+    config = digits_recipe.get_config()
+    with config.unlocked():
+        config.training.update(
+            objective=objective, continuous=False, time_sampling="uniform", reduce_mean=reduce_mean
+        )
+        config.model.num_scales = 50
+        config.device = "cpu"
+    built = subject.build_subject(
+        config,
+        lambda x, c: 0 * x,
+        weights="",
+        raw=False,
+        sources={"test": digits("test")},
+        references=subject.build_references(config),
+        folder=tmp_path / "shards",
+        world=World(),
+        log=Logbook(tmp_path / "log", tensorboard=False, quiet=True),
+    )
+    figure = likelihood.held_out_loss(built)
+    # The noise itself is the error: each dimension has mean square 1, at every step.
+    weights = elbo_weights(built.sde) if objective == "elbo" else torch.ones(1)
+    assert figure["value"] == pytest.approx(weights.sum().item(), abs=4 * figure["se"])
+    assert figure["se"] < 0.02 * figure["value"]
 
 
 def test_shards_may_have_fewer_rows_of_what_is_only_shown(tmp_path):

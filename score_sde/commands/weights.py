@@ -44,8 +44,8 @@ def _load(path: Path, config: Config | None) -> tuple[dict[str, Any], bool]:
     if config is None:
         raise ValueError(
             f"{path} is a published checkpoint, which does not say what it was trained with: "
-            "name its recipe, such as --config configs/ve/cifar10_ncsnpp_continuous.py, or in Python "
-            "config='ve/cifar10_ncsnpp_continuous'"
+            "name its recipe, such as --config configs/ve/cifar10_ncsnpp_continuous.py (in Python "
+            "config='ve/cifar10_ncsnpp_continuous')"
         )
     check_config(config)
     network, decay = skeleton(config), config.model.ema_rate

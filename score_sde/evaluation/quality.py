@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from score_sde.evaluation.distances import (
-    PrecisionRecall,
     inception_score,
     kernel_distance,
     precision_recall,
@@ -68,25 +67,17 @@ def kernel(subject: Subject, inception: bool) -> Figure:
     }
 
 
-def precision(subject: Subject) -> Figure:
-    """Share of samples within the surroundings of real images."""
-    samples, reference, _ = _with_features(subject)
-    share, n = _covered(subject).precision, len(samples.features)
-    how = _how(subject, samples, reference)
+def covered(subject: Subject, real: bool) -> Figure:
+    """Recall: share of real images within the surroundings of samples. Precision: the reverse."""
+    samples, reference, features = _with_features(subject)
+    shares = subject.once(
+        "covered", lambda: precision_recall(features, samples.features, k=NEIGHBOUR)
+    )
+    share, n = (
+        (shares.recall, len(features)) if real else (shares.precision, len(samples.features))
+    )
+    how = _how(subject, samples, reference) | ({"of": "real images"} if real else {})
     return {"value": share, "se": _share_error(share, n), "n": n, **how}
-
-
-def recall(subject: Subject) -> Figure:
-    """Share of real images within the surroundings of samples."""
-    samples, reference, real = _with_features(subject)
-    share, n = _covered(subject).recall, len(real)
-    how = _how(subject, samples, reference)
-    return {"value": share, "se": _share_error(share, n), "n": n, "of": "real images", **how}
-
-
-def _covered(subject: Subject) -> PrecisionRecall:
-    samples, _, real = _with_features(subject)
-    return subject.once("covered", lambda: precision_recall(real, samples.features, k=NEIGHBOUR))
 
 
 def _share_error(share: float, n: int) -> float:
@@ -186,8 +177,7 @@ def _compared(subject: Subject) -> tuple[SampleSet, Reference]:
         raise LeftOut(why, "samples")
     if not subject.shards.world.is_main:
         raise LeftOut
-    reference, _ = subject.once("reference", lambda: subject.references.reference(source))
-    return samples, reference
+    return samples, subject.references.reference(source)[0]
 
 
 def _with_features(subject: Subject) -> tuple[SampleSet, Reference, Tensor]:
@@ -212,13 +202,9 @@ def _nearest_of(subject: Subject) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         raise LeftOut("it needs at least two training and two test images")
     if not all(map(references.keeps_features, both)):
         raise LeftOut("the data set is too large for its features to be kept")
-    train, test = (
-        subject.once(f"statistics {source.info.split}", lambda s=source: references.statistics(s))
-        for source in both
-    )
-    if train[0].features is None or test[0].features is None:
+    of_train, of_test = (references.statistics(source)[0].features for source in both)
+    if of_train is None or of_test is None:
         raise LeftOut
-    of_train, of_test = train[0].features, test[0].features
     distances, rows = subject.once("nearest", lambda: _nearest(samples.features, of_train))
     return distances, rows, of_train, of_test
 

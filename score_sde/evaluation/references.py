@@ -1,10 +1,9 @@
 """What samples are measured by and compared with: feature networks, statistics of data sets."""
 
-import contextlib
 import hashlib
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -54,6 +53,7 @@ class References:
     shape: tuple[int, int, int]
     device: torch.device
     seed: int
+    _kept: dict[str, tuple[Reference, Path]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def network(self) -> FeatureNetwork:
@@ -156,33 +156,42 @@ class References:
         """
         if not self.options["reference"]:
             return self.statistics(source)
-        path = Path(self.options["reference"])
-        reference = Reference.load(path)
-        check_comparable(reference.facts, self._facts(source.info))
-        return reference, path
+        if "" not in self._kept:
+            path = Path(self.options["reference"])
+            reference = Reference.load(path)
+            check_comparable(reference.facts, self._facts(source.info))
+            self._kept[""] = reference, path
+        return self._kept[""]
 
     def statistics(self, source: Source) -> tuple[Reference, Path]:
         """The statistics of a split, computed once and kept in `eval.stats_folder`.
 
         Arguments, results and errors as of `reference`.
         """
-        facts, network = self._facts(source.info), self.network
-        name = cache_name(facts, source.info.fingerprint)
-        path = Path(self.options["stats_folder"]) / name
-        with contextlib.suppress(FileNotFoundError, ValueError):  # missing or damaged: made anew
-            return Reference.load(path), path
+        split = source.info.split
+        if split not in self._kept:
+            name = cache_name(self._facts(source.info), source.info.fingerprint)
+            path = Path(self.options["stats_folder"]) / name
+            try:
+                self._kept[split] = Reference.load(path), path
+            except (FileNotFoundError, ValueError):  # missing, or damaged
+                self._kept[split] = self._computed(source, path), path
+        return self._kept[split]
+
+    def _computed(self, source: Source, path: Path) -> Reference:
         parts = torch.arange(len(source)).split(self.options["batch_size"])
         images = (
             spread_levels(part, source.info.levels).to(self.device)
             for part in source.stream(parts)
         )
-        collected = collect(network, images, keep=self.keeps_features(source))
+        collected = collect(self.network, images, keep=self.keeps_features(source))
+        facts = self._facts(source.info)
         reference = Reference.of(facts, collected.moments, collected.features, collected.logits)
         try:
             reference.save(path)
         except OSError as error:
             raise cannot_write(path, error, "--config.eval.stats_folder") from error
-        return reference, path
+        return reference
 
     def keeps_features(self, source: Source) -> bool:
         """Whether a data set is small enough for its features to be kept."""
