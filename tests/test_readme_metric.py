@@ -5,11 +5,10 @@ import re
 
 import numpy as np
 import pytest
-import torch
 from conftest import ROOT
 
 from score_sde.commands import cli
-from score_sde.evaluation import FIGURES, LeftOut, mean_figure
+from score_sde.evaluation import FIGURES, LeftOut
 from score_sde.evaluation.report import table
 
 TINY = (
@@ -92,16 +91,15 @@ def test_a_row_from_a_recipe_is_in_report_and_table(trained, capsys):
 
 
 def test_a_row_is_any_function_of_the_subject(trained):
-    def prior_std(subject):
-        return mean_figure(subject.sde.std(torch.ones(5)).numpy())
-
     def absent(subject):
         raise LeftOut("there is no moon")
 
-    FIGURES["prior_std"] = prior_std
+    page = (ROOT / "docs" / "evaluation.md").read_text()
+    exec(page.partition("```python\n")[2].partition("```")[0], {})
     FIGURES["tide"] = absent
     figures = report(trained)
-    assert figures["prior_std"]["value"] == pytest.approx(1.0, abs=1e-4)
+    assert figures["score_norm"]["n"] == 100
+    assert 0 < figures["score_norm"]["value"] < 10
     assert figures["left_out"]["tide"] == "there is no moon"
 
 

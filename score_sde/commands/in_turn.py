@@ -40,7 +40,7 @@ def in_turn(
         wait_sec: how long to wait for each that is still to come. Nothing more is waited for after
             the last step of the run, nor after `eval.end_ckpt`.
         world: its main process chooses for all.
-        log: told of damaged ones that are passed over, and of the waiting.
+        log: names damaged ones that are passed over, and says that it waits.
 
     Raises:
         ValueError: there is none at all.
@@ -72,7 +72,7 @@ class Folder:
         path: of the folder.
         begin: first step that is wanted.
         end: last step that is wanted; 0 for no last one. Where both are 0 the newest is wanted.
-        log: is told of damaged ones that are passed over.
+        log: names damaged ones that are passed over.
 
     Attributes:
         in_order: whether every one is wanted, and not only the newest.

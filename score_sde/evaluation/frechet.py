@@ -82,7 +82,7 @@ def bootstrap(
 ) -> Bootstrap:
     """Spread and bias of a Fréchet distance by resampling the samples (Efron 1979).
 
-    Each resample takes as many of the samples with repetition; the reference is held fixed.
+    Each resample takes as many of the samples with repetition; the reference stays as it is.
     Memory stays flat: a resample is a count for each row. Each costs N D² multiplications
     and two decompositions of D x D matrices: seconds where D = 2,048.
 

@@ -76,7 +76,7 @@ def covered(subject: Subject, real: bool) -> Figure:
     share, n = (
         (shares.recall, len(features)) if real else (shares.precision, len(samples.features))
     )
-    how = _how(subject, samples, reference) | ({"of": "real images"} if real else {})
+    how = {**({"of": "real images"} if real else {}), **_how(subject, samples, reference)}
     return {"value": share, "se": _share_error(share, n), "n": n, **how}
 
 

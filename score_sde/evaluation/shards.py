@@ -64,7 +64,7 @@ class Shards:
         folder: of all shards.
         facts: what every number depends on: weights, data, seed, options.
         world: the processes that share the work.
-        log: told of the progress.
+        log: shows the progress.
     """
 
     folder: Path
