@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from score_sde import checkpoints, likelihoods, noise
-from score_sde.commands.sample import network_of
+from score_sde.commands.weights import network_of
 from score_sde.config.build import (
     Config,
     allow_tf32,

@@ -19,13 +19,18 @@ from PIL import Image
 from problems import Gaussian
 from torch import nn
 
+from configs.vp import digits as digits_recipe
 from score_sde import checkpoints, evaluation, noise
-from score_sde.commands import cli, figures, in_turn, quality, report
+from score_sde.commands import cli, in_turn
 from score_sde.commands import evaluate as evaluation_run
-from score_sde.commands.shards import Shards
+from score_sde.config import subject
 from score_sde.config.build import open_split
 from score_sde.data import MemorySource, dequantise, open_source
+from score_sde.evaluation import likelihood, quality, report
+from score_sde.evaluation.figures import compute
+from score_sde.evaluation.shards import Shards, shard_size
 from score_sde.logbook import Logbook
+from score_sde.objectives import elbo_weights
 from score_sde.parallel import World
 from score_sde.samplers import Samples
 from score_sde.sde import VPSDE
@@ -33,7 +38,8 @@ from score_sde.tensor_ops import expand_to
 
 TINY = (
     "--config.model.nf=8",
-    "--config.model.ch_mult=(1,2)",
+    "--config.model.ch_mult=(1,)",
+    "--config.model.attn_resolutions=()",
     "--config.device=cpu",
     "--config.training.batch_size=8",
     "--config.training.n_iters=4",
@@ -41,11 +47,11 @@ TINY = (
     "--config.training.snapshot_sampling=False",
     "--config.optim.warmup=0",
     "--config.eval.batch_size=4",
-    "--config.eval.bpd_batch_size=4",
-    "--config.eval.bpd_images=10",
+    "--config.eval.bpd_batch_size=2",
+    "--config.eval.bpd_images=6",
     "--config.eval.rtol=1e-2",
     "--config.eval.atol=1e-2",
-    "--config.eval.bpd_eps=1e-3",
+    "--config.eval.bpd_eps=1e-2",
     "--config.eval.enable_sampling=False",
 )
 
@@ -54,11 +60,46 @@ def words(workdir, *more, recipe="configs/vp/digits.py"):
     return ["main.py", "--config", recipe, f"--workdir={workdir}", *TINY, *map(str, more)]
 
 
+SAMPLES = (
+    "--config.eval.enable_sampling=True",
+    "--config.eval.enable_bpd=False",
+    "--config.eval.enable_loss=False",
+    "--config.eval.num_samples=40",
+    "--config.sampling.num_steps=3",
+    "--config.sampling.batch_size=5",
+)
+EVERYTHING = (*SAMPLES[:1], *SAMPLES[3:])
+
+
+def stats(folder):
+    return f"--config.eval.stats_folder={folder}"
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("eval") / "run"
     assert cli.main(words(workdir, "--mode=train")) == 0
     return workdir
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained):
+    """The folder of an evaluation with every figure, and its statistics; not to be changed."""
+    folder = trained / "evaluated"
+    evaluate(trained, folder, *EVERYTHING, stats(folder / "stats"))
+    return folder
+
+
+@pytest.fixture
+def again(trained, evaluated, tmp_path):
+    """Evaluates once more, in a copy of that folder."""
+    folder = shutil.copytree(evaluated, tmp_path / "again")
+
+    def run(*more):
+        return evaluate(trained, folder, *EVERYTHING, stats(folder / "stats"), *more)
+
+    run.folder = folder
+    return run
 
 
 def evaluate(workdir, folder, *more):
@@ -75,6 +116,7 @@ def read(folder, name="step_00000004"):
 
 
 FIGURES = ("held_out_loss", "bound", "bound_train", "bits_per_dim", "bits_per_dim_train")
+OF_SAMPLES = ("fd", "kd", "precision", "recall", "score", "nearest_train")
 
 
 def without_sec(figure):
@@ -82,87 +124,93 @@ def without_sec(figure):
     return {key: value for key, value in figure.items() if key != "sec"}
 
 
-def test_a_bare_evaluation_writes_every_figure_with_its_error(trained, tmp_path, capsys):
-    report = evaluate(trained, tmp_path)
+def test_a_bare_evaluation_writes_every_figure_with_its_error(trained, evaluated):
+    report = read(evaluated)
     assert report["step"] == 4
     assert report["weights"] == checkpoints.fingerprint(
         checkpoints.path_of(trained / "checkpoints", 4)
     )
     assert report["held_out_loss"]["n"] == 300
     assert sum(level["n"] for level in report["held_out_loss"]["by_level"]) == 300
-    assert report["bound"]["n"] == 10
-    assert (tmp_path / "step_00000004.png").is_file()
+    assert report["bound"]["n"] == 6
+    assert (evaluated / "step_00000004.png").is_file()
     for name in FIGURES[3:]:
         figure = report[name]
-        assert (figure["n"], figure["given_up"], figure["levels"]) == (10, 0, 17)
+        assert (figure["n"], figure["given_up"], figure["levels"]) == (6, 0, 17)
         assert figure["se"] > 0
         assert figure["nfe"] >= 8
     assert report["bits_per_dim"]["split"] == "test"
     assert report["bits_per_dim_train"]["split"] == "train"
     assert report["ema"] is True
     assert report["versions"]["torch"] == torch.__version__.partition("+")[0]
-    said = capsys.readouterr().out
-    assert all(name in said for name in FIGURES)
-    assert "±" in said
+    log = (trained / "log.txt").read_text()
+    assert all(name in log for name in FIGURES)
+    assert "±" in log
 
 
-def test_the_same_evaluation_is_not_computed_again_and_another_is(trained, tmp_path, capsys):
-    first = evaluate(trained, tmp_path)
-    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
-    again = evaluate(trained, tmp_path)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")} == files
-    evaluate(trained, tmp_path, "--raw")
-    raw = read(tmp_path, "step_00000004_raw")
-    assert read(tmp_path) == again
-    assert "replaces" not in capsys.readouterr().out
-    other_seed = evaluate(trained, tmp_path, "--config.seed=1")
+def test_the_same_evaluation_is_not_computed_again_and_another_is(
+    trained, evaluated, again, capsys
+):
+    first, folder = read(evaluated), again.folder
+    files = {path: path.stat().st_mtime_ns for path in folder.rglob("*.npz")}
+    same = again()
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.npz")} == files
+    few = ("--config.eval.bpd_images=2", "--config.eval.bpd_batch_size=2")
+    fewer = evaluate(trained, folder, *few)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.npz")} == files
     assert "replaces the report of an evaluation with other options" in capsys.readouterr().out
+    evaluate(trained, folder, *few, "--raw")
+    raw = read(folder, "step_00000004_raw")
+    assert read(folder) == fewer
+    assert "replaces" not in capsys.readouterr().out
+    other_seed = evaluate(trained, folder, *few, "--config.seed=1")
     for name in FIGURES:
-        assert again[name] == first[name]  # the time that it took included
-        assert raw[name]["value"] != first[name]["value"]
-        assert other_seed[name]["value"] != first[name]["value"]
+        assert same[name] == first[name]  # the time that it took included
+        assert raw[name]["value"] != fewer[name]["value"]
+        assert other_seed[name]["value"] != fewer[name]["value"]
 
 
-def test_what_a_kill_left_is_kept_and_the_rest_recomputed(trained, tmp_path):
-    first = evaluate(trained, tmp_path)
-    shards = sorted(tmp_path.rglob("loss_*/*.npz"))
+def test_what_a_kill_left_is_kept_and_the_rest_recomputed(evaluated, again):
+    first = read(evaluated)
+    shards = sorted(again.folder.rglob("loss_*/*.npz"))
     kept = shards[1].stat().st_mtime_ns
     shards[0].unlink()
+    min(again.folder.rglob("samples_*/*.npz")).unlink()
     shards[2].with_name("half.npz.123.tmp").write_bytes(b"half")
-    again = evaluate(trained, tmp_path)
+    report = again()
     assert shards[1].stat().st_mtime_ns == kept
-    for name in FIGURES:
-        assert without_sec(again[name]) == without_sec(first[name])
+    for name in (*FIGURES, *OF_SAMPLES):
+        assert without_sec(report[name]) == without_sec(first[name])
+    other = again("--config.sampling.num_steps=4", "--config.eval.enable_bpd=False")
+    assert other["fd"]["value"] != first["fd"]["value"]
 
 
-def test_an_evaluation_that_is_killed_goes_on_to_the_same_numbers(trained, tmp_path):
-    longer = ("--config.eval.bpd_images=48",)
-    whole = evaluate(trained, tmp_path / "whole", *longer)
-    folder = tmp_path / "killed"
-    arguments = words(trained, "--mode=eval", f"--eval_folder={folder}", *longer)
+def test_an_evaluation_that_is_killed_goes_on_to_the_same_numbers(trained, evaluated, tmp_path):
+    folder, whole = tmp_path / "killed", read(evaluated)
     process = subprocess.Popen(
-        [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, *words(trained, "--mode=eval", f"--eval_folder={folder}")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     deadline = time.monotonic() + 120
-    while not list(folder.rglob("bits_*/000000_4.npz")) and time.monotonic() < deadline:
+    while not list(folder.rglob("bits_*/000000_2.npz")) and time.monotonic() < deadline:
         assert process.poll() is None, process.stdout.read().decode()[-2000:]
         time.sleep(0.01)
     process.kill()
     process.communicate()
     left = {path: path.stat().st_mtime_ns for path in folder.rglob("*.npz")}
-    assert 0 < len(left) < len(list((tmp_path / "whole").rglob("*.npz")))
+    assert 0 < len(left) < len(list((evaluated / "shards").rglob("*.npz"))) - 8  # of samples
     assert not list(folder.glob("*.json"))
-    again = evaluate(trained, folder, *longer)
+    report = evaluate(trained, folder)
     assert {path: path.stat().st_mtime_ns for path in left} == left
     for name in FIGURES:
-        assert without_sec(again[name]) == without_sec(whole[name])
+        assert without_sec(report[name]) == without_sec(whole[name])
 
 
-def test_two_processes_give_the_same_numbers(trained, tmp_path):
-    more = [*SAMPLES[:1], *SAMPLES[3:]]
-    alone = evaluate(trained, tmp_path / "one", *more, stats(tmp_path / "stats of one"))
+def test_two_processes_give_the_same_numbers(trained, evaluated, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    arguments = words(trained, "--mode=eval", f"--eval_folder={tmp_path / 'two'}", *more)
+    arguments = words(trained, "--mode=eval", f"--eval_folder={tmp_path / 'two'}", *EVERYTHING)
     arguments.append(stats(tmp_path / "stats of two"))  # which both processes find empty
     done = subprocess.run(
         [*command, *arguments],
@@ -173,30 +221,32 @@ def test_two_processes_give_the_same_numbers(trained, tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    both = read(tmp_path / "two")
-    for name in (*FIGURES, "fd", "kd", "precision", "recall", "score", "nearest_train"):
+    alone, both = read(evaluated), read(tmp_path / "two")
+    for name in (*FIGURES, *OF_SAMPLES):
         assert without_sec(both[name]) == without_sec(alone[name]), name
+    assert both["left_out"] == alone["left_out"] == {}
     assert done.stdout.count("report:") == 1
     assert len(list((tmp_path / "two").rglob("bits_*/*.npz"))) == 6  # three for each split
 
 
 def test_the_batch_size_changes_nothing_but_rounding(trained, tmp_path):
-    few = ("--config.eval.bpd_images=6", "--config.eval.rtol=1e-3", "--config.eval.atol=1e-3")
+    few = ("--config.eval.rtol=1e-3", "--config.eval.atol=1e-3", "--config.eval.bpd_dataset=test")
+    names = (*FIGURES[:2], FIGURES[3])
     reports = [
         evaluate(
             trained,
             tmp_path / str(size),
-            f"--config.eval.batch_size={size}",
+            f"--config.eval.batch_size={20 * size}",
             f"--config.eval.bpd_batch_size={size}",
+            "--config.eval.bpd_images=3",
             *few,
         )
-        for size in (1, 2, 7, 64)
+        for size in (1, 2, 64)
     ]
     # Rounding in the network decides on steps, so that the ODE's figures agree to its tolerance.
-    allowed = dict.fromkeys(FIGURES[:3], 1e-6) | dict.fromkeys(FIGURES[3:], 1e-3)
-    for name in FIGURES:
+    for name, allowed in zip(names, (1e-6, 1e-6, 1e-3), strict=True):
         values = [each[name]["value"] for each in reports]
-        assert max(values) - min(values) < allowed[name] * abs(values[0]), name
+        assert max(values) - min(values) < allowed * abs(values[0]), name
 
 
 def digits(split):
@@ -205,21 +255,21 @@ def digits(split):
 
 def test_part_of_a_data_set_is_a_sample_of_it_and_the_same_for_ever():
     source = digits("train")
-    some, more = figures.subset(source, 300), figures.subset(source, 400)
+    some, more = likelihood.subset(source, 300), likelihood.subset(source, 400)
     assert torch.equal(more[:300], some)
     assert len(some.unique()) == 300
     assert some.max() > 1400  # of 1,497
     # All of them begin with the same ones, so that neither computes what the other has.
-    everything = figures.subset(source, 5000)
+    everything = likelihood.subset(source, 5000)
     assert torch.equal(everything[:400], more)
     assert everything.sort().values.tolist() == list(range(1497))
 
 
 def test_shards_are_whole_batches_and_enough_to_share():
-    assert figures.shard_size(300, 50) == 50
-    assert figures.shard_size(10_000, 128) == 3 * 128
-    assert figures.shard_size(50_000, 64) == 4 * 64
-    assert figures.shard_size(5, 5) == 5
+    assert shard_size(300, 50) == 50
+    assert shard_size(10_000, 128) == 3 * 128
+    assert shard_size(50_000, 64) == 4 * 64
+    assert shard_size(5, 5) == 5
 
 
 class Exact(nn.Module):
@@ -245,25 +295,25 @@ def test_bits_per_dim_are_those_of_the_exact_density(trained, tmp_path, monkeypa
         "--config.eval.bpd_eps=1e-5",
     )
     source = digits("test")
-    index = figures.subset(source, 10)
+    index = likelihood.subset(source, 6)
     images = source.images(index)
     bits = []
     for draw in range(3):
         u = noise.uniform(42, index, draw, (1, 8, 8), stream=noise.Stream.DEQUANTISE)
         x = 2 * dequantise(images, 17, u) - 1
-        logp = net.data.logp(x.double(), torch.zeros(10, dtype=torch.float64))
+        logp = net.data.logp(x.double(), torch.zeros(6, dtype=torch.float64))
         bits.append(-logp / (64 * math.log(2)) - math.log2(2 / 17))
     bits = torch.stack(bits)
     figure = report["bits_per_dim"]
     # The prior stands in for p_T and the flow begins at 1e-5: a part in a thousand.
     assert figure["value"] == pytest.approx(bits.mean().item(), rel=1e-3)
-    assert figure["se"] == pytest.approx((bits.mean(0).std() / 10**0.5).item(), rel=1e-2)
-    expected = (bits.var(0) / 3).sum().sqrt().item() / 10
+    assert figure["se"] == pytest.approx((bits.mean(0).std() / 6**0.5).item(), rel=1e-2)
+    expected = (bits.var(0) / 3).sum().sqrt().item() / 6
     assert figure["se_draws"] == pytest.approx(expected, rel=1e-2)
 
 
-def test_several_checkpoints_make_a_table_with_the_best_marked(trained, tmp_path, capsys):
-    folder = tmp_path / "all"
+def test_several_checkpoints_make_a_table_with_the_best_marked(trained, again, capsys):
+    folder = again.folder
     more = (f"--eval_folder={folder}", "--config.eval.end_ckpt=4", "--config.eval.begin_ckpt=2")
     assert cli.main(words(trained, "--mode=eval", *more)) == 0
     reports = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
@@ -315,7 +365,12 @@ def coming(trained, tmp_path, monkeypatch):
 
     def run(*come, more=(), code=0):
         steps[:] = come
-        given = ("--config.eval.enable_bpd=False", "--wait=1", *more)
+        given = (
+            "--config.eval.enable_bpd=False",
+            "--config.eval.batch_size=300",
+            "--wait=1",
+            *more,
+        )
         assert cli.main(words(workdir, "--mode=eval", *given)) == code
         return [path.name for path in sorted((workdir / "eval").glob("*.json"))], now[0]
 
@@ -427,7 +482,8 @@ def test_images_are_those_that_the_checkpoint_was_trained_with(tmp_path, capsys)
     assert cli.main(words(workdir, "--mode=train", *given)) == 0
     config = cli.parse(words(workdir, *given, "--mode=eval")).config
     trained_on = len(open_split(config, "train"))
-    report = evaluate(workdir, tmp_path / "eval")
+    few = "--config.eval.bpd_images=1"
+    report = evaluate(workdir, tmp_path / "eval", few)
     assert report["held_out_loss"]["n"] == 40 - trained_on
     assert report["trained_on_these_images"] is True
     other = ("--config.data.test_fraction=0.5", f"--eval_folder={tmp_path / 'other'}")
@@ -436,10 +492,10 @@ def test_images_are_those_that_the_checkpoint_was_trained_with(tmp_path, capsys)
     # A folder may have moved, which is said on the command line; but it should be the same one.
     moved = here.rename(tmp_path / "moved")
     root = f"--config.data.root={moved}"
-    assert evaluate(workdir, tmp_path / "eval", root)["trained_on_these_images"] is True
+    assert evaluate(workdir, tmp_path / "eval", few, root)["trained_on_these_images"] is True
     folder_of(tmp_path / "new", digits("train"), range(50))
     root = f"--config.data.root={tmp_path / 'new'}"
-    assert evaluate(workdir, tmp_path / "eval", root)["trained_on_these_images"] is False
+    assert evaluate(workdir, tmp_path / "eval", few, root)["trained_on_these_images"] is False
     assert "not those that the checkpoint was trained on" in capsys.readouterr().out
 
 
@@ -460,20 +516,6 @@ def test_discrete_chains_say_why_they_have_no_bits_per_dim(tmp_path):
 # ---- Samples ----
 
 
-SAMPLES = (
-    "--config.eval.enable_sampling=True",
-    "--config.eval.enable_bpd=False",
-    "--config.eval.enable_loss=False",
-    "--config.eval.num_samples=40",
-    "--config.sampling.num_steps=3",
-    "--config.sampling.batch_size=5",
-)
-
-
-def stats(folder):
-    return f"--config.eval.stats_folder={folder}"
-
-
 @pytest.fixture
 def sampled(trained, tmp_path):
     def run(*more, code=0, folder="eval"):
@@ -484,8 +526,8 @@ def sampled(trained, tmp_path):
     return run
 
 
-def test_samples_are_measured_by_the_network_for_digits(sampled, tmp_path):
-    report = sampled()
+def test_samples_are_measured_by_the_network_for_digits(evaluated):
+    report = read(evaluated)
     assert report["fd"]["name"] == "FD-digits"
     assert report["fd"]["n"] == 40
     assert report["fd"]["against"] == 300
@@ -497,16 +539,15 @@ def test_samples_are_measured_by_the_network_for_digits(sampled, tmp_path):
     near = report["nearest_train"]
     assert near["value"] > near["of_test"]["value"] > 0  # noise is far from any digit
     assert "fid" not in report
-    assert (tmp_path / "eval" / "step_00000004.png").is_file()
     # The images are those of `--mode sample`, and their distance is that of the files.
-    shards = [np.load(path) for path in sorted(tmp_path.rglob("samples_*/*.npz"))]
+    shards = [np.load(path) for path in sorted(evaluated.rglob("samples_*/*.npz"))]
     assert [len(shard["index"]) for shard in shards] == [5] * 8
     images = torch.from_numpy(np.concatenate([shard["images"] for shard in shards]))
     network = evaluation.digits_classifier()
-    (reference,) = (tmp_path / "stats").glob("*test*.npz")
-    held = evaluation.Reference.load(reference)
+    (reference,) = (evaluated / "stats").glob("*test*.npz")
+    own = evaluation.Reference.load(reference)
     moments = evaluation.collect(network, [images]).moments
-    distance = evaluation.frechet_distance(held.mu, held.sigma, moments.mu, moments.sigma)
+    distance = evaluation.frechet_distance(own.mu, own.sigma, moments.mu, moments.sigma)
     assert report["fd"]["value"] == pytest.approx(distance, rel=1e-6)  # float32 features
 
 
@@ -517,7 +558,7 @@ def test_test_images_are_near_themselves(sampled, monkeypatch):
         x = source.images(index).float() / 8 - 1
         yield Samples(index, x, torch.zeros_like(index))
 
-    monkeypatch.setattr(quality, "draw", real)
+    monkeypatch.setattr(subject, "draw", real)
     report = sampled("--config.eval.num_samples=300")
     assert abs(report["fd"]["value"]) < 1e-6
     assert report["precision"]["value"] == report["recall"]["value"] == 1
@@ -532,20 +573,9 @@ def test_a_memory_of_the_training_set_is_seen(sampled, monkeypatch):
         x = source.images(index).float() / 8 - 1
         yield Samples(index, x, torch.zeros_like(index))
 
-    monkeypatch.setattr(quality, "draw", copies)
+    monkeypatch.setattr(subject, "draw", copies)
     near = sampled()["nearest_train"]
     assert near["value"] < 1e-3 * near["of_test"]["value"]
-
-
-def test_samples_go_on_where_a_kill_left_them(sampled, tmp_path):
-    first = sampled()
-    shard = min(tmp_path.rglob("samples_*/*.npz"))
-    shard.unlink()
-    again = sampled()
-    for name in ("fd", "kd", "precision", "recall", "score"):
-        assert without_sec(again[name]) == without_sec(first[name])
-    other = sampled("--config.sampling.num_steps=4")
-    assert other["fd"]["value"] != first["fd"]["value"]
 
 
 def test_a_wrong_reference_is_refused_before_data_are_read(sampled, tmp_path, capsys, monkeypatch):
@@ -558,8 +588,7 @@ def test_a_wrong_reference_is_refused_before_data_are_read(sampled, tmp_path, ca
     def unread(*_):
         raise AssertionError("data were read before what is wrong was told")
 
-    for module in ("evaluate", "references"):
-        monkeypatch.setattr(f"score_sde.commands.{module}.open_split", unread)
+    monkeypatch.setattr(evaluation_run, "open_split", unread)
     sampled(f"--config.eval.reference={train}", code=1, folder="wrong")
     assert "the split of the reference is train" in capsys.readouterr().err
     sampled("--config.eval.features=classifier", "--config.eval.reference=x.npz", code=1)
@@ -573,12 +602,12 @@ def test_a_wrong_reference_is_refused_before_data_are_read(sampled, tmp_path, ca
     assert not list((tmp_path / "wrong").rglob("*.npz"))
 
 
-def test_a_reference_that_fits_is_taken(sampled, tmp_path):
-    own = sampled()
-    (test,) = (tmp_path / "stats").glob("*test*.npz")
-    given = sampled(f"--config.eval.reference={test}", folder="given")
-    for name in ("fd", "kd", "precision", "recall", "nearest_train"):
-        assert without_sec(given[name]) == without_sec(own[name])
+def test_a_reference_that_fits_is_taken(evaluated, again):
+    first = read(evaluated)
+    (test,) = (again.folder / "stats").glob("*test*.npz")
+    given = again(f"--config.eval.reference={test}", "--config.eval.enable_bpd=False")
+    for name in OF_SAMPLES:
+        assert without_sec(given[name]) == without_sec(first[name])
 
 
 def test_stats_train_a_network_where_there_is_none(tmp_path, capsys):
@@ -624,7 +653,7 @@ def test_samples_that_are_no_numbers_are_not_counted(sampled, monkeypatch):
         x[index % 2 == 1, :, 3] = math.nan
         yield Samples(index, x, torch.zeros_like(index))
 
-    monkeypatch.setattr(quality, "draw", half)
+    monkeypatch.setattr(subject, "draw", half)
     report = sampled("--config.eval.num_samples=300")
     assert (report["fd"]["n"], report["fd"]["given_up"]) == (150, 150)
     assert report["precision"]["value"] == 1
@@ -633,7 +662,7 @@ def test_samples_that_are_no_numbers_are_not_counted(sampled, monkeypatch):
     def none(config, network, sde, index, device):
         yield Samples(index, torch.full((len(index), 1, 8, 8), math.nan), torch.zeros_like(index))
 
-    monkeypatch.setattr(quality, "draw", none)
+    monkeypatch.setattr(subject, "draw", none)
     report = sampled("--config.eval.num_samples=20", "--config.seed=1")
     assert report["left_out"]["samples"] == "only 0 of 20 are finite images: check the weights"
 
@@ -652,18 +681,19 @@ def test_a_network_that_gives_no_numbers_leaves_the_rest_of_a_report(
     assert "not finite" in capsys.readouterr().out
 
 
-def test_a_published_file_is_evaluated_and_its_recipe_counts(trained, tmp_path):
+def test_a_published_file_is_evaluated_and_its_recipe_counts(trained, evaluated, tmp_path):
     published, folder = tmp_path / "checkpoint_4.pth", tmp_path / "eval"
     ours = checkpoints.path_of(trained / "checkpoints", 4)
     convert = ["main.py", "--mode=convert", f"--checkpoint={ours}", f"--output={published}"]
     assert cli.main(convert) == 0
-    own = evaluate(trained, folder)
-    given = evaluate(trained, folder, f"--checkpoint={published}")
-    for name in FIGURES:
-        assert given[name]["value"] == pytest.approx(own[name]["value"], rel=1e-6)
+    first, names = read(evaluated), (*FIGURES[:2], FIGURES[3])
+    more = (f"--checkpoint={published}", "--config.eval.bpd_dataset=test")
+    given = evaluate(trained, folder, *more)
+    for name in names:
+        assert given[name]["value"] == pytest.approx(first[name]["value"], rel=1e-6)
     # The file says nothing of the SDE: with another one no result of the first may be taken.
-    other = evaluate(trained, folder, f"--checkpoint={published}", "--config.model.beta_max=10.0")
-    for name in FIGURES:
+    other = evaluate(trained, folder, *more, "--config.model.beta_max=10.0")
+    for name in names:
         assert other[name]["value"] != given[name]["value"]
 
 
@@ -678,8 +708,9 @@ def test_the_whole_way_with_weights_of_inception(random_inception, sampled, monk
         info = replace(source.info, num_images=9)
         return MemorySource(info, source.images(index), source.labels(index))
 
-    for module in ("evaluate", "references"):
-        monkeypatch.setattr(f"score_sde.commands.{module}.open_split", few)
+    monkeypatch.setattr(evaluation_run, "open_split", few)
+    assert quality.RESAMPLES // 4 == 5  # of which each takes two seconds
+    monkeypatch.setattr(quality, "RESAMPLES", 8)
     given = f"--config.eval.inception_path={random_inception}"
     report = sampled(given, "--config.eval.num_samples=20")
     names = {"fid": "FID", "kid": "KID", "is": "IS", "nearest_train": "nearest-inception"}
@@ -688,7 +719,7 @@ def test_the_whole_way_with_weights_of_inception(random_inception, sampled, monk
         assert math.isfinite(report[name]["value"])  # random weights hardly tell images apart
         assert report[name]["se"] >= 0
     assert report["fid"]["network_fingerprint"] == digest[:16]
-    assert (report["fid"]["against"], report["fid"]["resamples"]) == (9, 5)
+    assert (report["fid"]["against"], report["fid"]["resamples"]) == (9, 2)
     assert {"precision", "recall"} <= report.keys()
     assert not {"fd", "kd", "score"} & report.keys()
 
@@ -759,6 +790,88 @@ def test_more_samples_take_what_fewer_left_and_take_nothing_away(tmp_path):
     assert again.sec == few.sec
 
 
+def test_a_shard_that_lacks_an_array_is_computed_again(tmp_path):
+    def both(index):
+        return {"square": index**2, "cube": index**3}
+
+    ten = torch.arange(10)
+    shards(tmp_path).results("x", ten, 4, squares, ["square"])
+    more = shards(tmp_path).results("x", ten, 4, both, ["square", "cube"])
+    assert more["cube"].tolist() == [k**3 for k in range(10)]
+    # One with an array that is not asked for counts, also beside others that lack it.
+    first = min(tmp_path.rglob("*.npz"))
+    first.unlink()
+    fewer = shards(tmp_path).results("x", ten, 4, squares, ["square"])
+    assert fewer["square"].tolist() == more["square"].tolist()
+    assert "cube" not in fewer
+
+
+def test_results_of_earlier_versions_count(tmp_path):
+    """Folders as the first version with this format named them; FORMAT says when to change it."""
+    config = cli.parse(
+        [
+            *("main.py", "--config=configs/vp/digits.py", "--mode=eval", "--config.model.nf=8"),
+            *("--config.device=cpu", "--config.eval.num_samples=100"),
+            *("--config.eval.bpd_images=50", "--config.eval.rtol=1e-2", "--config.eval.atol=1e-2"),
+            *("--config.sampling.num_steps=5", stats(tmp_path / "stats")),
+        ]
+    ).config
+
+    class Zero(nn.Module):
+        def forward(self, x, c):
+            return 0 * x
+
+    compute(
+        subject.build_subject(
+            config,
+            Zero(),
+            weights="df1db27cc1c81af4",
+            raw=False,
+            sources={split: digits(split) for split in ("train", "test")},
+            references=subject.build_references(config),
+            folder=tmp_path / "shards",
+            world=World(),
+            log=Logbook(tmp_path / "log", tensorboard=False, quiet=True),
+        )
+    )
+    assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == [
+        "bits_8a021bfe51610183",
+        "bits_e3c2bffe52a8da5c",
+        "bound_41ad15dc04d1d27d",
+        "bound_ff7f2ff208bce526",
+        "loss_124ed983b4f7920d",
+        "samples_7ddf803bf561907d",
+    ]
+
+
+@pytest.mark.parametrize("reduce_mean", [False, True])
+@pytest.mark.parametrize("objective", ["elbo", "simple"])
+def test_the_held_out_loss_of_a_bound_is_in_nats_per_dimension(objective, reduce_mean, tmp_path):
+    config = digits_recipe.get_config()
+    with config.unlocked():
+        config.training.update(
+            objective=objective, continuous=False, time_sampling="uniform", reduce_mean=reduce_mean
+        )
+        config.model.num_scales = 50
+        config.device = "cpu"
+    built = subject.build_subject(
+        config,
+        lambda x, c: 0 * x,
+        weights="",
+        raw=False,
+        sources={"test": digits("test")},
+        references=subject.build_references(config),
+        folder=tmp_path / "shards",
+        world=World(),
+        log=Logbook(tmp_path / "log", tensorboard=False, quiet=True),
+    )
+    figure = likelihood.held_out_loss(built)
+    # The noise itself is the error: each dimension has mean square 1, at every step.
+    weights = elbo_weights(built.sde) if objective == "elbo" else torch.ones(1)
+    assert figure["value"] == pytest.approx(weights.sum().item(), abs=4 * figure["se"])
+    assert figure["se"] < 0.02 * figure["value"]
+
+
 def test_shards_may_have_fewer_rows_of_what_is_only_shown(tmp_path):
     def shown(index):
         return {"square": index**2, "image": index[index < 5, None].expand(-1, 3)}
@@ -780,8 +893,8 @@ def test_a_damaged_shard_is_computed_again(tmp_path):
     whole = path.read_bytes()
     flipped = [
         whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :]
-        for at in range(0, len(whole), 3)
-        for bit in (1, 64)
+        for at in range(0, len(whole), 7)
+        for bit in (1 if at % 2 else 64,)
     ]
     for content in (b"", b"PK", bytes(4096), whole[:-1], whole[: len(whole) // 2], *flipped):
         path.write_bytes(content)

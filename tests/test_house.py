@@ -80,6 +80,9 @@ def imports_of(path: Path) -> list[tuple[str, str | None]]:
                 base = ".".join([*up, *([child.module] if child.module else [])])
                 found.extend((f"{base}.{alias.name}", function) for alias in child.names)
             inside = isinstance(child, ast.FunctionDef) and function is None
+            if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+                visit(child, "TYPE_CHECKING")  # nothing is loaded
+                continue
             visit(child, child.name if inside else function)
 
     visit(ast.parse(path.read_text()), None)

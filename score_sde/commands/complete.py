@@ -8,25 +8,23 @@ from torch import Tensor, nn
 
 from score_sde import pictures
 from score_sde.commands.progress import advice_on_memory
-from score_sde.commands.sample import load_checkpoint, network_of, prepare_output, write_images
-from score_sde.config import history
+from score_sde.commands.sample import prepare_output, write_images
+from score_sde.commands.weights import network_of, open_checkpoint
 from score_sde.config.build import (
     Config,
     build_device,
     build_inverse_scaler,
     build_sampler,
     build_scaler,
-    build_score,
+    build_score_for,
     build_sde,
     image_shape,
     open_split,
 )
-from score_sde.config.check import check_config
 from score_sde.data import open_pictures, read_mask, to_unit
 from score_sde.logbook import Logbook
 from score_sde.samplers import GridSampler, Samples, completion
 from score_sde.samplers.completion import MASKS, Known, known_gray, known_pixels
-from score_sde.sde import Score
 
 GRID_IMAGES = 200
 NO_CORRECTOR = (
@@ -77,9 +75,7 @@ def complete(
             anything is drawn.
     """
     reports: list[str] = []
-    path, state = load_checkpoint(config, checkpoint, workdir, reports)
-    config = history.adopt(config, state["config"], overrides or {}, path)
-    check_config(config)
+    config, _, state = open_checkpoint(config, checkpoint, workdir, overrides, reports.append)
     sampler, known_of = _sampler(config, task), _known_of(config, task, mask)
     images, labels = _images(config, source, num_images)
     name = f"{task}_{Path(mask).stem}" if task == "inpaint" else task
@@ -176,14 +172,10 @@ def _draw(
     completions: int,
 ) -> Iterator[Samples]:
     device = build_device(config)
-
-    def score_for(index: Tensor) -> Score:
-        label = None if labels is None else labels[index.cpu() // completions].to(device)
-        return build_score(config, network, sampler.sde, label)
-
+    label_of = None if labels is None else lambda index: labels[index.cpu() // completions]
     return completion.complete(
         sampler,
-        score_for,
+        build_score_for(config, network, sampler.sde, label_of),
         lambda index: known.of(index.cpu() // completions).to(device),
         torch.arange(len(known.value) * completions),
         known.value.shape[1:],

@@ -1,19 +1,12 @@
-"""Samples by their index, for snapshots and for `--mode sample`."""
+"""Samples for the snapshots of a training run, with the film of how they came about."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from score_sde.config.build import (
-    Config,
-    build_inverse_scaler,
-    build_sampler,
-    build_score,
-    image_shape,
-)
-from score_sde.samplers import OnStep, Samples
-from score_sde.sde import SDE, Score
+from score_sde.config.build import Config, build_inverse_scaler, draw
+from score_sde.sde import SDE
 
 FILM_FRAMES = 50
 FILM_IMAGES = 25  # noise does not compress: more, or larger ones, are many megabytes
@@ -45,29 +38,3 @@ def draw_with_film(
     drawn = draw(config, network, sde, index, device, on_step=keep)
     images = torch.cat([inverse_scale(part.x).clamp(0, 1).cpu() for part in drawn])
     return images, [torch.cat(parts) for _, parts in sorted(frames.items())] + [images]
-
-
-def draw(
-    config: Config,
-    network: nn.Module,
-    sde: SDE,
-    index: Tensor,
-    device: torch.device,
-    on_step: OnStep | None = None,
-) -> Iterator[Samples]:
-    """Samples by their index; labels, where the network has classes, count through them."""
-    classes = config.model.get("num_classes", 0)
-
-    def score_for(part: Tensor) -> Score:
-        label = part.to(device) % classes if classes else None
-        return build_score(config, network, sde, label)
-
-    return build_sampler(config, sde).draw(
-        score_for,
-        index,
-        image_shape(config),
-        seed=config.seed,
-        batch_size=config.sampling.batch_size,
-        device=device,
-        on_step=on_step,
-    )

@@ -15,7 +15,7 @@ from score_sde.logbook import Logbook
 POLL_SEC = 5.0
 """Time between two looks into the folder. Short: all processes come together at each."""
 
-Found = tuple[Path, dict[str, Any]]
+Checkpoint = tuple[Path, dict[str, Any]]
 """A checkpoint's path and content."""
 
 
@@ -27,7 +27,7 @@ def in_turn(
     wait_sec: float,
     world: parallel.World,
     log: Logbook,
-) -> Iterator[Found]:
+) -> Iterator[Checkpoint]:
     """Checkpoints one after the other, as far as they are there or come in time.
 
     Those of steps from `eval.begin_ckpt` to `eval.end_ckpt`, in order; where both are 0 the
@@ -40,7 +40,7 @@ def in_turn(
         wait_sec: how long to wait for each that is still to come. Nothing more is waited for after
             the last step of the run, nor after `eval.end_ckpt`.
         world: its main process chooses for all.
-        log: told of damaged ones that are passed over, and of the waiting.
+        log: names damaged ones that are passed over, and says that it waits.
 
     Raises:
         ValueError: there is none at all.
@@ -51,12 +51,13 @@ def in_turn(
         return
     folder = Folder(workdir / "checkpoints", config.eval.begin_ckpt, config.eval.end_ckpt, log)
     first, wait = True, wait_sec
-    while found := _next(folder, wait, world):
-        yield found
-        first, folder.last = False, found[1]["step"]
+    while checkpoint := _next(folder, wait, world):
+        yield checkpoint
+        _, state = checkpoint
+        first, folder.last = False, state["step"]
         if not (folder.in_order or wait_sec):
             return
-        ends = json.loads(found[1]["config"])["training"]["n_iters"]
+        ends = json.loads(state["config"])["training"]["n_iters"]
         wait = wait_sec if folder.last < min(folder.end or ends, ends) else 0.0
     if first:
         raise folder.nothing(wait_sec)
@@ -71,7 +72,7 @@ class Folder:
         path: of the folder.
         begin: first step that is wanted.
         end: last step that is wanted; 0 for no last one. Where both are 0 the newest is wanted.
-        log: is told of damaged ones that are passed over.
+        log: names damaged ones that are passed over.
 
     Attributes:
         in_order: whether every one is wanted, and not only the newest.
@@ -83,7 +84,7 @@ class Folder:
         self.in_order, self.last = bool(begin or end), begin - 1
         self._passed = set[int]()
 
-    def look(self) -> Found | None:
+    def look(self) -> Checkpoint | None:
         """The next one that is whole: the first after the last, or the newest."""
         steps = [
             step
@@ -115,18 +116,19 @@ class Folder:
         )
 
 
-def _next(folder: Folder, wait_sec: float, world: parallel.World) -> Found | None:
+def _next(folder: Folder, wait_sec: float, world: parallel.World) -> Checkpoint | None:
     """The next checkpoint, waited for; None if none comes."""
-    deadline, told = time.monotonic() + wait_sec, False
+    deadline, announced = time.monotonic() + wait_sec, False
     while True:
-        found = folder.look() if world.is_main else None
+        checkpoint = folder.look() if world.is_main else None
         late = time.monotonic() >= deadline
-        path, late = parallel.gather_objects((found and found[0], late))[0]  # type: ignore[misc]
+        mine = checkpoint and checkpoint[0], late
+        path, late = parallel.gather_objects(mine)[0]  # type: ignore[misc]
         if path is not None:
-            return found or (path, checkpoints.load(path))
+            return checkpoint or (path, checkpoints.load(path))
         if late:
             return None
-        if not told:
+        if not announced:
             folder.log.say(f"waiting for a checkpoint, {duration(wait_sec)} at most")
-            told = True
+            announced = True
         time.sleep(min(POLL_SEC, wait_sec))

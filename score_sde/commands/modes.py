@@ -6,9 +6,9 @@ from typing import Any
 from score_sde.commands.cli import Command
 from score_sde.commands.complete import complete as complete_images
 from score_sde.commands.evaluate import evaluate as evaluate_checkpoints
-from score_sde.commands.references import stats as compute_statistics
 from score_sde.commands.sample import sample as draw_samples
 from score_sde.commands.smoke import smoke
+from score_sde.commands.stats import stats as compute_statistics
 from score_sde.commands.train import train as train_network
 from score_sde.commands.tune import tune as tune_levels
 from score_sde.commands.weights import convert as convert_checkpoint

@@ -3,24 +3,14 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from score_sde import checkpoints, pictures
-from score_sde.commands.drawing import draw
+from score_sde import pictures
 from score_sde.commands.progress import advice_on_memory
-from score_sde.commands.weights import load_any, none_in
-from score_sde.config import history
-from score_sde.config.build import (
-    Config,
-    build_device,
-    build_inverse_scaler,
-    build_sde,
-    build_state,
-)
-from score_sde.config.check import check_config
+from score_sde.commands.weights import network_of, open_checkpoint
+from score_sde.config.build import Config, build_device, build_inverse_scaler, build_sde, draw
 from score_sde.logbook import Logbook
 from score_sde.samplers import Samples
 
@@ -54,9 +44,7 @@ def sample(
         OSError: an output that cannot be written; found out before anything is drawn.
     """
     reports: list[str] = []
-    path, state = load_checkpoint(config, checkpoint, workdir, reports)
-    config = history.adopt(config, state["config"], overrides or {}, path)
-    check_config(config)
+    config, path, state = open_checkpoint(config, checkpoint, workdir, overrides, reports.append)
     device, sde = build_device(config), build_sde(config)
     output = output or workdir / "samples" / f"step_{state['step']:08d}_{config.sampling.method}"
     grid = prepare_output(output)
@@ -135,24 +123,3 @@ def _report_unfinished(log: Logbook, part: Samples) -> None:
             f"the ODE solver gave up on images {lost[:8]}: what it reached is saved; "
             "raise sampling.max_steps or sampling.rtol"
         )
-
-
-def load_checkpoint(
-    config: Config, checkpoint: Path | None, workdir: Path, reports: list[str]
-) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint named, or the newest of the work directory that is whole; and where it is."""
-    if checkpoint is not None:
-        return checkpoint, load_any(checkpoint, config)
-    found = checkpoints.newest(workdir / "checkpoints", reports.append)
-    if found is None:
-        raise none_in(workdir / "checkpoints")
-    return found
-
-
-def network_of(config: Config, state: dict[str, Any], *, raw: bool) -> nn.Module:
-    """The network with a checkpoint's weights in place, ready to evaluate."""
-    template = build_state(config)
-    template.load_state_dict(state)
-    if not raw:
-        template.ema.copy_to(template.network)
-    return template.network.eval()

@@ -1,6 +1,7 @@
 """Weights from checkpoints of any format: to sample from, to begin with, to convert."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from score_sde import checkpoints
 from score_sde.config import history
-from score_sde.config.build import Config, empty_network, image_shape
+from score_sde.config.build import Config, build_network, empty_network, image_shape
 from score_sde.config.check import check_config
 from score_sde.networks.ema import check_fit
 from score_sde.training import TrainState
@@ -42,7 +43,8 @@ def _load(path: Path, config: Config | None) -> tuple[dict[str, Any], bool]:
     if config is None:
         raise ValueError(
             f"{path} is a published checkpoint, which does not say what it was trained with: "
-            "name its recipe, such as --config configs/ve/cifar10_ncsnpp_continuous.py"
+            "name its recipe, such as --config configs/ve/cifar10_ncsnpp_continuous.py (in Python "
+            "config='ve/cifar10_ncsnpp_continuous')"
         )
     check_config(config)
     network, decay = skeleton(config), config.model.ema_rate
@@ -65,8 +67,62 @@ def _with_recipe(state: dict[str, Any], path: Path, config: Config) -> dict[str,
     }
 
 
+def open_checkpoint(
+    config: Config | None,
+    checkpoint: Path | None,
+    workdir: Path,
+    overrides: dict[str, object] | None = None,
+    report: Callable[[str], None] = lambda text: None,
+) -> tuple[Config, Path, dict[str, Any]]:
+    """The checkpoint named, or the newest of the work directory that is whole.
+
+    Args:
+        config: the recipe; the config in a checkpoint of ours rules network, data and SDE, and
+            without a recipe all else.
+        checkpoint: a file of any format, or a folder of diffusers.
+        workdir: where the newest is looked for if none is named.
+        overrides: fields given on the command line, which may not contradict the checkpoint.
+        report: is given a sentence for each damaged checkpoint that is passed over.
+
+    Returns:
+        The config to use, where the checkpoint lies, and its content.
+
+    Raises:
+        OSError, ValueError: as `load_any`, or there is none, or a config that cannot run.
+    """
+    if checkpoint is not None:
+        path, state = checkpoint, _load(checkpoint, config)[0]
+    elif newest := checkpoints.newest(workdir / "checkpoints", report):
+        path, state = newest
+    else:
+        raise none_in(workdir / "checkpoints")
+    recipe = _written(state) if config is None else config
+    adopted = history.adopt(recipe, state["config"], overrides or {}, path)
+    check_config(adopted)
+    return adopted, path, state
+
+
+def _written(state: dict[str, Any]) -> Config:
+    """The config that a checkpoint holds."""
+    return ml_collections.ConfigDict(json.loads(state["config"]))
+
+
+def network_of(config: Config, state: dict[str, Any], *, raw: bool = False) -> nn.Module:
+    """The network of a checkpoint, ready to evaluate: with its averaged weights, or the raw ones.
+
+    Raises:
+        ValueError: weights of another network; lists the names.
+    """
+    network = build_network(config)
+    weights = state["network"] if raw else state["ema"]["shadow"]
+    what = "the saved network" if raw else "the average"
+    check_fit(network.state_dict(), weights, what)
+    network.load_state_dict(weights)
+    return network.eval()
+
+
 def none_in(folder: Path, came: str = "") -> ValueError:
-    """What to raise where a folder holds no checkpoint; `came` tells of a waiting in vain."""
+    """What to raise where a folder holds no checkpoint; `came` says how long was waited."""
     return ValueError(
         f"{folder} holds no checkpoint{came}: train first (--mode train), "
         "or name one with --checkpoint"
@@ -147,18 +203,18 @@ def convert(path: Path, output: Path, config: Config | None) -> str:
     """
     if output.exists():
         raise FileExistsError(f"{output} exists: move it away or choose another --output")
-    state, own = _load(path, config)
-    config = ml_collections.ConfigDict(json.loads(state["config"]))
+    state, is_ours = _load(path, config)
+    written = _written(state)
     if output.suffix not in FILES:
         weights = state["ema"]["shadow"]
-        checkpoints.save_folder(output, weights, skeleton(config), network_options(config))
+        checkpoints.save_folder(output, weights, skeleton(written), network_options(written))
         return (
             f"{path}, its averaged weights, is now the folder {output}, a UNet2DModel of diffusers"
         )
-    if not own:
+    if not is_ours:
         checkpoints.save_as(output, state)
         return f"{path}, published, is now {output}, of the recipe given"
-    optim = config.optim
+    optim = written.optim
     settings = {
         "lr": optim.lr,
         "betas": (optim.beta1, 0.999),
@@ -166,7 +222,7 @@ def convert(path: Path, output: Path, config: Config | None) -> str:
         "weight_decay": optim.weight_decay,
         "amsgrad": optim.amsgrad,
     }
-    checkpoints.save_published(output, state, skeleton(config), settings)
+    checkpoints.save_published(output, state, skeleton(written), settings)
     return f"{path} is now {output}, in the format of the 2021 release"
 
 

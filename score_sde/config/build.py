@@ -4,7 +4,7 @@ Below this layer nothing sees a config. Fields that configs of the 2021 release 
 here where its entry points lead here (`build_network`, `build_sde`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -16,8 +16,8 @@ from score_sde.data import DatasetInfo, MemorySource, Source, inverse_scale, ope
 from score_sde.networks.ema import ExponentialMovingAverage
 from score_sde.networks.table import NETWORKS
 from score_sde.objectives import Objective, make_objective
-from score_sde.samplers import GridSampler, ODESampler, Sampler
-from score_sde.score import NetworkScore
+from score_sde.samplers import GridSampler, ODESampler, OnStep, Sampler, Samples
+from score_sde.score import NetworkScore, ScoreFor
 from score_sde.sde import SDE, SDES, Score
 from score_sde.solvers.correctors import CORRECTORS
 from score_sde.solvers.few_step import FEW_STEP
@@ -339,3 +339,47 @@ def _few_step(config: Config, sde: SDE) -> Step:
 def _grid_kind(config: Config, step: Step) -> GridKind:
     wish = config.sampling.grid
     return step.grid if wish == "auto" else wish  # type: ignore[return-value]
+
+
+def build_score_for(
+    config: Config,
+    network: nn.Module,
+    sde: SDE,
+    labels: Callable[[Tensor], Tensor] | None = None,
+) -> ScoreFor:
+    """A callable: sample indices → the score for these samples, so that labels follow them.
+
+    Args:
+        config: of the network.
+        network: with its weights in place.
+        sde: that it was trained for.
+        labels: int64 (b,) sample indices → their classes; not asked where the network has none.
+    """
+    classes = config.model.get("num_classes", 0)
+
+    def score_for(index: Tensor) -> Score:
+        label = labels(index).to(index.device) if classes and labels else None
+        return build_score(config, network, sde, label)
+
+    return score_for
+
+
+def draw(
+    config: Config,
+    network: nn.Module,
+    sde: SDE,
+    index: Tensor,
+    device: torch.device,
+    on_step: OnStep | None = None,
+) -> Iterator[Samples]:
+    """Samples by their index, int64 (n,); labels, where the network has them, count through it."""
+    classes = config.model.get("num_classes", 0)
+    return build_sampler(config, sde).draw(
+        build_score_for(config, network, sde, lambda part: part % classes),
+        index,
+        image_shape(config),
+        seed=config.seed,
+        batch_size=config.sampling.batch_size,
+        device=device,
+        on_step=on_step,
+    )

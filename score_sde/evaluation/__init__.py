@@ -1,4 +1,11 @@
-"""Sample quality: images → features → statistics → distances, each a piece of its own.
+"""Evaluation: the figures of a checkpoint, with their errors.
+
+`figures` holds the table of them: each is a function of a `subject` (the checkpoint, and what to
+compute it from), by way of `likelihood` (loss, bits/dim, bounds) and `quality` (of samples).
+`shards` keeps results by sample, `references` the statistics that samples are compared with,
+`report` turns figures into text.
+
+For sample quality: images → features → statistics → distances, each a piece of its own.
 
 `features` says what a feature network is and holds the Inception network of the FID; `classifier`
 and `classifier_training` a small one for images that Inception does not suit, trained on the data
@@ -28,22 +35,35 @@ from score_sde.evaluation.features import (
     spread_levels,
     to_uint8,
 )
+from score_sde.evaluation.figure import Figure, LeftOut, mean_figure
+from score_sde.evaluation.figures import FIGURES, EachSample
 from score_sde.evaluation.frechet import Bootstrap, bootstrap, frechet_distance
 from score_sde.evaluation.moments import Moments
+from score_sde.evaluation.references import References
+from score_sde.evaluation.shards import Shards
 from score_sde.evaluation.statistics import Facts, Reference, cache_name, check_comparable
+from score_sde.evaluation.subject import SampleSet, Subject
 
 __all__ = [
+    "FIGURES",
     "INCEPTION_FILE",
     "Bootstrap",
     "Classifier",
     "Collected",
+    "EachSample",
     "Facts",
     "FeatureNetwork",
+    "Figure",
     "KernelDistance",
+    "LeftOut",
     "MeanStd",
     "Moments",
     "PrecisionRecall",
     "Reference",
+    "References",
+    "SampleSet",
+    "Shards",
+    "Subject",
     "accuracy",
     "bootstrap",
     "cache_name",
@@ -56,6 +76,7 @@ __all__ = [
     "inception_score",
     "kernel_distance",
     "kernel_distance_full",
+    "mean_figure",
     "metric_name",
     "precision_recall",
     "spread_levels",

@@ -126,7 +126,7 @@ class InceptionFeatures:
     def __init__(self, extractor: nn.Module, digest: str) -> None:
         self.fingerprint = digest[:16]
         genuine = digest.startswith(_INCEPTION_DIGEST)
-        # Other weights in this shape give numbers that nobody else's FID can be held against.
+        # Other weights in this shape give numbers that can't be compared with the FID of others.
         self.label = "" if genuine else f"inception-{digest[:8]}"
         self._extractor = extractor
 
@@ -152,15 +152,15 @@ def inception_file(path: str | Path = "") -> Path:
         FileNotFoundError: it is not there.
     """
     cache = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
-    found = Path(path).expanduser() if path else cache
-    if not found.is_file():
+    file = Path(path).expanduser() if path else cache
+    if not file.is_file():
         raise FileNotFoundError(
-            f"no Inception weights at {found}: put torch-fidelity's {INCEPTION_FILE} (its SHA-256 "
+            f"no Inception weights at {file}: put torch-fidelity's {INCEPTION_FILE} (its SHA-256 "
             f"begins with {_INCEPTION_DIGEST}) there, or name it with "
             f"--config.eval.inception_path ({cache} is where it is looked for without that), or "
             "use the built-in feature network (--config.eval.features=classifier)"
         )
-    return found
+    return file
 
 
 def inception(path: str | Path = "", device: torch.device | str = "cpu") -> InceptionFeatures:
@@ -174,9 +174,9 @@ def inception(path: str | Path = "", device: torch.device | str = "cpu") -> Ince
         FileNotFoundError: the weights are not there.
         ValueError: torch-fidelity is not installed, or the file is no Inception network.
     """
-    found = inception_file(path)
-    content = found.read_bytes()
-    _check_content(found)
+    file = inception_file(path)
+    content = file.read_bytes()
+    _check_content(file)
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:
@@ -186,10 +186,10 @@ def inception(path: str | Path = "", device: torch.device | str = "cpu") -> Ince
         ) from None
     try:
         extractor: Any = FeatureExtractorInceptionV3(
-            "inception-v3-compat", ["2048", "logits_unbiased"], str(found)
+            "inception-v3-compat", ["2048", "logits_unbiased"], str(file)
         )
     except RuntimeError:  # what load_state_dict says of names and shapes goes over pages
-        raise _not_inception(found, "other names or shapes") from None
+        raise _not_inception(file, "other names or shapes") from None
     return InceptionFeatures(extractor.to(device), hashlib.sha256(content).hexdigest())
 
 

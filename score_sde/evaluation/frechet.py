@@ -48,19 +48,23 @@ def frechet_distance(mu_1: Tensor, sigma_1: Tensor, mu_2: Tensor, sigma_2: Tenso
     Raises:
         ValueError: where shapes do not fit, or numbers are not finite.
     """
-    mu_1, sigma_1, mu_2, sigma_2 = (
-        value.detach().to("cpu", torch.float64) for value in (mu_1, sigma_1, mu_2, sigma_2)
-    )
-    d = len(mu_1)
-    if mu_2.shape != (d,) or sigma_1.shape != (d, d) or sigma_2.shape != (d, d):
-        shapes = ", ".join(str(tuple(v.shape)) for v in (mu_1, sigma_1, mu_2, sigma_2))
+    mu_1, sigma_1, mu_2, sigma_2 = _checked(mu_1, sigma_1, mu_2, sigma_2)
+    return _distance(mu_1, _factor(sigma_1), mu_2, _factor(sigma_2))
+
+
+def _checked(*statistics: Tensor) -> list[Tensor]:
+    """Two pairs of mean and covariance in float64 on the CPU, if they fit."""
+    values = [value.detach().to("cpu", torch.float64) for value in statistics]
+    d = len(values[0])
+    if [value.shape for value in values] != [(d,), (d, d), (d,), (d, d)]:
+        shapes = ", ".join(str(tuple(value.shape)) for value in values)
         raise ValueError(
             f"statistics of the shapes {shapes} do not fit: both sides need mu (D,) and "
             "sigma (D, D) of one feature network"
         )
-    if not all(value.isfinite().all() for value in (mu_1, sigma_1, mu_2, sigma_2)):
+    if not all(value.isfinite().all() for value in values):
         raise ValueError("some statistics are not finite: make them again")
-    return _distance(mu_1, _factor(sigma_1), mu_2, _factor(sigma_2))
+    return values
 
 
 def _distance(mu_1: Tensor, factor_1: Tensor, mu_2: Tensor, factor_2: Tensor) -> float:
@@ -82,7 +86,7 @@ def bootstrap(
 ) -> Bootstrap:
     """Spread and bias of a Fréchet distance by resampling the samples (Efron 1979).
 
-    Each resample takes as many of the samples with repetition; the reference is held fixed.
+    Each resample takes as many of the samples with repetition; the reference stays as it is.
     Memory stays flat: a resample is a count for each row. Each costs N D² multiplications
     and two decompositions of D x D matrices: seconds where D = 2,048.
 
@@ -99,8 +103,9 @@ def bootstrap(
     if resamples < 2:
         raise ValueError(f"{resamples} bootstrap resamples have no spread: give at least 2")
     n = len(fake)
-    value = frechet_distance(mu, sigma, *_statistics(fake, None))
-    mu, factor = mu.to("cpu", torch.float64), _factor(sigma.to("cpu", torch.float64))
+    mu, sigma, fake_mu, fake_sigma = _checked(mu, sigma, *_statistics(fake, None))
+    factor = _factor(sigma)
+    value = _distance(mu, factor, fake_mu, _factor(fake_sigma))
     values = []
     for draw in range(resamples):
         u = noise.uniform(

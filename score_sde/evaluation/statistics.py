@@ -2,8 +2,8 @@
 
 A reference file is an `.npz` of arrays and text, read without pickle. Ours has `mu` and `sigma` as
 most tools store them; features and logits, where they were kept, as `pool_3` and `logits` (the
-names of the 2021 release); and the facts that a comparison rests on. Files that others wrote tell
-few of these facts, or none; what a file does not tell is not compared.
+names of the 2021 release); and the facts that a comparison rests on. Files that others wrote hold
+few of these facts, or none; what a file does not say is not compared.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ FEATURE_KEYS = ("pool_3", "features", "feats")
 class Facts:
     """What two sets of features must share to be compared. Empty, () and 0 stand for unknown.
 
-    For samples these are the facts of the reference they are to be held against.
+    For samples these are the facts of the reference that they are to be compared with.
 
     Attributes:
         dataset: name of the data set.
@@ -40,7 +40,7 @@ class Facts:
         network: name of the feature network.
         fingerprint: digest of its weights.
         dimensions: D, numbers of a feature vector.
-        n: number of images; it is told, not compared.
+        n: number of images; it is reported, not compared.
     """
 
     dataset: str = ""
@@ -121,7 +121,7 @@ def _known(name: str) -> bool:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """An `.npz` file, whatever is wrong with it said in one sentence."""
+    """An `.npz` file, with one sentence for whatever is wrong with it."""
     try:
         with path.open("rb") as raw:
             file = np.load(raw, allow_pickle=False)
@@ -135,7 +135,7 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from None
     except (ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        if "pickle" in reason:  # numpy's own words advise to run what is in the file
+        if "pickle" in reason:  # numpy's message advises to run what is in the file
             reason = "it is no archive of arrays of numbers by name"
         raise ValueError(
             f"{path} is no file of reference statistics ({reason}): give an .npz with mu and "
@@ -179,18 +179,18 @@ def _check_arrays(mu: Tensor, sigma: Tensor, features: Tensor | None) -> None:
 
 def _facts(arrays: dict[str, np.ndarray]) -> Facts:
     """The facts among a file's arrays; a name that another tool uses otherwise is no fact."""
-    found: dict[str, Any] = {}
+    known: dict[str, Any] = {}
     for field in fields(Facts):
         value = arrays.get(field.name)
         if value is None:
             continue
         if isinstance(field.default, str) and value.dtype.kind == "U" and value.ndim == 0:
-            found[field.name] = value.item()
+            known[field.name] = value.item()
         elif isinstance(field.default, int) and value.dtype.kind in "iu" and value.ndim == 0:
-            found[field.name] = int(value)
+            known[field.name] = int(value)
         elif isinstance(field.default, tuple) and value.dtype.kind in "iu" and value.ndim == 1:
-            found[field.name] = tuple(int(side) for side in value)
-    return Facts(**found)
+            known[field.name] = tuple(int(side) for side in value)
+    return Facts(**known)
 
 
 _WORDS = {

@@ -1,8 +1,8 @@
 """Stochastic differential equations that turn data into noise, and their reversal.
 
 `linear` says what an SDE is and what follows from its mean scale and std; `paper` holds those of
-the paper, `table` their names in configs. A new one is a child of `SDE` with these two functions, a
-range for t and a name.
+the paper, `table` their names in configs. A new one is a child of `SDE` with these two functions,
+a range for t and a name.
 """
 
 from score_sde.sde.linear import SDE, ReverseSDE, Score

@@ -3,28 +3,31 @@
 import math
 from typing import Any
 
-from score_sde.commands.figures import Figure
+from score_sde.evaluation.figure import Figure
 
-HIGHER_IS_BETTER = ("is", "score", "precision", "recall")
-UNRANKED = ("nearest_train",)
-"""Neither near nor far is better: the figure tells only whether images were copied."""
+HIGHER_IS_BETTER = ["is", "score", "precision", "recall"]
+LOWER_IS_BETTER = ["held_out_loss", "bound", "bits_per_dim", "fid", "fd", "kid", "kd"]
+LOWER_IS_BETTER += ["bound_train", "bits_per_dim_train"]
+"""Figures of which a table marks the best. Of others, such as `nearest_train`, which only shows
+whether images were copied, neither high nor low values are better."""
 
 _NUMBER = 28
 
 
-def lines(found: dict[str, Figure], left_out: dict[str, str]) -> str:
+def lines(figures: dict[str, Figure], left_out: dict[str, str]) -> str:
     """One line a figure, and one for each that is left out."""
-    said = []
-    for name, figure in found.items():
+    text = []
+    for name, figure in figures.items():
         more = f", {figure['nfe']:.0f} evaluations each" if "nfe" in figure else ""
         more += f", {figure['given_up']:,} given up" if figure.get("given_up") else ""
-        of = figure.get("of", "samples")
-        split = f"{figure['split']} images" if figure["split"] else "the reference"
-        what = f"{of} against {split}" if "against" in figure else split
-        said.append(
-            f"{figure.get('name', name):<20} {_number(figure)} ({figure['n']:,} {what}{more})"
-        )
-    return "\n".join(said + [f"{name:<20} left out: {why}" for name, why in left_out.items()])
+        what, split = figure.get("of", "samples"), figure.get("split")
+        if "against" in figure:
+            what += f" against {split} images" if split else " against the reference"
+        elif split:
+            what = f"{split} images"
+        label = figure.get("name", name)
+        text.append(f"{label:<20} {_number(figure)} ({figure['n']:,} {what}{more})")
+    return "\n".join(text + [f"{name:<20} left out: {why}" for name, why in left_out.items()])
 
 
 def table(reports: list[dict[str, Any]]) -> str:
@@ -52,7 +55,7 @@ def _is_figure(value: object) -> bool:
 
 def _best(name: str, column: dict[int, Figure]) -> list[int]:
     """The steps with the best value; none where values are not ranked."""
-    if name in UNRANKED:
+    if name not in HIGHER_IS_BETTER + LOWER_IS_BETTER:
         return []
     choose = max if name in HIGHER_IS_BETTER else min
     known = {step: figure["value"] for step, figure in column.items() if _known(figure["value"])}
@@ -71,7 +74,7 @@ def _known(number: float | None) -> bool:
 
 
 def standard(value: Any) -> Any:
-    """The same with None for numbers that are not finite, for which JSON has no words."""
+    """The same with None for numbers that are not finite, which standard JSON cannot express."""
     if isinstance(value, dict):
         return {key: standard(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,0 +1,95 @@
+"""`score_sde.load`: a trained network for use in Python, from whatever holds its weights."""
+
+import runpy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from score_sde.commands import recipes
+from score_sde.commands.weights import network_of, open_checkpoint
+from score_sde.config.build import (
+    Config,
+    build_device,
+    build_inverse_scaler,
+    build_sampler,
+    build_score,
+    build_score_for,
+    build_sde,
+    image_shape,
+)
+from score_sde.samplers import Sampler
+from score_sde.sde import SDE, Score
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A trained network and what it is used with.
+
+    Attributes:
+        config: network, data and SDE of the checkpoint, the other fields as asked for.
+        network: with its averaged weights, on its device, in evaluation mode.
+        sde: the forward SDE that it was trained for.
+        score: (x, t) → ∇ log p_t(x), with x as the network sees it: images in [0, 1] are scaled to
+            [−1, 1] where `config.data.centered`. For networks with classes see `score_of`.
+        sampler: of `config.sampling`; `dataclasses.replace(loaded, sampler=…)` draws by another.
+        path: the file or folder that the weights come from.
+        step: updates that they were trained for.
+    """
+
+    config: Config
+    network: nn.Module
+    sde: SDE
+    score: Score
+    sampler: Sampler
+    path: Path
+    step: int
+
+    def score_of(self, label: Tensor) -> Score:
+        """The score given classes, int64 (B,), for networks that were trained with them."""
+        return build_score(self.config, self.network, self.sde, label)
+
+    def draw(self, n: int, seed: int | None = None) -> Tensor:
+        """Draws images by `sampler`: those of `--mode sample`, before they are rounded to uint8.
+
+        Args:
+            n: how many; image k is the same however many are drawn. Where the network has
+                classes, image k is of class k modulo their number.
+            seed: of the noise; that of the config by default.
+
+        Returns:
+            Float images in [0, 1], (n, C, H, W), on the network's device.
+        """
+        classes = self.config.model.get("num_classes", 0)
+        parts = self.sampler.draw(
+            build_score_for(self.config, self.network, self.sde, lambda index: index % classes),
+            torch.arange(n),
+            image_shape(self.config),
+            seed=self.config.seed if seed is None else seed,
+            batch_size=self.config.sampling.batch_size,
+            device=build_device(self.config),
+        )
+        inverse_scale = build_inverse_scaler(self.config)
+        return torch.cat([inverse_scale(part.x).clamp(0, 1) for part in parts])
+
+
+def load(
+    workdir_or_file: str | Path, config: Any = None, *, device: str = "", raw: bool = False
+) -> Loaded:
+    """See `score_sde.load`."""
+    path = Path(workdir_or_file).expanduser()
+    recipe = _get_config(config) if isinstance(config, str | Path) else config
+    checkpoint = None if (path / "checkpoints").is_dir() else path
+    adopted, path, state = open_checkpoint(recipe, checkpoint, path)
+    if device or recipe is None:  # the device of the run may not be here
+        adopted.device = device or "auto"
+    network, sde = network_of(adopted, state, raw=raw), build_sde(adopted)
+    score, sampler = build_score(adopted, network, sde), build_sampler(adopted, sde)
+    return Loaded(adopted, network, sde, score, sampler, path, state["step"])
+
+
+def _get_config(name: str | Path) -> Config:
+    """The config of a recipe, named as on the command line."""
+    return runpy.run_path(str(recipes.find(str(name))))["get_config"]()

@@ -1,0 +1,123 @@
+"""Config → what an evaluation takes. Below this layer nothing sees a config."""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from score_sde import parallel
+from score_sde.config import history
+from score_sde.config.build import (
+    DEFAULT_ROOT,
+    Config,
+    build_device,
+    build_inverse_scaler,
+    build_objective,
+    build_scaler,
+    build_score_for,
+    build_sde,
+    draw,
+    image_shape,
+)
+from score_sde.data import Source
+from score_sde.evaluation.figures import each_sample
+from score_sde.evaluation.references import References
+from score_sde.evaluation.shards import Shards
+from score_sde.evaluation.subject import Subject
+from score_sde.logbook import Logbook
+from score_sde.sde import SDE
+
+
+def build_references(config: Config) -> References:
+    """The feature network and the statistics of the config's data set."""
+    return References(
+        options=config.eval.to_dict(),
+        dataset=config.data.dataset,
+        category=config.data.get("category", ""),
+        root=Path(config.data.get("root", DEFAULT_ROOT) or DEFAULT_ROOT),
+        shape=image_shape(config),
+        device=build_device(config),
+        seed=config.seed,
+    )
+
+
+def build_subject(
+    config: Config,
+    network: nn.Module,
+    *,
+    weights: str,
+    raw: bool,
+    sources: Mapping[str, Source],
+    references: References,
+    folder: Path,
+    world: parallel.World,
+    log: Logbook,
+) -> Subject:
+    """A checkpoint as figures are computed of it.
+
+    Args:
+        config: of the checkpoint, with the evaluation's own options.
+        network: with its weights in place.
+        weights: digest of the checkpoint's file.
+        raw: whether they are the weights as trained and not their moving average.
+        sources: images by split.
+        references: as `build_references` gives them.
+        folder: where results are kept.
+        world: the processes that share the work.
+        log: shows the progress.
+    """
+    sde, device, shape = build_sde(config), build_device(config), image_shape(config)
+    objective, sampling = build_objective(config, sde), config.sampling.to_dict()
+    facts = {
+        "weights": weights,
+        "ema": not raw,
+        "seed": config.seed,
+        "device": device.type,
+        "arithmetic": "float32",
+        "recipe": history.of_checkpoint(config),  # which a published file does not hold
+    }
+    return Subject(
+        network=network,
+        sde=sde,
+        device=device,
+        seed=config.seed,
+        options=config.eval.to_dict(),
+        sampling=sampling,
+        continuous=config.training.continuous,
+        num_classes=config.model.get("num_classes", 0),
+        scale=build_scaler(config),
+        inverse_scale=build_inverse_scaler(config),
+        score_for=partial(build_score_for, config, network, sde),
+        draw=lambda index: draw(config, network, sde, index, device),
+        draw_facts=_draw_facts(config, sde),
+        objective=objective,
+        loss_scale=objective.per_dimension(math.prod(shape)),
+        sources=sources,
+        references=references,
+        shards=Shards(folder, facts, world, log),
+        each_sample=each_sample(),
+    )
+
+
+def _draw_facts(config: Config, sde: SDE) -> dict[str, Any]:
+    """What samples depend on beside the checkpoint; it names the folder of their shards.
+
+    Where later code draws other samples for some settings, an entry for these alone says so: what
+    was kept of them is then computed again, and nothing else is.
+    """
+    facts: dict[str, Any] = {"sampling": history.of_group(config, "sampling")}
+    sampling, continuous = config.sampling, config.training.continuous
+    pc = sampling.method == "pc"
+    if sde.has_chain and sde.network_output == "noise" and not continuous:
+        # A network of DDPM's chain, away from the steps of the whole chain: its noise levels were
+        # taken for those of the continuous SDE.
+        whole_chain = pc and sampling.num_steps in (0, sde.N)
+        changed = not whole_chain or "euler_maruyama" == sampling.predictor
+        changed = changed or sampling.corrector == "ald"
+    else:
+        # The Langevin step's α_i is now that of the nearest step of the chain, not of the lower.
+        changed = pc and sampling.corrector in ("langevin", "ald") and hasattr(sde, "alphas")
+    return facts | ({"levels": "of the nearest step"} if changed else {})

@@ -1,0 +1,85 @@
+"""The table of figures: what an evaluation computes of a checkpoint, in this order."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from score_sde.evaluation import likelihood, quality
+from score_sde.evaluation.figure import Figure, LeftOut, mean_figure
+from score_sde.evaluation.subject import Subject
+
+FigureOf = Callable[[Subject], Figure]
+"""A subject → a figure of it. Raises LeftOut where there is none."""
+
+
+@dataclass(frozen=True)
+class EachSample:
+    """The mean over all samples of one number of each, computed while they are drawn.
+
+    Samples that an earlier evaluation has drawn without it are drawn again.
+
+    Args:
+        of: uint8 images (b, C, H, W), on the device → (b,).
+    """
+
+    of: Callable[[Tensor], Tensor]
+
+    def __call__(self, subject: Subject) -> Figure:
+        """The mean and its standard error over the samples that are finite images."""
+        samples = subject.samples
+        name = next(name for name, of in subject.each_sample.items() if of is self.of)
+        if not len(samples.values[name]):
+            raise LeftOut("no sample is a finite image: check the weights")
+        return mean_figure(samples.values[name], of="samples", **samples.how)
+
+
+FIGURES: dict[str, FigureOf] = {
+    "held_out_loss": likelihood.held_out_loss,
+    "bound": partial(likelihood.bound, split="test"),
+    "bits_per_dim": partial(likelihood.bits_per_dim, split="test"),
+    "bound_train": partial(likelihood.bound, split="train"),
+    "bits_per_dim_train": partial(likelihood.bits_per_dim, split="train"),
+    "fid": partial(quality.frechet, inception=True),
+    "fd": partial(quality.frechet, inception=False),
+    "kid": partial(quality.kernel, inception=True),
+    "kd": partial(quality.kernel, inception=False),
+    "precision": partial(quality.covered, real=False),
+    "recall": partial(quality.covered, real=True),
+    "is": partial(quality.class_score, inception=True),
+    "score": partial(quality.class_score, inception=False),
+    "nearest_train": quality.nearest_train,
+}
+"""From a figure's name in the report to the function that computes it."""
+
+
+def each_sample() -> dict[str, Callable[[Tensor], Tensor]]:
+    """What the table's rows compute of every sample, by the name of the figure."""
+    return {name: row.of for name, row in FIGURES.items() if isinstance(row, EachSample)}
+
+
+def compute(subject: Subject) -> tuple[dict[str, Figure], dict[str, str]]:
+    """Every figure of the table, in turn. Every process must call it.
+
+    Returns:
+        The figures by name, and why others are left out.
+
+    Raises:
+        ValueError: a row gave something else than a figure.
+    """
+    figures, left_out = dict[str, Figure](), dict[str, str]()
+    for name, row in FIGURES.items():
+        try:
+            figure = row(subject)
+        except LeftOut as reason:
+            if reason.why:
+                left_out[reason.what or name] = reason.why
+            continue
+        if not (isinstance(figure, dict) and {"value", "se", "n"} <= figure.keys()):
+            raise ValueError(
+                f"FIGURES[{name!r}] gave {figure!r:.60}: a figure is a dict with value, se and n, "
+                "as score_sde.evaluation.mean_figure makes it"
+            )
+        figures[name] = figure
+    return figures, left_out

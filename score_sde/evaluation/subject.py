@@ -1,0 +1,177 @@
+"""What is evaluated: the one object that figures are functions of."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from score_sde.data import Source
+from score_sde.evaluation.features import to_uint8
+from score_sde.evaluation.figure import LeftOut
+from score_sde.evaluation.references import References
+from score_sde.evaluation.shards import Results, Shards, shard_size
+from score_sde.sde import SDE, Score
+from score_sde.solvers.ode import Status
+
+SHOWN = 100
+"""Samples whose images are kept, for a report's picture."""
+
+Labels = Callable[[Tensor], Tensor]
+"""int64 (b,) sample indices → their classes, int64 (b,)."""
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """The samples of a checkpoint that are finite images, measured.
+
+    Attributes:
+        images: uint8 (n, C, H, W), the first ones, `SHOWN` at most.
+        features: float32 (N, D), of all.
+        logits: float32 (N, K), where the feature network knows classes.
+        values: by name, what `Subject.each_sample` gives for each, (N, ...).
+        count: how many were drawn, those that are no finite images included.
+        how: for the report: how they were drawn, the mean `nfe`, how many were `given_up`.
+    """
+
+    images: Tensor
+    features: Tensor
+    logits: Tensor | None
+    values: Mapping[str, np.ndarray]
+    count: int
+    how: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A checkpoint, with all that figures of it are computed from.
+
+    Every process has one, and computes the same figures in the same order: `shards` and `samples`
+    share the work between processes and wait for all.
+
+    Attributes:
+        network: with its weights in place, called net(x, cond, label=None).
+        sde: the forward SDE.
+        device: of the network.
+        seed: of all noise.
+        options: the fields of the config's group `eval`, by name.
+        sampling: those of the group `sampling`.
+        continuous: whether the network knows all times, and not only those of a chain.
+        num_classes: that the network is told; 0 for a network without labels.
+        scale: images in [0, 1] → the network's range.
+        inverse_scale: the other way; it does not clip.
+        score_for: `Labels` (None for none) → a callable of sample indices, int64 (b,), that gives
+            the score for these samples.
+        draw: sample indices, int64 (n,) → `samplers.Samples`, some at a time.
+        draw_facts: what the draws depend on beside `shards.facts`; it names their shards.
+        objective: what the network was trained to minimise, an `objectives.Objective`.
+        loss_scale: the factor that makes of its loss a number per dimension: nats for a bound on
+            the likelihood, the mean squared error of the noise for others.
+        sources: images by split, `train` and `test`, as far as they are needed.
+        references: what samples are measured by and compared with.
+        shards: where results are kept by sample.
+        each_sample: by name, what else is computed of every sample: uint8 images (b, C, H, W) →
+            (b, ...).
+    """
+
+    network: Callable[..., Tensor]
+    sde: SDE
+    device: torch.device
+    seed: int
+    options: Mapping[str, Any]
+    sampling: Mapping[str, Any]
+    continuous: bool
+    num_classes: int
+    scale: Callable[[Tensor], Tensor]
+    inverse_scale: Callable[[Tensor], Tensor]
+    score_for: Callable[[Labels | None], Callable[[Tensor], Score]]
+    draw: Callable[[Tensor], Iterator[Any]]
+    draw_facts: Mapping[str, Any]
+    objective: Any
+    loss_scale: float
+    sources: Mapping[str, Source]
+    references: References
+    shards: Shards
+    each_sample: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    _results: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, name: str, compute: Callable[[], Value]) -> Value:
+        """What `compute` gives, computed at the first call: for what several figures share."""
+        if name not in self._results:
+            self._results[name] = compute()
+        return self._results[name]
+
+    def labels(self, source: Source, index: Tensor) -> Tensor | None:
+        """The classes of images, int64 (b,) on the device; None for a network without labels."""
+        return source.labels(index).to(self.device) if self.num_classes else None
+
+    @property
+    def samples(self) -> SampleSet:
+        """`eval.num_samples` samples, drawn at the first call. Every process must ask for them.
+
+        Raises:
+            LeftOut: `eval.enable_sampling` is off, or there is no feature network.
+        """
+        if not self.options["enable_sampling"]:
+            raise LeftOut
+        return self.once("samples", self._samples)
+
+    def _samples(self) -> SampleSet:
+        results, sampling = self._draw_all(), self.sampling
+        finite = results["status"] == Status.DONE
+        images = torch.from_numpy(results["images"])
+        method = sampling["method"]
+        how = {
+            "method": f"pc ({sampling['predictor']}, {sampling['corrector']})"
+            if method == "pc"
+            else method,
+            **({} if method == "ode" else {"num_steps": sampling["num_steps"] or self.sde.N}),
+            **({"labels": "each class equally often"} if self.num_classes else {}),
+            "nfe": float(results["nfe"].mean()),
+            "given_up": int((~finite).sum()),
+            "sec": results.sec,
+        }
+        return SampleSet(
+            images[torch.from_numpy(finite[: len(images)])],
+            torch.from_numpy(results["features"][finite]),
+            torch.from_numpy(results["logits"][finite]) if "logits" in results else None,
+            {name: results[f"each {name}"][finite] for name in self.each_sample},
+            len(finite),
+            how,
+        )
+
+    def _draw_all(self) -> Results:
+        """Features and the first images of all samples, by index."""
+        network = self.references.network
+
+        def compute(index: Tensor) -> dict[str, Tensor]:
+            rows: dict[str, list[Tensor]] = {}
+            for part in self.draw(index):
+                status = torch.zeros_like(part.nfe) if part.status is None else part.status.clone()
+                x = self.inverse_scale(part.x)
+                status[~x.flatten(1).isfinite().all(1)] = Status.NON_FINITE
+                images = to_uint8(x.nan_to_num(0.0))
+                features, logits = network(images)
+                shown = images[part.index.to(images.device) < SHOWN]  # all would be gigabytes
+                row = {"images": shown, "features": features, "nfe": part.nfe, "status": status}
+                row |= {} if logits is None else {"logits": logits}
+                row |= {f"each {name}": of(images) for name, of in self.each_sample.items()}
+                for name, value in row.items():
+                    rows.setdefault(name, []).append(value.cpu())
+            return {name: torch.cat(values) for name, values in rows.items()}
+
+        count = self.options["num_samples"]
+        needed = ("images", "features", "nfe", "status")
+        return self.shards.results(
+            "samples",
+            torch.arange(count),
+            shard_size(count, self.sampling["batch_size"]),
+            compute,
+            (*needed, *(f"each {name}" for name in self.each_sample)),
+            **self.draw_facts,
+            network=network.fingerprint,
+        )

@@ -1,0 +1,159 @@
+"""`score_sde.load`: what a work directory, a file or a folder gives, against the command line."""
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+import score_sde
+from score_sde import checkpoints
+from score_sde.commands import cli
+from score_sde.samplers import ODESampler
+
+TINY = (
+    "--config.model.nf=8",
+    "--config.model.ch_mult=(1,)",
+    "--config.model.attn_resolutions=()",
+    "--config.device=cpu",
+    "--config.training.batch_size=8",
+    "--config.training.n_iters=4",
+    "--config.training.snapshot_freq=2",
+    "--config.training.snapshot_sampling=False",
+    "--config.optim.warmup=0",
+    "--config.sampling.num_steps=4",
+)
+
+
+def run(*words):
+    assert cli.main(["main.py", *map(str, words)]) == 0
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("load") / "run"
+    run("--config=configs/vp/digits.py", f"--workdir={folder}", "--mode=train", *TINY)
+    return folder
+
+
+def drawn(folder, *more):
+    run(
+        "--config=configs/vp/digits.py",
+        "--mode=sample",
+        "--num_samples=5",
+        f"--output={folder / 'images.npz'}",
+        *("--config.device=cpu", "--config.sampling.num_steps=4"),
+        *more,
+    )
+    with np.load(folder / "images.npz") as file:
+        return torch.from_numpy(file["images"]).permute(0, 3, 1, 2)
+
+
+def to_uint8(images):
+    return (images * 255).round().to(torch.uint8)
+
+
+def test_a_work_directory_gives_its_newest_checkpoint(workdir, tmp_path):
+    trained = score_sde.load(workdir, device="cpu")
+    state = checkpoints.load(checkpoints.path_of(workdir / "checkpoints", 4))
+    assert trained.step == 4
+    assert trained.path == checkpoints.path_of(workdir / "checkpoints", 4)
+    for name, value in trained.network.state_dict().items():
+        assert torch.equal(value, state["ema"]["shadow"][name])
+    assert not trained.network.training
+    assert trained.sde.name == "vpsde"
+    images = trained.draw(5)
+    assert images.shape == (5, 1, 8, 8)
+    assert 0 <= images.min() < images.max() <= 1
+    assert torch.equal(to_uint8(images), drawn(tmp_path, f"--workdir={workdir}"))
+    assert torch.equal(trained.draw(2), images[:2])
+
+
+def test_the_seed_and_the_recipe_decide_on_the_images(workdir, tmp_path):
+    trained = score_sde.load(workdir, device="cpu")
+    seeded = drawn(tmp_path, f"--workdir={workdir}", "--config.seed=7")
+    assert torch.equal(to_uint8(trained.draw(5, seed=7)), seeded)
+    assert not torch.equal(to_uint8(trained.draw(5)), seeded)
+    # A recipe decides how to sample; the network remains that of the checkpoint.
+    recipe = score_sde.load(workdir, "vp/digits", device="cpu")
+    assert recipe.sampler.num_steps == 100
+    assert recipe.config.model.nf == 8
+
+
+def test_the_score_is_that_of_the_network(workdir):
+    trained = score_sde.load(workdir, device="cpu")
+    x, t = torch.randn(3, 1, 8, 8), torch.tensor([0.1, 0.5, 0.9])
+    with torch.no_grad():
+        score = trained.score(x, t)
+        noise = trained.network(x, 999 * t)
+    expected = -noise / trained.sde.std(t)[:, None, None, None]
+    torch.testing.assert_close(score, expected)
+
+
+def test_another_sampler_can_be_drawn_by(workdir):
+    trained = score_sde.load(workdir, device="cpu")
+    ode = ODESampler(trained.sde, rtol=1e-2, atol=1e-2, eps=1e-2)
+    images = dataclasses.replace(trained, sampler=ode).draw(2)
+    assert images.shape == (2, 1, 8, 8)
+    assert not torch.equal(images, trained.draw(2))
+
+
+def test_a_file_of_ours_or_published_and_the_raw_weights(workdir, tmp_path):
+    ours = checkpoints.path_of(workdir / "checkpoints", 2)
+    raw = score_sde.load(ours, device="cpu", raw=True)
+    state = checkpoints.load(ours)
+    for name, value in raw.network.state_dict().items():
+        assert torch.equal(value, state["network"][name])
+    published = tmp_path / "checkpoint_2.pth"
+    run("--mode=convert", f"--checkpoint={ours}", f"--output={published}")
+    with pytest.raises(ValueError, match="name its recipe"):
+        score_sde.load(published)
+    config = score_sde.load(ours, device="cpu").config
+    given = score_sde.load(published, config)
+    assert torch.equal(given.draw(2), score_sde.load(ours, config).draw(2))
+
+
+def test_a_folder_of_diffusers_with_its_recipe(tmp_path):
+    pytest.importorskip("safetensors")
+    skip = (
+        "--config.model.progressive=output_skip",
+        "--config.model.progressive_input=input_skip",
+    )
+    recipe = ("--config=configs/ve/colour_digits.py", "--mode=train", *TINY, *skip)
+    run(f"--workdir={tmp_path / 'run'}", *recipe)
+    ours = checkpoints.path_of(tmp_path / "run" / "checkpoints", 4)
+    run("--mode=convert", f"--checkpoint={ours}", f"--output={tmp_path / 'unet'}")
+    own = score_sde.load(ours, device="cpu")
+    given = score_sde.load(tmp_path / "unet", own.config)
+    torch.testing.assert_close(given.draw(2), own.draw(2), atol=1e-5, rtol=0)
+
+
+def test_what_is_not_there_is_one_sentence(workdir, tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
+        score_sde.load(tmp_path / "none")
+    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(ValueError, match="holds no checkpoint: train first"):
+        score_sde.load(tmp_path / "empty")
+    with pytest.raises(ValueError, match=r"did you mean configs/vp/digits\.py"):
+        score_sde.load(workdir, "vp/digit")
+
+
+def test_the_readme_begins_its_notebook_section_with_it(workdir, tmp_path, monkeypatch):
+    section = (ROOT / "README.md").read_text().partition("## In a notebook")[2]
+    code = section.partition("```python\n")[2].partition("```")[0]
+    assert "score_sde.load(" in code
+    shutil.copytree(workdir, tmp_path / "runs" / "vp" / "digits")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(code, names)
+    assert names["images"].shape == (16, 1, 8, 8)
+    assert names["gradient"].shape == (16, 1, 8, 8)
+
+
+def test_importing_the_library_loads_no_torch():
+    code = "import sys, score_sde; assert 'torch' not in sys.modules and callable(score_sde.load)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
