@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sampling import Scaler, device_of, paper_sampler, placed
+from models.utils import get_score_fn
+from sampling import Scaler, device_of, draw_prior, paper_sampler, placed
 from score_sde.noise import Noise
 from score_sde.samplers.completion import Known, Replacement, known_gray, known_pixels
 from score_sde.samplers.grid import GridSampler
-from score_sde.score import NetworkScore
 from score_sde.sde import SDE
 
 
@@ -57,7 +57,7 @@ def get_pc_inpainter(
         pixels are never looked at; mask 1 where they are known, of a shape that broadcasts.
     """
     sampler = paper_sampler(
-        sde, predictor, corrector, snr, n_steps, probability_flow, denoise, eps
+        sde, predictor, corrector, snr, n_steps, probability_flow, denoise, eps, noise
     )
     run = _Released(sampler, continuous, noise, parity)
 
@@ -95,7 +95,7 @@ def get_pc_colorizer(
         grey image in each channel. Of colours in it nothing but their mean is looked at.
     """
     sampler = paper_sampler(
-        sde, predictor, corrector, snr, n_steps, probability_flow, denoise, eps
+        sde, predictor, corrector, snr, n_steps, probability_flow, denoise, eps, noise
     )
     run = _Released(sampler, continuous, noise, parity)
 
@@ -121,7 +121,7 @@ class _Released:
         self.continuous, self.noise, self.parity = continuous, noise, parity
 
     def prior(self, known: Known) -> Tensor:
-        x = self.sde.prior_sampling(known.value.shape, noise=self.noise)
+        x = draw_prior(self.sde, known.value.shape, self.noise)
         return x.to(known.value.device)
 
     def __call__(self, model: nn.Module, known: Known, x: Tensor) -> Tensor:
@@ -133,5 +133,5 @@ class _Released:
         ) -> tuple[Tensor, Tensor]:
             return keep(x, x if self.parity else x_mean, t, t_next)
 
-        score = NetworkScore(model.eval(), self.sde, self.continuous)
+        score = get_score_fn(self.sde, model, train=False, continuous=self.continuous)
         return self.sampler.run(x, score, noise, constraint=constraint)[0]

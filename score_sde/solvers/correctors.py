@@ -12,8 +12,6 @@ paper prints the product of these).
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Literal, get_args
 
 import torch
@@ -119,11 +117,9 @@ class NoneCorrector(Step):
         return x, x
 
 
-CORRECTORS: Mapping[str, type[Corrector] | type[NoneCorrector]] = MappingProxyType(
-    {
-        LangevinCorrector.name: LangevinCorrector,
-        AnnealedLangevinDynamics.name: AnnealedLangevinDynamics,
-        NoneCorrector.name: NoneCorrector,
-    }
-)
+CORRECTORS: dict[str, type[Corrector] | type[NoneCorrector]] = {
+    LangevinCorrector.name: LangevinCorrector,
+    AnnealedLangevinDynamics.name: AnnealedLangevinDynamics,
+    NoneCorrector.name: NoneCorrector,
+}
 """Recipe name → class."""

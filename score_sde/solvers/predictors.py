@@ -15,9 +15,6 @@ On the paper's own chain (t_next None) r and G come from its table of N scales, 
 steps by T/N.
 """
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
 import torch
 from torch import Tensor
 
@@ -117,12 +114,10 @@ class NonePredictor(Predictor):
         return x, x
 
 
-PREDICTORS: Mapping[str, type[Predictor]] = MappingProxyType(
-    {
-        EulerMaruyamaPredictor.name: EulerMaruyamaPredictor,
-        ReverseDiffusionPredictor.name: ReverseDiffusionPredictor,
-        AncestralSamplingPredictor.name: AncestralSamplingPredictor,
-        NonePredictor.name: NonePredictor,
-    }
-)
+PREDICTORS: dict[str, type[Predictor]] = {
+    EulerMaruyamaPredictor.name: EulerMaruyamaPredictor,
+    ReverseDiffusionPredictor.name: ReverseDiffusionPredictor,
+    AncestralSamplingPredictor.name: AncestralSamplingPredictor,
+    NonePredictor.name: NonePredictor,
+}
 """Recipe name → class."""
