@@ -3,7 +3,7 @@
 The library's SDEs (`score_sde.sde`) are given by mean scale α(t) and std σ(t), and all else
 follows from these. The release's are given by `sde(x, t)` and `marginal_prob(x, t)`, and users'
 classes override those. So here α and σ are what `marginal_prob` says where it is replaced, drift
-and diffusion what `sde` says; steps of the chain are read off the tables, which may be replaced too.
+and diffusion what `sde` says; steps of the chain are read off the tables, which may be replaced.
 """
 
 import functools
