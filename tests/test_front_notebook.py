@@ -105,7 +105,8 @@ coloured = pc_colorizer(score_model, gray_scale_img)
 
 
 def make_small(config):
-    config.model.update(nf=8, ch_mult=(1, 1), num_res_blocks=1, num_scales=3, sigma_max=5.0)
+    config.model.update(nf=8, ch_mult=(1, 1), num_res_blocks=1, num_scales=3)
+    config.model.sigma_min, config.model.sigma_max = 0.5, 5.0
     config.model.attn_resolutions = (8,)
     config.data.image_size, config.data.dataset = 8, "colour_digits"
     return config
@@ -161,4 +162,6 @@ def test_every_cell_gives_what_it_should(notebook):
     assert names["bpd"].shape == (2,)
     image = names["img"]
     assert torch.allclose(names["filled"][..., :4], image[..., :4], atol=1e-4)
-    assert torch.allclose(names["coloured"].mean(1), image.mean(1), atol=1e-4)
+    # Colours are large where nothing was learnt, and their mean rounds accordingly.
+    rounding = 1e-6 * float(names["coloured"].abs().max())
+    assert torch.allclose(names["coloured"].mean(1), image.mean(1), atol=rounding)

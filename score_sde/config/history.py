@@ -157,7 +157,7 @@ def adopt(config: Config, written: str, overrides: dict[str, Any], checkpoint: P
     decided = OF_CHECKPOINT + tuple(set(UNLESS_GIVEN) - overrides.keys())
     taken = {name: value for name, value in before.items() if name.startswith(decided)}
     kept = {name: value for name, value in now.items() if not name.startswith(decided)}
-    result: Config = ml_collections.ConfigDict()
+    result: Config = ml_collections.ConfigDict(type_safe=False)  # as `parts.recipe`
     for name, value in (kept | taken).items():
         group, _, leaf = name.rpartition(".")
         if group and group not in result:
