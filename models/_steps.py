@@ -25,8 +25,44 @@ CORRECTORS: dict[str, Any] = {}
 """Recipe name → class, the release's and those that were registered."""
 
 
+class UpdateStep(Step):
+    """`update_fn(x, t)` of an object that is made anew for each step, as in the release.
+
+    Args:
+        kind: the object's class.
+        sde: the forward SDE.
+        options: what the class takes after SDE and score.
+        heeds_noise: whether the release's classes take their draws from the loop's noise.
+    """
+
+    name = "update_fn"
+
+    def __init__(self, kind: Any, sde: SDE, options: tuple[Any, ...], heeds_noise: bool) -> None:
+        super().__init__(sde)
+        self.kind, self.options, self.heeds_noise = kind, options, heeds_noise
+
+    def begin(self, num_steps: int) -> None:
+        """Refuses a number of steps that `update_fn` does not know."""
+        if num_steps != self.sde.N:
+            raise ValueError(
+                f"{self.name} steps by T/N with N={self.sde.N} and not in {num_steps} steps: set "
+                "sampling.num_steps=0 for N of them"
+            )
+
+    def step(
+        self, x: Tensor, t: Tensor, t_next: Tensor | None, score: Score, noise: Noise
+    ) -> Update:
+        """One update at t; where it goes is the object's own affair."""
+        one = self.kind(self.sde, score, *self.options)
+        if self.heeds_noise and isinstance(one, _Stepper):
+            one.noise = noise
+        return one.update_fn(x, t)
+
+
 def register_predictor(cls: Any = None, *, name: str | None = None) -> Any:
     """Makes a class of predictors a `sampling.predictor`; a decorator, or a call.
+
+    It is one in the library too, for samplers of as many steps as the SDE has scales.
 
     Args:
         cls: called as cls(sde, score_fn, probability_flow), with a method update_fn(x, t).
@@ -35,23 +71,46 @@ def register_predictor(cls: Any = None, *, name: str | None = None) -> Any:
     Raises:
         ValueError: there is another one of this name.
     """
-    return _register(PREDICTORS, "predictor", cls, name)
+
+    def register(cls: Any) -> Any:
+        key = _add(PREDICTORS, "predictor", cls, name)
+
+        class Registered(UpdateStep):
+            def __init__(self, sde: SDE, probability_flow: bool = False) -> None:
+                super().__init__(cls, sde, (probability_flow,), True)
+
+        Registered.name = key
+        predictors.PREDICTORS.setdefault(key, Registered)  # type: ignore[arg-type]
+        return cls
+
+    return register if cls is None else register(cls)
 
 
 def register_corrector(cls: Any = None, *, name: str | None = None) -> Any:
     """The same for a class of correctors, called as cls(sde, score_fn, snr, n_steps)."""
-    return _register(CORRECTORS, "corrector", cls, name)
 
-
-def _register(table: dict[str, Any], what: str, cls: Any, name: str | None) -> Any:
     def register(cls: Any) -> Any:
-        key = cls.__name__ if name is None else name
-        if key in table:
-            raise ValueError(f"there is a {what} {key!r} already: give another name")
-        table[key] = cls
+        key = _add(CORRECTORS, "corrector", cls, name)
+
+        class Registered(UpdateStep):
+            def __init__(
+                self, sde: SDE, snr: float = 0.16, n_steps: int = 1, norms: str = "batch"
+            ) -> None:
+                super().__init__(cls, sde, (snr, n_steps), True)
+
+        Registered.name = key
+        correctors.CORRECTORS.setdefault(key, Registered)  # type: ignore[arg-type]
         return cls
 
     return register if cls is None else register(cls)
+
+
+def _add(table: dict[str, Any], what: str, cls: Any, name: str | None) -> str:
+    key = cls.__name__ if name is None else name
+    if key in table:
+        raise ValueError(f"there is a {what} {key!r} already: give another name")
+    table[key] = cls
+    return key
 
 
 def get_predictor(name: str) -> Any:
@@ -224,26 +283,7 @@ def as_step(kind: Any, sde: SDE, options: tuple[Any, ...], noise: Noise | None) 
         )
     if kind in _OURS:
         kind(sde, None, *options)  # what it refuses is refused now
-    return _UpdateStep(kind, sde, options, noise)
-
-
-class _UpdateStep(Step):
-    """`update_fn(x, t)` of an object that is made anew for each step, as in the release."""
-
-    name = "update_fn"
-
-    def __init__(self, kind: Any, sde: SDE, options: tuple[Any, ...], noise: Noise | None) -> None:
-        super().__init__(sde)
-        self.kind, self.options, self.given_noise = kind, options, noise
-
-    def step(
-        self, x: Tensor, t: Tensor, t_next: Tensor | None, score: Score, noise: Noise
-    ) -> Update:
-        """One update at t; where it goes is the object's own affair."""
-        one = self.kind(self.sde, score, *self.options)
-        if self.given_noise is not None and isinstance(one, _Stepper):
-            one.noise = noise
-        return one.update_fn(x, t)
+    return UpdateStep(kind, sde, options, noise is not None)
 
 
 class _DrawsAnyway(Step):

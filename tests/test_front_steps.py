@@ -11,7 +11,10 @@ import controllable_generation
 import losses
 import sampling
 import sde_lib
-from score_sde.solvers.predictors import PREDICTORS
+from configs.vp import digits
+from score_sde.config.build import build_sampler, build_sde
+from score_sde.config.check import check_config
+from score_sde.solvers import correctors, predictors
 
 
 def sample(predictor, corrector=None, *, net=None, seed=4, sde=None, **options):
@@ -89,6 +92,8 @@ def test_correctors_read_their_attributes_when_they_step():
 def test_registering_with_and_without_a_name(monkeypatch):
     monkeypatch.setattr("models._steps.PREDICTORS", dict(sampling.PREDICTORS))
     monkeypatch.setattr("models._steps.CORRECTORS", dict(sampling.CORRECTORS))
+    monkeypatch.setattr(predictors, "PREDICTORS", dict(predictors.PREDICTORS))
+    monkeypatch.setattr(correctors, "CORRECTORS", dict(correctors.CORRECTORS))
 
     @sampling.register_predictor
     class Plain(Halved):
@@ -111,7 +116,8 @@ def test_registering_with_and_without_a_name(monkeypatch):
 
 
 def test_a_row_of_the_librarys_table_is_a_name(monkeypatch):
-    monkeypatch.setitem(PREDICTORS, "mine", PREDICTORS["euler_maruyama"])
+    rows = predictors.PREDICTORS
+    monkeypatch.setitem(rows, "mine", rows["euler_maruyama"])
     assert torch.equal(sample("mine")[0], sample("euler_maruyama")[0])
 
 
@@ -170,3 +176,27 @@ def test_wrappers_that_are_no_modules_are_networks_too():
     assert set(wrapped.modes) == {"eval", "train"}
     x, _ = sampling.get_ode_sampler(sde_lib.VPSDE(), SHAPE, abs, rtol=1, atol=1, eps=0.9)(wrapped)
     assert x.shape == SHAPE
+
+
+def test_what_is_registered_is_a_name_for_runs_too(monkeypatch):
+    monkeypatch.setattr("models._steps.PREDICTORS", dict(sampling.PREDICTORS))
+    monkeypatch.setitem(predictors.PREDICTORS, "halved_in_runs", None)
+    del predictors.PREDICTORS["halved_in_runs"]
+    sampling.register_predictor(HalvedAgain, name="halved_in_runs")
+    config = digits.get_config()
+    config.sampling.update(predictor="halved_in_runs", num_steps=0)
+    config.model.num_scales, config.model.beta_max = 3, 2.0
+    check_config(config)
+    sampler = build_sampler(config, build_sde(config))
+    index = torch.arange(2)
+    (samples,) = sampler.draw(
+        lambda _: lambda x, t: -x, index, (1, 8, 8), seed=0, batch_size=2, device="cpu"
+    )
+    assert torch.equal(samples.x, torch.full((2, 1, 8, 8), 5.0))
+    config.sampling.num_steps = 2
+    with pytest.raises(ValueError, match=r"halved_in_runs steps by T/N with N=3"):
+        list(
+            build_sampler(config, build_sde(config)).draw(
+                lambda _: lambda x, t: -x, index, (1, 8, 8), seed=0, batch_size=2, device="cpu"
+            )
+        )

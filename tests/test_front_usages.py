@@ -14,10 +14,13 @@ from torch import nn
 import datasets
 import likelihood
 import losses
+import run_lib
 import sde_lib
 from configs.vp import digits
 from models import ema
 from models import utils as mutils
+from score_sde.config import history
+from score_sde.config.build import NETWORKS
 
 # ---- Configs ----
 
@@ -167,3 +170,32 @@ def test_numbers_in_a_row_for_scipy():
     )
     assert_close(torch.as_tensor(params["betas"]), sde_lib.VPSDE().discrete_betas.double(), 1e-5)
     assert params["num_diffusion_timesteps"] == 1000
+
+
+def test_a_registered_network_is_in_the_librarys_table_during_a_run(monkeypatch, tmp_path):
+    monkeypatch.setattr(mutils, "_REGISTERED", {**mutils._REGISTERED, "mine": Net})
+    config = small_config("mine")
+    built = []
+    monkeypatch.setattr("run_lib._train", lambda *_: built.append(NETWORKS["mine"](config)))
+    run_lib.train(config, tmp_path)
+    assert isinstance(built[0], Net)
+    assert "mine" not in NETWORKS
+
+
+def test_runs_complete_a_config_and_take_paths_as_text(monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr("run_lib._train", lambda *words: given.append(words))
+    monkeypatch.setattr("run_lib._evaluate", lambda *words, **more: given.append((*words, more)))
+    config = ConfigDict(small_config().to_dict() | {"device": torch.device("cpu")})
+    del config.training["precision"]
+    config.model.ch_mult, config.model.sigma_max = [1, 1], 50
+    run_lib.train(config, str(tmp_path))
+    run_lib.evaluate(config, str(tmp_path), "mine")
+    (whole, folder), (_, _, more) = given
+    assert folder == tmp_path
+    assert more == {"eval_folder": tmp_path / "mine"}
+    assert (whole.device, whole.training.precision) == ("cpu", "auto")
+    assert whole.model.ch_mult == (1, 1)
+    assert isinstance(whole.model.sigma_max, float)
+    history.to_json(whole)
+    assert config.device == torch.device("cpu")
