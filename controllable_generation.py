@@ -133,5 +133,6 @@ class _Released:
         ) -> tuple[Tensor, Tensor]:
             return keep(x, x if self.parity else x_mean, t, t_next)
 
+        model.eval()
         score = get_score_fn(self.sde, model, train=False, continuous=self.continuous)
         return self.sampler.run(x, score, noise, constraint=constraint)[0]

@@ -150,6 +150,7 @@ def get_pc_sampler(
 
     @torch.no_grad()
     def pc_sampler(model: nn.Module) -> tuple[Tensor, int]:
+        model.eval()
         place = device_of(model) if device in (None, "auto") else device
         x = draw_prior(sde, shape, noise).to(place)
         score = get_score_fn(sde, model, train=False, continuous=continuous)
@@ -221,6 +222,7 @@ def get_ode_sampler(
 
     @torch.no_grad()
     def ode_sampler(model: nn.Module, z: Tensor | None = None) -> tuple[Tensor, int]:
+        model.eval()
         place = device_of(model) if device in (None, "auto") else device
         x = draw_prior(sde, shape, noise) if z is None else z
         score = CountedScore(get_score_fn(sde, model, train=False, continuous=True))
