@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models._release import complete
 from models._steps import (
     CORRECTORS,
     PREDICTORS,
@@ -144,9 +145,8 @@ def get_pc_sampler(
     Raises:
         ValueError: where a name is unknown, or the combination has no meaning.
     """
-    sampler = paper_sampler(
-        sde, predictor, corrector, snr, n_steps, probability_flow, denoise, eps, noise
-    )
+    steps = (predictor, corrector, snr, n_steps, probability_flow, denoise, eps, noise)
+    paper_sampler(sde, *steps)  # what does not fit is refused now
 
     @torch.no_grad()
     def pc_sampler(model: nn.Module) -> tuple[Tensor, int]:
@@ -154,7 +154,8 @@ def get_pc_sampler(
         place = device_of(model) if device in (None, "auto") else device
         x = draw_prior(sde, shape, noise).to(place)
         score = get_score_fn(sde, model, train=False, continuous=continuous)
-        x, nfe = sampler.run(x, score, placed(noise, place))
+        # Made now, as the SDE's N may have been changed.
+        x, nfe = paper_sampler(sde, *steps).run(x, score, placed(noise, place))
         return inverse_scaler(x), nfe
 
     return pc_sampler
@@ -256,7 +257,8 @@ def get_sampling_fn(
     Raises:
         ValueError: where the method is another one.
     """
-    sampling = config.sampling
+    whole: Any = complete(config)
+    sampling = whole.sampling
     method = sampling.method.lower()
     if method == "ode":
         return get_ode_sampler(sde, shape, inverse_scaler, sampling.noise_removal, eps=eps)
@@ -274,7 +276,7 @@ def get_sampling_fn(
         sampling.snr,
         n_steps=sampling.n_steps_each,
         probability_flow=sampling.probability_flow,
-        continuous=config.training.continuous,
+        continuous=whole.training.continuous,
         denoise=sampling.noise_removal,
         eps=eps,
     )

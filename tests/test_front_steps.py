@@ -200,3 +200,16 @@ def test_what_is_registered_is_a_name_for_runs_too(monkeypatch):
                 lambda _: lambda x, t: -x, index, (1, 8, 8), seed=0, batch_size=2, device="cpu"
             )
         )
+
+
+def test_the_number_of_steps_is_that_of_the_sde_when_it_is_called():
+    sde = sde_lib.VESDE(0.1, 9.0, N=4)
+    fn = sampling.get_pc_sampler(sde, SHAPE, "euler_maruyama", None, abs, 0.1, continuous=True)
+    complete = controllable_generation.get_pc_inpainter(
+        sde, "euler_maruyama", None, abs, 0.1, continuous=True
+    )
+    sde.N, net, calls = 7, Net(), []
+    assert fn(net)[1] == 7
+    net.register_forward_hook(lambda *_: calls.append(1))
+    complete(net, X, torch.ones_like(X))
+    assert len(calls) == 7
