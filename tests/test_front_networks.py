@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import assert_close
 from front import IMAGES, LEVELS, Net, make_trained, output, small_config, state_of
+from networks import build
 from torch import nn
 
 import losses
@@ -244,3 +245,23 @@ def test_moved_names_are_refused_when_used_in_a_sentence(name):
         exec(f"from {place} import {MOVED[name]}")
     assert str(found.value) == str(again.value)
     assert not hasattr(names["module"], "__wrapped__")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ve/ffhq_ncsnpp_continuous",
+        "vp/cifar10_ddpmpp",
+        "vp/ddpm/cifar10",
+        "ve/ncsn/cifar10",
+        "ve/ncsnv2/bedroom",
+    ],
+)
+def test_trained_weights_stand_in_the_releases_order(golden, name):
+    # Averages and moments of a file are taken by place, which is right for this reason alone.
+    config = golden.json("configs")["configs"][name]
+    config["model"]["num_scales"] = 20
+    with torch.device("meta"):
+        net = build(config)
+    order = [e.ours for e in release_2021.entries(net) if e.trainable and e.ours]
+    assert order == [key for key, _ in net.named_parameters()]
