@@ -4,16 +4,17 @@ What both rest on is in `score_sde.samplers.completion`.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sampling import Scaler, device_of, paper_sampler, placed
+from models.utils import get_score_fn
+from sampling import Scaler, device_of, draw_prior, paper_sampler, placed
 from score_sde.noise import Noise
 from score_sde.samplers.completion import Known, Replacement, known_gray, known_pixels
 from score_sde.samplers.grid import GridSampler
-from score_sde.score import NetworkScore
 from score_sde.sde import SDE
 
 
@@ -56,10 +57,8 @@ def get_pc_inpainter(
         fn(model, data, mask) → images: data (B, C, H, W) as the network sees them, of which hidden
         pixels are never looked at; mask 1 where they are known, of a shape that broadcasts.
     """
-    sampler = paper_sampler(
-        sde, predictor, corrector, snr, n_steps, probability_flow, denoise, eps
-    )
-    run = _Released(sampler, continuous, noise, parity)
+    steps = (predictor, corrector, snr, n_steps, probability_flow, denoise, eps, noise)
+    run = _Released(partial(paper_sampler, sde, *steps), sde, continuous, noise, parity)
 
     @torch.no_grad()
     def pc_inpainter(model: nn.Module, data: Tensor, mask: Tensor) -> Tensor:
@@ -94,10 +93,8 @@ def get_pc_colorizer(
         fn(model, gray_scale_img) → images; gray_scale_img (B, 3, H, W) as the network sees it, the
         grey image in each channel. Of colours in it nothing but their mean is looked at.
     """
-    sampler = paper_sampler(
-        sde, predictor, corrector, snr, n_steps, probability_flow, denoise, eps
-    )
-    run = _Released(sampler, continuous, noise, parity)
+    steps = (predictor, corrector, snr, n_steps, probability_flow, denoise, eps, noise)
+    run = _Released(partial(paper_sampler, sde, *steps), sde, continuous, noise, parity)
 
     @torch.no_grad()
     def pc_colorizer(model: nn.Module, gray_scale_img: Tensor) -> Tensor:
@@ -115,13 +112,19 @@ class _Released:
     """What the release's inpainter and colouriser have in common."""
 
     def __init__(
-        self, sampler: GridSampler, continuous: bool, noise: Noise | None, parity: bool
+        self,
+        make: Callable[[], GridSampler],
+        sde: SDE,
+        continuous: bool,
+        noise: Noise | None,
+        parity: bool,
     ) -> None:
-        self.sampler, self.sde = sampler, sampler.sde
+        make()  # what does not fit is refused now
+        self.make, self.sde = make, sde
         self.continuous, self.noise, self.parity = continuous, noise, parity
 
     def prior(self, known: Known) -> Tensor:
-        x = self.sde.prior_sampling(known.value.shape, noise=self.noise)
+        x = draw_prior(self.sde, known.value.shape, self.noise)
         return x.to(known.value.device)
 
     def __call__(self, model: nn.Module, known: Known, x: Tensor) -> Tensor:
@@ -133,5 +136,6 @@ class _Released:
         ) -> tuple[Tensor, Tensor]:
             return keep(x, x if self.parity else x_mean, t, t_next)
 
-        score = NetworkScore(model.eval(), self.sde, self.continuous)
-        return self.sampler.run(x, score, noise, constraint=constraint)[0]
+        model.eval()
+        score = get_score_fn(self.sde, model, train=False, continuous=self.continuous)
+        return self.make().run(x, score, noise, constraint=constraint)[0]

@@ -1,17 +1,36 @@
 """The likelihood of the 2021 release, by its name: a thin front of `flow`."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from models.utils import get_score_fn
 from score_sde.likelihoods.bits import bin_width, bits_per_dim
-from score_sde.likelihoods.divergence import HutchinsonType, check_kind
+from score_sde.likelihoods.divergence import HutchinsonType, check_kind, value_and_divergence
 from score_sde.likelihoods.flow import Solver, integrate
-from score_sde.score import NetworkScore
 from score_sde.sde import SDE
 from score_sde.solvers.ode import Status, solve, solve_scipy
+
+_LARGEST = 10  # of data in [0, 1]; levels of 0 to 255 exceed it unless all images are black
+
+
+def get_div_fn(fn: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    """The estimate εᵀ (∂fn/∂x) ε of a field's divergence (Skilling 1989, Hutchinson 1990).
+
+    Args:
+        fn: (x, t) → the shape of x, each sample by itself.
+
+    Returns:
+        div_fn(x, t, eps) → (B,), for x (B, ...), t (B,) and the probe eps (B, ...).
+    """
+
+    def div_fn(x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        return value_and_divergence(lambda x: fn(x, t), x, eps[None])[1]
+
+    return div_fn
 
 
 def get_likelihood_fn(
@@ -56,11 +75,21 @@ def get_likelihood_fn(
     if method != "RK45":
         solver = partial(solve_scipy, method=method)
 
+    warned = False
+
     def likelihood_fn(
         model: nn.Module, data: Tensor, *, probe: Tensor | None = None
     ) -> tuple[Tensor, Tensor, int]:
-        score = NetworkScore(model.eval(), sde, continuous=True)
+        nonlocal warned
+        score = get_score_fn(sde, model, train=False, continuous=True)
         data = data.to(_dtype_of(model, data))
+        if not warned and data.numel() and inverse_scaler(data.detach()).max() > _LARGEST:
+            warned = True
+            warnings.warn(
+                f"bits/dim of data up to {data.max().item():.4g}, which is outside of what the "
+                "network sees: scale images to [0, 1] and call the data scaler first",
+                stacklevel=2,
+            )
         probe = _torch_probe(hutchinson_type, data) if probe is None else probe
         options = partial(solver, rtol=rtol, atol=atol)
         result, calls = integrate(sde, lambda _: score, data, probe[None], eps, options)
@@ -77,7 +106,7 @@ def get_likelihood_fn(
 
 def _dtype_of(model: nn.Module, data: Tensor) -> torch.dtype:
     """What a network computes in: its weights' type, or that of the data if it has none."""
-    weights = next(model.parameters(), data)
+    weights = next(iter(getattr(model, "parameters", tuple)()), data)
     return weights.dtype if data.is_floating_point() else data.dtype
 
 

@@ -4,12 +4,17 @@ They are thin: the objectives are in `score_sde.objectives`, optimiser and sched
 `score_sde.training`.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from models._optimizer import fit_state
+from models._release import complete
+from models.utils import get_model_fn
 from score_sde.objectives.choice import make_objective
 from score_sde.objectives.losses import SMLD, NoisePrediction, Objective, ScoreMatching
 from score_sde.objectives.times import UniformTimes
@@ -35,50 +40,78 @@ def get_sde_loss_fn(
         `batch`; what is not given is drawn from torch's global generator, times first.
     """
     times = UniformTimes(sde, eps)
-    return _loss_fn(
-        ScoreMatching(sde, continuous, reduce_mean, likelihood_weighting, times), train
-    )
+    make = partial(ScoreMatching, sde, continuous, reduce_mean, likelihood_weighting, times)
+    return _loss_fn(make, train)
 
 
 def get_smld_loss_fn(vesde: VESDE, train: bool, reduce_mean: bool = False) -> LossFn:
     """Score matching on SMLD's chain; as `get_sde_loss_fn`, with `t` the int64 labels."""
-    return _loss_fn(SMLD(vesde, reduce_mean), train)
+    return _loss_fn(partial(SMLD, vesde, reduce_mean), train)
 
 
 def get_ddpm_loss_fn(vpsde: VPSDE, train: bool, reduce_mean: bool = True) -> LossFn:
     """Noise prediction on DDPM's chain; as `get_sde_loss_fn`, with `t` the int64 steps."""
-    return _loss_fn(NoisePrediction(vpsde, reduce_mean), train)
+    return _loss_fn(partial(NoisePrediction, vpsde, reduce_mean), train)
 
 
-def _loss_fn(objective: Objective, train: bool) -> LossFn:
+def _loss_fn(make: Callable[[], Objective], train: bool) -> LossFn:
+    make()  # what does not fit is refused now
+
     def loss_fn(
         model: nn.Module, batch: Tensor, *, t: Tensor | None = None, noise: Tensor | None = None
     ) -> Tensor:
-        model.train(train)
+        objective = make()  # anew, as tables of the SDE may have been replaced
+        model.train() if train else model.eval()
         t = objective.times(len(batch), batch.device) if t is None else t
         noise = torch.randn_like(batch) if noise is None else noise
-        return objective(model, batch, t, noise).mean()
+        return objective(get_model_fn(model, train), batch, t, noise).mean()
 
     return loss_fn
 
 
-def get_optimizer(config: Any, params: Any) -> torch.optim.Optimizer:
-    """The optimiser of `config.optim` over `params`, an iterable of parameters.
+def get_optimizer(config: Any, params: Iterable[Any]) -> torch.optim.Optimizer:
+    """The optimiser of `config.optim`.
+
+    It also takes the entry `optimizer` of the release's file by `load_state_dict`, where the
+    parameters are those of the file's network in their order.
+
+    Args:
+        config: its `optim` is read.
+        params: parameters, pairs of a name and one, or groups as torch takes them.
 
     Raises:
         ValueError: an unknown `config.optim.optimizer`.
     """
     from score_sde.training import make_optimizer
 
-    optim = config.optim
-    return make_optimizer(
-        ((str(i), parameter) for i, parameter in enumerate(params)),
+    optim: Any = complete(config).optim
+    groups = list(params)
+    if not groups or not isinstance(groups[0], Mapping):
+        groups = [{"params": groups}]
+    number = itertools.count()
+    named = [
+        [one if isinstance(one, tuple) else (str(next(number)), one) for one in _listed(group)]
+        for group in groups
+    ]
+    optimizer = make_optimizer(
+        named[0],
         name=optim.optimizer,
         lr=optim.lr,
         beta1=optim.beta1,
         eps=optim.eps,
         weight_decay=optim.weight_decay,
+        amsgrad=optim.amsgrad,
     )
+    optimizer.param_groups[0].update({k: v for k, v in groups[0].items() if k != "params"})
+    for group, pairs in zip(groups[1:], named[1:], strict=True):
+        optimizer.add_param_group({**group, "params": pairs})
+    optimizer.register_load_state_dict_pre_hook(fit_state)
+    return optimizer
+
+
+def _listed(group: Mapping[str, Any]) -> list[Any]:
+    params = group["params"]
+    return [params] if isinstance(params, Tensor) else list(params)
 
 
 def optimization_manager(config: Any) -> Callable[..., None]:
@@ -91,13 +124,15 @@ def optimization_manager(config: Any) -> Callable[..., None]:
     """
     from score_sde.training import learning_rate
 
+    optim: Any = complete(config).optim
+
     def optimize_fn(
         optimizer: torch.optim.Optimizer,
         params: Any,
         step: int,
-        lr: float = config.optim.lr,
-        warmup: int = config.optim.warmup,
-        grad_clip: float = config.optim.grad_clip,
+        lr: float = optim.lr,
+        warmup: int = optim.warmup,
+        grad_clip: float = optim.grad_clip,
     ) -> None:
         if warmup > 0:
             for group in optimizer.param_groups:
@@ -134,13 +169,14 @@ def get_step_fn(
     Raises:
         ValueError: options that exclude each other, or training without `optimize_fn`.
     """
-    objective = make_objective(
+    make = partial(
+        make_objective,
         sde,
         continuous=continuous,
         reduce_mean=reduce_mean,
         likelihood_weighting=likelihood_weighting,
     )
-    loss_fn = _loss_fn(objective, train)
+    loss_fn = _loss_fn(make, train)
     if not train:
         return _evaluation_step(loss_fn)
     if optimize_fn is None:

@@ -1,17 +1,48 @@
 """Runs by the names of the 2021 release; all modes are in `score_sde.commands`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from models._release import complete
+from models.utils import get_model
 from score_sde.commands.evaluate import evaluate as _evaluate
 from score_sde.commands.train import train as _train
+from score_sde.config.build import NETWORKS
 
 
 def train(config: Any, workdir: str | Path) -> None:
-    """Trains, from the newest checkpoint of the work directory if there is one."""
-    _train(config, Path(workdir))
+    """Trains, from the newest checkpoint of the work directory if there is one.
+
+    Args:
+        config: of the release or ours; fields that it lacks have the library's defaults, and
+            `model.name` may be that of a registered network.
+        workdir: made where missing.
+    """
+    with _registered(config):
+        _train(complete(config), Path(workdir))
 
 
-def evaluate(config: Any, workdir: str | Path, eval_folder: str = "eval") -> None:
+def evaluate(config: Any, workdir: str | Path, eval_folder: str | Path = "eval") -> None:
     """Evaluates the checkpoints of a work directory; reports go to `eval_folder` within it."""
-    _evaluate(config, Path(workdir), eval_folder=Path(workdir) / eval_folder)
+    with _registered(config):
+        _evaluate(complete(config), Path(workdir), eval_folder=Path(workdir) / eval_folder)
+
+
+@contextmanager
+def _registered(config: Any) -> Iterator[None]:
+    """Within this the library's table has a network that `register_model` was given.
+
+    Such a class is made of the whole config, and may read fields that only this one has.
+    """
+    name, table = config.model.name, cast(dict[str, Any], NETWORKS)
+    if name in table:
+        yield
+        return
+    kind = get_model(name)
+    table[name] = lambda *_, **__: kind(config)
+    try:
+        yield
+    finally:
+        del table[name]

@@ -6,6 +6,7 @@ batch in the ODE, and noise drawn in the same order. `nfe` is the number of netw
 really made.
 """
 
+import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -14,44 +15,93 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from score_sde.noise import Noise, torch_noise
-from score_sde.samplers.grid import CountedScore, GridSampler
-from score_sde.score import NetworkScore
-from score_sde.sde import SDE, Score
-from score_sde.solvers.correctors import (
+from models._release import complete
+from models._steps import (
     CORRECTORS,
-    AnnealedLangevinDynamics,
-    LangevinCorrector,
-    NoneCorrector,
-)
-from score_sde.solvers.grids import paper_grid
-from score_sde.solvers.ode import Status, solve, solve_scipy
-from score_sde.solvers.predictors import (
     PREDICTORS,
     AncestralSamplingPredictor,
+    AnnealedLangevinDynamics,
+    Corrector,
     EulerMaruyamaPredictor,
+    LangevinCorrector,
+    NoneCorrector,
     NonePredictor,
+    Predictor,
     ReverseDiffusionPredictor,
+    Update,
+    as_step,
+    class_of,
+    get_corrector,
+    get_predictor,
+    register_corrector,
+    register_predictor,
 )
-from score_sde.solvers.step import Step, StepClass, by_name
+from models.utils import get_score_fn
+from score_sde.noise import Noise, torch_noise
+from score_sde.samplers.grid import CountedScore, GridSampler
+from score_sde.sde import SDE, Score
+from score_sde.solvers import correctors, predictors
+from score_sde.solvers.grids import paper_grid
+from score_sde.solvers.ode import Status, solve, solve_scipy
 
 __all__ = [
     "CORRECTORS",
     "PREDICTORS",
     "AncestralSamplingPredictor",
     "AnnealedLangevinDynamics",
+    "Corrector",
     "EulerMaruyamaPredictor",
     "LangevinCorrector",
     "NoneCorrector",
     "NonePredictor",
+    "Predictor",
     "ReverseDiffusionPredictor",
+    "get_corrector",
     "get_ode_sampler",
     "get_pc_sampler",
+    "get_predictor",
     "get_sampling_fn",
+    "register_corrector",
+    "register_predictor",
+    "shared_corrector_update_fn",
+    "shared_predictor_update_fn",
 ]
 
 Scaler = Callable[[Tensor], Tensor]
 SamplingFn = Callable[..., tuple[Tensor, int]]
+
+
+def shared_predictor_update_fn(
+    x: Tensor,
+    t: Tensor,
+    sde: SDE,
+    model: nn.Module,
+    predictor: Any,
+    probability_flow: bool,
+    continuous: bool,
+) -> Update:
+    """One update of a predictor's class (or name; None leaves x) with a network's score."""
+    score = get_score_fn(sde, model, train=False, continuous=continuous)
+    kind = class_of(get_predictor, predictor, "predictor")
+    step = as_step(kind, sde, (probability_flow,), None)
+    return step.step(x, t, None, score, torch_noise(x.device))
+
+
+def shared_corrector_update_fn(
+    x: Tensor,
+    t: Tensor,
+    sde: SDE,
+    model: nn.Module,
+    corrector: Any,
+    continuous: bool,
+    snr: float,
+    n_steps: int,
+) -> Update:
+    """One update of a corrector's class (or name; None leaves x) with a network's score."""
+    score = get_score_fn(sde, model, train=False, continuous=continuous)
+    kind = class_of(get_corrector, corrector, "corrector")
+    step = as_step(kind, sde, (snr, n_steps), None)
+    return step.step(x, t, None, score, torch_noise(x.device))
 
 
 def get_pc_sampler(
@@ -75,8 +125,8 @@ def get_pc_sampler(
     Args:
         sde: the forward SDE; its N is the number of steps.
         shape: (B, ...) of the batch that is drawn.
-        predictor: class or recipe string of `solvers.predictors`; None for none.
-        corrector: class or recipe string of `solvers.correctors`; None for none.
+        predictor: a class, called as `Predictor` is, or its name; None for none.
+        corrector: a class, called as `Corrector` is, or its name; None for none.
         inverse_scaler: from the network's range to that of the data.
         snr: signal-to-noise ratio of the corrector.
         n_steps: corrector steps at each time.
@@ -95,16 +145,17 @@ def get_pc_sampler(
     Raises:
         ValueError: where a name is unknown, or the combination has no meaning.
     """
-    sampler = paper_sampler(
-        sde, predictor, corrector, snr, n_steps, probability_flow, denoise, eps
-    )
+    steps = (predictor, corrector, snr, n_steps, probability_flow, denoise, eps, noise)
+    paper_sampler(sde, *steps)  # what does not fit is refused now
 
     @torch.no_grad()
     def pc_sampler(model: nn.Module) -> tuple[Tensor, int]:
+        model.eval()
         place = device_of(model) if device in (None, "auto") else device
-        x = sde.prior_sampling(shape, noise=noise).to(place)
-        score = NetworkScore(model.eval(), sde, continuous)
-        x, nfe = sampler.run(x, score, placed(noise, place))
+        x = draw_prior(sde, shape, noise).to(place)
+        score = get_score_fn(sde, model, train=False, continuous=continuous)
+        # Made now, as the SDE's N may have been changed.
+        x, nfe = paper_sampler(sde, *steps).run(x, score, placed(noise, place))
         return inverse_scaler(x), nfe
 
     return pc_sampler
@@ -119,14 +170,18 @@ def paper_sampler(
     probability_flow: bool,
     denoise: bool,
     eps: float,
+    noise: Noise | None,
 ) -> GridSampler:
     """The loop of `get_pc_sampler`, which explains the arguments: its steps, grid and draws."""
-    predictor_step = _step_class(PREDICTORS, predictor, "predictor")(sde, probability_flow)
-    corrector_step = _step_class(CORRECTORS, corrector, "corrector")(sde, snr, n_steps, "batch")
-    if probability_flow and predictor_step.evaluations:
-        predictor_step = _DrawsAnyway(predictor_step)
+    predict = class_of(get_predictor, predictor, "predictor")
+    correct = class_of(get_corrector, corrector, "corrector")
     return GridSampler(
-        sde, paper_grid(sde, eps), predictor_step, corrector_step, chain=True, denoise=denoise
+        sde,
+        paper_grid(sde, eps),
+        as_step(predict, sde, (probability_flow,), noise),
+        as_step(correct, sde, (snr, n_steps), noise),
+        chain=True,
+        denoise=denoise,
     )
 
 
@@ -165,17 +220,19 @@ def get_ode_sampler(
         fn(model, z=None) → (images, nfe); z (B, ...) is a latent to begin from instead of the
         prior's draw.
     """
-    last_step = ReverseDiffusionPredictor(sde)
 
     @torch.no_grad()
     def ode_sampler(model: nn.Module, z: Tensor | None = None) -> tuple[Tensor, int]:
+        model.eval()
         place = device_of(model) if device in (None, "auto") else device
-        x = sde.prior_sampling(shape, noise=noise) if z is None else z
-        score = CountedScore(NetworkScore(model.eval(), sde, continuous=True))
+        x = draw_prior(sde, shape, noise) if z is None else z
+        score = CountedScore(get_score_fn(sde, model, train=False, continuous=True))
         x = _solve_jointly(sde, score, x.to(place, torch.float32), eps, rtol, atol, method)
         if denoise:
             t = x.new_full((len(x),), eps)
-            _, x = last_step.step(x, t, None, score, placed(noise, place))
+            last = ReverseDiffusionPredictor(sde, score)
+            last.noise = placed(noise, place)
+            x = last.update_fn(x, t)[1]
         return inverse_scaler(x), score.calls
 
     return ode_sampler
@@ -200,7 +257,8 @@ def get_sampling_fn(
     Raises:
         ValueError: where the method is another one.
     """
-    sampling = config.sampling
+    whole: Any = complete(config)
+    sampling = whole.sampling
     method = sampling.method.lower()
     if method == "ode":
         return get_ode_sampler(sde, shape, inverse_scaler, sampling.noise_removal, eps=eps)
@@ -212,33 +270,16 @@ def get_sampling_fn(
     return get_pc_sampler(
         sde,
         shape,
-        sampling.predictor.lower(),
-        sampling.corrector.lower(),
+        _name(predictors.PREDICTORS | PREDICTORS, sampling.predictor),
+        _name(correctors.CORRECTORS | CORRECTORS, sampling.corrector),
         inverse_scaler,
         sampling.snr,
         n_steps=sampling.n_steps_each,
         probability_flow=sampling.probability_flow,
-        continuous=config.training.continuous,
+        continuous=whole.training.continuous,
         denoise=sampling.noise_removal,
         eps=eps,
     )
-
-
-class _DrawsAnyway(Step):
-    """A step that consumes a draw without need of it: the 2021 release multiplies it by 0."""
-
-    name = "draws_anyway"
-
-    def __init__(self, inner: Step) -> None:
-        super().__init__(inner.sde)
-        self.inner = inner
-        self.evaluations = inner.evaluations
-
-    def step(
-        self, x: Tensor, t: Tensor, t_next: Tensor | None, score: Score, noise: Noise
-    ) -> tuple[Tensor, Tensor]:
-        noise(x.shape)
-        return self.inner.step(x, t, t_next, score, noise)
 
 
 def _solve_jointly(
@@ -262,15 +303,31 @@ def _solve_jointly(
     return result.y.to(x.dtype)
 
 
-def _step_class(table: Mapping[str, StepClass], given: Any, what: str) -> StepClass:
-    if given is None:
-        return table["none"]
-    return by_name(table, given, what) if isinstance(given, str) else given
+def _name(table: Mapping[str, Any], given: str) -> str:
+    """A recipe's name, which the release reads in lower case."""
+    return given if given in table else given.lower()
 
 
-def device_of(model: nn.Module) -> torch.device:
+def draw_prior(sde: SDE, shape: Sequence[int], noise: Noise | None) -> Tensor:
+    """The prior's draw, of a class whose `prior_sampling` may know no `noise=`.
+
+    Raises:
+        ValueError: it knows none, and noise is given.
+    """
+    if noise is None:
+        return sde.prior_sampling(shape)
+    if "noise" not in inspect.signature(sde.prior_sampling).parameters:
+        raise ValueError(
+            f"noise= is given, but prior_sampling of {type(sde).__name__} draws by itself: let it "
+            "take noise=None, a function from a shape to normal noise, or leave noise= out"
+        )
+    return sde.prior_sampling(shape, noise=noise)
+
+
+def device_of(model: Any) -> torch.device:
     """Where the tensors of a network are; the CPU if it has none."""
-    tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
+    of = (getattr(model, name, tuple)() for name in ("parameters", "buffers"))
+    tensor = next(itertools.chain.from_iterable(of), None)
     return torch.device("cpu") if tensor is None else tensor.device
 
 

@@ -1,6 +1,7 @@
 """What notebooks of the 2021 release call: the signatures, and a run with a config of its own."""
 
 import inspect
+import itertools
 import math
 
 import pytest
@@ -14,9 +15,8 @@ import losses
 import sampling
 import sde_lib
 from configs.vp import digits
-from models import official, utils
+from models import ema, official, utils
 from score_sde import checkpoints
-from score_sde.networks import ema
 
 SCORE_MATCHING = "reduce_mean=True, continuous=True, likelihood_weighting=True, eps=1e-05"
 PC = (
@@ -158,7 +158,7 @@ def config(request, golden):
     fields["eval"] |= {"batch_size": 7}
     unet = {"nf": 32, "ch_mult": (1, 1), "num_res_blocks": 1, "attn_resolutions": (4,)}
     fields["model"] |= {"nf": 8} if request.param.startswith("ve/ncsn") else unet
-    fields["model"]["num_scales"] = 60
+    fields["model"]["num_scales"] = 12
     return ConfigDict(fields | {"device": torch.device("cpu")})
 
 
@@ -317,7 +317,7 @@ def test_the_device_of_our_recipes_may_be_passed_on():
 
 def test_sigmas_and_scalers_of_a_config(config):
     sigmas = utils.get_sigmas(config)
-    assert sigmas.shape == (60,)
+    assert sigmas.shape == (12,)
     assert sigmas[[0, -1]] == pytest.approx([config.model.sigma_max, config.model.sigma_min])
     image = torch.linspace(0, 1, 5)
     scaled = datasets.get_data_scaler(config)(image)
@@ -333,7 +333,9 @@ def test_the_data_of_a_config(config, evaluation):
         assert batch["image"].dtype == torch.float32
         assert 0 <= batch["image"].min() < batch["image"].max() < 1
         assert batch["label"].shape == (size,)
-    assert sum(len(batch["label"]) for batch in test_ds) == 300
+    assert (len(train_ds), len(test_ds)) == ((214, 43) if evaluation else (250, 43))
+    several = itertools.islice(test_ds, 60)  # without end unless evaluating
+    assert sum(len(batch["label"]) for batch in several) == (300 if evaluation else 420)
     assert info.num_classes == 10
 
 

@@ -9,7 +9,9 @@ In the release's files lie
 
 The older code wrote a list of [model, optimizer, epoch, step, average by name]; NCSN's ends after
 the optimizer. Either becomes the entries `step`, `network`, `ema` and `optimizer` of ours, by
-name, and the release's also back. Learning rates and Adam's other settings are the recipe's.
+name, and the release's also back. A user's loop on the networks here may write the release's four
+entries under the names here; that is read as well. Learning rates and Adam's other settings are
+the recipe's.
 """
 
 from collections.abc import Mapping
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 from score_sde.checkpoints import release_2021
 from score_sde.checkpoints.files import CheckpointError, write
 from score_sde.checkpoints.state import load_any
+from score_sde.networks.ema import check_fit
 
 _ENTRIES = ("model", "ema", "optimizer", "step")
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
@@ -85,6 +88,8 @@ def from_published(
         )
     try:
         parts = _of_release(content) if isinstance(content, Mapping) else _of_older(content)
+        if parts.model.keys() == network.state_dict().keys():
+            return _of_own_loop(parts, network)
         weights = release_2021.to_ours(network, parts.model)
         shadow = weights
         if parts.averages is not None:
@@ -181,6 +186,30 @@ def _of_older(content: list[Any]) -> _Parts:
         decay=None,
         num_updates=None if has_average else 0,  # theirs does not warm up; a fresh one here does
     )
+
+
+def _of_own_loop(parts: _Parts, network: nn.Module) -> dict[str, Any]:
+    """The entries of a file by a loop of the user's: the four state dicts, by our own names."""
+    trained = [name for name, weight in network.named_parameters() if weight.requires_grad]
+    places = [place for group in parts.optimizer["param_groups"] for place in group["params"]]
+    averages = parts.averages
+    if not isinstance(averages, list) or not len(averages) == len(places) == len(trained):
+        raise ValueError(
+            "its average and its optimizer are not those of this network's trained weights in "
+            "their order: read it by the loop that wrote it"
+        )
+    shadow = parts.model | dict(zip(trained, averages, strict=True))
+    for weights in (parts.model, shadow):
+        check_fit(network.state_dict(), weights, "the network in it")
+    state = parts.optimizer["state"]
+    return {
+        "step": parts.step,
+        "network": parts.model,
+        "ema": {"decay": parts.decay, "num_updates": parts.num_updates, "shadow": shadow},
+        "optimizer": {
+            name: dict(state.get(place, {})) for name, place in zip(trained, places, strict=True)
+        },
+    }
 
 
 def _bare(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -118,7 +118,7 @@ def _(net: UNet) -> list[Entry]:
             "build the network with attn_every_up=False"
         )
     keys = []
-    for place, (path, module) in enumerate(_listed(net)):
+    for place, (path, module) in enumerate(listed(net)):
         for theirs, ours in _PARTS.get(type(module), ()):
             keys.extend(_part_entries(net, f"all_modules.{place}", theirs, path, module, ours))
     return keys
@@ -135,13 +135,13 @@ def _(net: RefineNet) -> list[Entry]:
     return sorted(keys, key=lambda entry: stored.get(entry.name.partition(".")[0], -1))
 
 
-def _listed(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+def listed(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
     """The members of the release's list, in order, with their paths here."""
     for name, child in module.named_children():
         if type(child) in _PARTS or name in _ALWAYS_LISTED:
             yield path + name, child
         else:
-            yield from _listed(child, f"{path}{name}.")
+            yield from listed(child, f"{path}{name}.")
 
 
 def _part_entries(

@@ -234,6 +234,8 @@ def parse(argv: Sequence[str]) -> Command:
     try:
         rest = values(words)
         config = values.config
+        if config is not None:
+            config.lock()
     except (AttributeError, KeyError, flags.Error) as error:
         sentence = _explain(words, recipe, known) if recipe else None
         raise ValueError(sentence or str(error).removeprefix("flag ")) from error

@@ -125,7 +125,7 @@ def adopt(config: Config, written: str, overrides: dict[str, Any], checkpoint: P
         for name, value in now.items()
         if not decided(name) or (name not in FIELDS and name not in before)
     }
-    result: Config = ml_collections.ConfigDict()
+    result: Config = ml_collections.ConfigDict(type_safe=False)  # as `parts.recipe`
     for name, value in (kept | taken).items():
         group, _, leaf = name.rpartition(".")
         if group and group not in result:

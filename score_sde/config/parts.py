@@ -1,7 +1,7 @@
 """The parts that recipes are composed of.
 
 A part is a plain dictionary of dotted field names and values; `recipe` lays parts over one another
-from left to right and locks the result, so that a recipe shows only what is particular to it.
+from left to right, so that a recipe shows only what is particular to it.
 `schema` says what each field means and may hold; they have the 2021 release's names where it had
 them. Every field can be overridden on the command line: `--config.optim.lr=1e-4`.
 """
@@ -248,7 +248,7 @@ def recipe(*parts: Part) -> ml_collections.ConfigDict:
         *parts: laid over the common defaults from left to right; a later part wins.
 
     Returns:
-        The locked config.
+        The config, unlocked, as a fork adds fields to it; the command line locks it.
 
     Raises:
         TypeError: a part gives a field another type than an earlier one.
@@ -262,10 +262,11 @@ def recipe(*parts: Part) -> ml_collections.ConfigDict:
                     f"{type(fields[name]).__name__}; write the value as one"
                 )
             fields[name] = value
-    config: Any = ml_collections.ConfigDict()
+    # The top level holds the seed and the device, which may be a name or a torch.device.
+    config: Any = ml_collections.ConfigDict(type_safe=False)
     for name, value in fields.items():
         group, _, leaf = name.rpartition(".")
         if group and group not in config:
             config[group] = ml_collections.ConfigDict()
         (config[group] if group else config)[leaf] = value
-    return config.lock()
+    return config

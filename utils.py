@@ -1,0 +1,127 @@
+"""Checkpoints of a training loop by the 2021 release's names; formats are in `score_sde`."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from models._optimizer import SETTINGS, load_by_name, state_by_name
+from models._release import bare
+from score_sde.checkpoints import files, from_published, release_2021, save_published
+from score_sde.checkpoints.state import load_any
+from score_sde.networks.ema import ExponentialMovingAverage
+
+__all__ = ["restore_checkpoint", "save_checkpoint"]
+
+
+def restore_checkpoint(
+    ckpt_dir: str | Path, state: dict[str, Any], device: torch.device | str | None = None
+) -> dict[str, Any]:
+    """Fills the state of a training loop from a file, in place and without running code of it.
+
+    Args:
+        ckpt_dir: the file: of the release, of `save_checkpoint`, of the command line, or with the
+            four state dicts of a loop of one's own.
+        state: `model`, `ema`, `optimizer` and `step`; what it lacks is not looked for.
+        device: as in the release; everything stays on the device where it is.
+
+    Returns:
+        `state` itself, which is left as it is, with a warning, where there is no such file.
+
+    Raises:
+        CheckpointError, ValueError: the file is damaged or does not fit.
+    """
+    path = Path(ckpt_dir)
+    if not path.is_file():
+        warnings.warn(f"there is no checkpoint {path}: the state is left as it is", stacklevel=2)
+        return state
+    content, net = load_any(path), bare(state["model"])
+    if _is_by_name(content, net):
+        ema = state.get("ema")
+        decay = getattr(ema, "decay", 0.0)
+        ours = isinstance(content, dict) and "network" in content
+        given = content if ours else from_published(content, net, decay, path)
+        net.load_state_dict(given["network"])
+        if ema is not None:
+            ema.load_state_dict(_average_for(ema, net, given["ema"]))
+        if state.get("optimizer") is not None:
+            settings = {} if ours or isinstance(content, list) else content["optimizer"]
+            group = settings.get("param_groups", [{}])[0]
+            load_by_name(state["optimizer"], net, given["optimizer"], group)
+        state["step"] = given["step"]
+        return state
+    for name in ("model", "ema", "optimizer"):
+        if state.get(name) is not None:
+            _part(content, name, path, state[name])
+    state["step"] = int(content["step"])
+    return state
+
+
+def save_checkpoint(ckpt_dir: str | Path, state: dict[str, Any]) -> None:
+    """Writes the state of a training loop, for `restore_checkpoint` and for the command line.
+
+    Weights have the release's names where the release has the network, else their own.
+
+    Args:
+        ckpt_dir: the file; its folder is made where missing.
+        state: `model`, `ema`, `optimizer` and `step`.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    path, net = Path(ckpt_dir), bare(state["model"])
+    ema, optimizer = state["ema"], state["optimizer"]
+    if not _in_release(net) or not isinstance(ema, ExponentialMovingAverage):
+        parts = {name: state[name].state_dict() for name in ("optimizer", "ema")}
+        files.write(path, {**parts, "model": net.state_dict(), "step": int(state["step"])})
+        return
+    average = ema.state_dict()
+    if "shadow" not in average:
+        trained = [name for name, weight in net.named_parameters() if weight.requires_grad]
+        shadow = dict(zip(trained, average["shadow_params"], strict=True))
+        average["shadow"] = {**net.state_dict(), **shadow}
+    content = {
+        "step": int(state["step"]),
+        "network": net.state_dict(),
+        "ema": average,
+        "optimizer": state_by_name(optimizer, net),
+    }
+    group = optimizer.param_groups[0]
+    save_published(path, content, net, {key: group[key] for key in SETTINGS if key in group})
+
+
+def _in_release(net: nn.Module) -> bool:
+    try:
+        return bool(release_2021.entries(net))
+    except ValueError:
+        return False
+
+
+def _is_by_name(content: Any, net: nn.Module) -> bool:
+    """Whether a file is in the command line's format, or has the release's names of weights."""
+    if not isinstance(content, dict):
+        return True
+    if "network" in content or not _in_release(net):
+        return "network" in content
+    own = net.state_dict().keys()
+    names = {name.removeprefix("module.") for name in content.get("model", ())}
+    return not names <= own
+
+
+def _average_for(ema: Any, net: nn.Module, given: dict[str, Any]) -> dict[str, Any]:
+    """An average by name as this one takes it: by name, or in the order of the trained weights."""
+    if getattr(ema, "by_name", False):
+        return given
+    trained = [name for name, weight in net.named_parameters() if weight.requires_grad]
+    return {**given, "shadow_params": [given["shadow"][name] for name in trained]}
+
+
+def _part(content: Any, name: str, path: Path, target: Any) -> None:
+    if name not in content:
+        raise files.CheckpointError(
+            f"{path} has {', '.join(content)} but no {name}: give a file with model, ema, "
+            "optimizer and step"
+        )
+    (bare(target) if name == "model" else target).load_state_dict(content[name])
