@@ -129,19 +129,21 @@ class SDE(library.SDE):
             return library.SDE.time_of_noise_level(self, level)
         return super().time_of_noise_level(level)
 
-    def sde(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def sde(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """Drift (as x) and diffusion (B,), which is one number where t is."""
         with self._drift_by_formula():
             drift, diffusion = super().sde(x, _times(t, x))
         return drift, diffusion if isinstance(t, Tensor) else diffusion[0]
 
-    def marginal_prob(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def marginal_prob(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """Mean (as x) and std (B,) of p(x_t | x_0 = x); the std is one number where t is."""
         with self._by_formula("marginal_prob"):
             mean, std = super().marginal_prob(x, _times(t, x))
         return mean, std if isinstance(t, Tensor) else std[0]
 
-    def discretize(self, x: Tensor, t: Tensor, s: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def discretize(
+        self, x: Tensor, t: Tensor | float, s: Tensor | float | None = None
+    ) -> tuple[Tensor, Tensor]:
         """One step x_t = x_s + f + G z; see `score_sde.sde.SDE.discretize`."""
         return super().discretize(x, _times(t, x), s)
 
@@ -168,7 +170,9 @@ class VESDE(SDE, library.VESDE):
             self.log_ratio = math.log(self.sigma_max / self.sigma_min)
             self.prior_std = self.sigma_max
 
-    def discretize(self, x: Tensor, t: Tensor, s: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def discretize(
+        self, x: Tensor, t: Tensor | float, s: Tensor | float | None = None
+    ) -> tuple[Tensor, Tensor]:
         """SMLD's step by `discrete_sigmas` where s is None; f = 0, G² = σ_i² − σ_{i−1}²."""
         if s is not None:
             return super().discretize(x, t, s)
@@ -222,12 +226,14 @@ class ReverseSDE(SDE, library.ReverseSDE):
         self.forward, self.score_fn = forward, score_fn
         self.probability_flow = probability_flow
 
-    def sde(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def sde(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """Drift (as x) and diffusion (B,) of the reverse-time equation."""
         t = _times(t, x)
         return self._backwards(*self.forward.sde(x, t), x, t)
 
-    def discretize(self, x: Tensor, t: Tensor, s: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def discretize(
+        self, x: Tensor, t: Tensor | float, s: Tensor | float | None = None
+    ) -> tuple[Tensor, Tensor]:
         """f and G of the reverse diffusion step x_s = x_t − f + G z (Song, eq. 46)."""
         t = _times(t, x)
         # A user's own discretize takes x and t alone.

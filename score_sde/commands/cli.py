@@ -251,7 +251,7 @@ def parse(argv: Sequence[str]) -> Command:
     _check_options(mode, given, chosen)
     default = recipes.default_workdir(recipe) if recipe else Path("runs")
     return Command(
-        config=config.lock() if recipe else None,
+        config=None if config is None else config.lock(),
         overrides=dict(values["config"].override_values) if recipe else {},  # type: ignore[attr-defined]
         workdir=values.workdir or default,
         mode=mode,
