@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, TABLES
 from problems import Gaussian
 
 from configs.vp import digits
@@ -18,16 +18,6 @@ from score_sde.sde import SDE, VPSDE
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-TABLES = {
-    "SDES": "score_sde.sde",
-    "NETWORKS": "score_sde.networks.table",
-    "OBJECTIVES": "score_sde.objectives",
-    "PREDICTORS": "score_sde.solvers.predictors",
-    "CORRECTORS": "score_sde.solvers.correctors",
-    "FEW_STEP": "score_sde.solvers.few_step",
-    "DATASETS": "score_sde.data",
-    "MODES": "score_sde.commands.cli",
-}
 TINY = {
     "device": "cpu",
     "model.nf": 8,
@@ -38,17 +28,6 @@ TINY = {
     "sampling.num_steps": 3,
     "optim.warmup": 0,
 }
-
-
-@pytest.fixture(autouse=True)
-def tables_as_they_were():
-    """A recipe adds its rows to the tables of this process: take them out again."""
-    tables = [getattr(importlib.import_module(place), name) for name, place in TABLES.items()]
-    before = [dict(table) for table in tables]
-    yield
-    for table, rows in zip(tables, before, strict=True):
-        table.clear()
-        table.update(rows)
 
 
 def code_of(name: str) -> str:
