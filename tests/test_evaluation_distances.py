@@ -131,7 +131,7 @@ def test_the_error_of_a_kernel_distance_is_its_spread_over_fresh_sets(n, subset_
     def fresh(seed):
         real = torch.randn(n, 4, generator=generator, dtype=torch.float64)
         fake = torch.randn(n, 4, generator=generator, dtype=torch.float64) * 0.8 + 0.5
-        return kernel_distance(real, fake, subsets=20, subset_size=subset_size, seed=seed)
+        return kernel_distance(real, fake, subsets=50, subset_size=subset_size, seed=seed)
 
     found = [fresh(seed) for seed in range(150)]
     spread = torch.tensor([each.mean for each in found]).std().item()
