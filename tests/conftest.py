@@ -1,8 +1,10 @@
 """Shared fixtures: the reference numbers of the 2021 release, and their float comparison."""
 
+import importlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Two processes share the tests (pytest-xdist); networks this small gain nothing from threads, and
@@ -17,6 +19,41 @@ torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+
+TABLES = {
+    "SDES": "score_sde.sde",
+    "NETWORKS": "score_sde.networks.table",
+    "OBJECTIVES": "score_sde.objectives",
+    "PREDICTORS": "score_sde.solvers.predictors",
+    "CORRECTORS": "score_sde.solvers.correctors",
+    "FEW_STEP": "score_sde.solvers.few_step",
+    "DATASETS": "score_sde.data",
+    "FIGURES": "score_sde.evaluation",
+    "MODES": "score_sde.commands.cli",
+}
+"""The tables that users add rows to, by their names, and the modules that hold them."""
+
+
+@pytest.fixture(scope="session")
+def rows_at_start() -> list[tuple[dict, dict]]:
+    """Every table, and a copy of its rows before the first test."""
+    tables = [getattr(importlib.import_module(place), name) for name, place in TABLES.items()]
+    return [(table, dict(table)) for table in tables]
+
+
+@pytest.fixture(autouse=True)
+def same_rows_after(rows_at_start: list[tuple[dict, dict]]) -> Iterator[None]:
+    """Takes out the rows that a test, a recipe of it or a fixture of its module added.
+
+    A row that stayed would change later tests of the same process: with one more metric, for
+    example, shards that were written without it are computed again.
+    """
+    yield
+    for table, rows in rows_at_start:
+        if table != rows:
+            table.clear()
+            table.update(rows)
 
 
 def reference_dir() -> Path | None:

@@ -46,12 +46,13 @@ TINY = (
     "--config.training.snapshot_freq=2",
     "--config.training.snapshot_sampling=False",
     "--config.optim.warmup=0",
-    "--config.eval.batch_size=4",
+    "--config.model.num_res_blocks=1",
+    "--config.eval.batch_size=50",
     "--config.eval.bpd_batch_size=2",
     "--config.eval.bpd_images=6",
-    "--config.eval.rtol=1e-2",
-    "--config.eval.atol=1e-2",
-    "--config.eval.bpd_eps=1e-2",
+    "--config.eval.rtol=0.1",
+    "--config.eval.atol=0.1",
+    "--config.eval.bpd_eps=0.1",
     "--config.eval.enable_sampling=False",
 )
 
@@ -73,6 +74,21 @@ EVERYTHING = (*SAMPLES[:1], *SAMPLES[3:])
 
 def stats(folder):
     return f"--config.eval.stats_folder={folder}"
+
+
+@pytest.fixture(autouse=True)
+def unrendered(request, monkeypatch):
+    """The sheet of a report is composed but not rendered, which takes longer than its figures.
+
+    The fixture `evaluated`, which comes before, and tests that ask for `rendered` render theirs.
+    """
+    if "rendered" not in request.fixturenames:
+        monkeypatch.setattr("score_sde.pictures.plots.save", lambda path, write: None)
+
+
+@pytest.fixture
+def rendered():
+    """Renders the sheet of every report."""
 
 
 @pytest.fixture(scope="module")
@@ -319,7 +335,9 @@ def test_several_checkpoints_make_a_table_with_the_best_marked(trained, again, c
     reports = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     assert [each["step"] for each in reports] == [2, 4]
     table = capsys.readouterr().out.splitlines()[-3:]
-    for k, name in enumerate(FIGURES):
+    columns = table[0].split()[1:]
+    assert set(columns) == set(FIGURES)
+    for k, name in enumerate(columns):
         values = [each[name]["value"] for each in reports]
         for line, value in zip(table[1:], values, strict=True):
             cell = f"{value:.4f} ± "
@@ -668,7 +686,7 @@ def test_samples_that_are_no_numbers_are_not_counted(sampled, monkeypatch):
 
 
 def test_a_network_that_gives_no_numbers_leaves_the_rest_of_a_report(
-    trained, tmp_path, monkeypatch, capsys
+    trained, tmp_path, monkeypatch, capsys, rendered
 ):
     class Broken(nn.Module):
         def forward(self, x, c):
@@ -704,12 +722,12 @@ def test_the_whole_way_with_weights_of_inception(random_inception, sampled, monk
     )  # as if genuine
 
     def few(config, split):
-        source, index = digits(split), torch.arange(9)
-        info = replace(source.info, num_images=9)
+        source, index = digits(split), torch.arange(5)
+        info = replace(source.info, num_images=5)
         return MemorySource(info, source.images(index), source.labels(index))
 
     monkeypatch.setattr(evaluation_run, "open_split", few)
-    assert quality.RESAMPLES // 4 == 5  # of which each takes two seconds
+    assert quality.RESAMPLES // 4 == 5
     monkeypatch.setattr(quality, "RESAMPLES", 8)
     given = f"--config.eval.inception_path={random_inception}"
     report = sampled(given, "--config.eval.num_samples=20")
@@ -719,7 +737,7 @@ def test_the_whole_way_with_weights_of_inception(random_inception, sampled, monk
         assert math.isfinite(report[name]["value"])  # random weights hardly tell images apart
         assert report[name]["se"] >= 0
     assert report["fid"]["network_fingerprint"] == digest[:16]
-    assert (report["fid"]["against"], report["fid"]["resamples"]) == (9, 2)
+    assert (report["fid"]["against"], report["fid"]["resamples"]) == (5, 2)
     assert {"precision", "recall"} <= report.keys()
     assert not {"fd", "kd", "score"} & report.keys()
 
@@ -881,7 +899,9 @@ def test_shards_may_have_fewer_rows_of_what_is_only_shown(tmp_path):
     assert len(found["square"]) == 10
 
 
-def test_a_damaged_shard_is_computed_again(tmp_path):
+def test_a_damaged_shard_is_computed_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda _: None)  # the damage is here, not on a disk
+
     def compute(index):
         return {"square": index**2, "half": index / 2}
 

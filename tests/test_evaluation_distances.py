@@ -9,6 +9,7 @@ import scipy.linalg
 import torch
 from PIL import Image
 
+from score_sde import noise
 from score_sde.evaluation import (
     bootstrap,
     collect,
@@ -130,7 +131,7 @@ def test_the_error_of_a_kernel_distance_is_its_spread_over_fresh_sets(n, subset_
     def fresh(seed):
         real = torch.randn(n, 4, generator=generator, dtype=torch.float64)
         fake = torch.randn(n, 4, generator=generator, dtype=torch.float64) * 0.8 + 0.5
-        return kernel_distance(real, fake, subset_size=subset_size, seed=seed)
+        return kernel_distance(real, fake, subsets=50, subset_size=subset_size, seed=seed)
 
     found = [fresh(seed) for seed in range(150)]
     spread = torch.tensor([each.mean for each in found]).std().item()
@@ -226,6 +227,23 @@ def test_the_bootstrap_tells_the_bias_of_few_samples():
         frechet_distance(mu, sigma, *statistics_of(normal(n, d, seed=s))) for s in range(500)
     ]
     assert np.mean(values) == pytest.approx(expected, rel=0.05)
+
+
+def test_the_bootstrap_of_fewer_samples_than_dimensions_is_that_of_their_covariances():
+    fake, mu, sigma = normal(7, D) + 0.5, normal(D, seed=1), covariance(2)
+    found = bootstrap(fake, mu, sigma, resamples=6, seed=3)
+    assert found.value == pytest.approx(
+        frechet_distance(mu, sigma, *statistics_of(fake)), rel=1e-12
+    )
+    again = []
+    for draw in range(6):
+        u = noise.uniform(
+            3, torch.arange(7), draw, (1,), stream=noise.Stream.ORDER, dtype=torch.float64
+        )
+        rows = fake[(u.flatten() * 7).long()]
+        again.append(frechet_distance(mu, sigma, *statistics_of(rows)))
+    assert found.std == pytest.approx(np.std(again, ddof=1), rel=1e-9)
+    assert found.bias == pytest.approx(np.mean(again) - found.value, rel=1e-9)
 
 
 def test_the_bootstrap_follows_its_seed():

@@ -327,10 +327,14 @@ def test_missing_inception_weights_end_in_a_sentence_that_says_what_goes_where(
         assert "\n" not in sentence
 
 
-def test_inception_features_are_torch_fidelitys_own_on_grey_and_colour(random_inception):
+@pytest.fixture(scope="module")
+def ours(random_inception):
+    return inception(random_inception)
+
+
+def test_inception_features_are_torch_fidelitys_own_on_grey_and_colour(random_inception, ours):
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    ours = inception(random_inception)
     theirs = FeatureExtractorInceptionV3(
         "theirs", ["2048", "logits_unbiased"], str(random_inception)
     )
@@ -347,14 +351,14 @@ def test_inception_features_are_torch_fidelitys_own_on_grey_and_colour(random_in
 
 
 def test_a_distance_is_called_fid_only_with_the_weights_that_fid_means(
-    random_inception, monkeypatch
+    random_inception, ours, monkeypatch
 ):
-    ours = inception(random_inception)
     digest = hashlib.sha256(random_inception.read_bytes()).hexdigest()
     assert ours.fingerprint == digest[:16]
     assert metric_name("frechet", ours) == f"FD-inception-{digest[:8]}"
     monkeypatch.setattr("score_sde.evaluation.features._INCEPTION_DIGEST", digest[:8])
-    names = [metric_name(name, inception(random_inception)) for name in ("frechet", "kernel")]
+    genuine = inception(random_inception)
+    names = [metric_name(name, genuine) for name in ("frechet", "kernel")]
     assert names == ["FID", "KID"]
 
 

@@ -1,6 +1,7 @@
 """The house: imports point down, nothing foreign is imported, and the design page says so too."""
 
 import ast
+import functools
 import subprocess
 import sys
 import tomllib
@@ -64,6 +65,7 @@ def room_of(name: str) -> str:
     return name.split(".")[1] if "." in name else ""
 
 
+@functools.cache
 def imports_of(path: Path) -> list[tuple[str, str | None]]:
     """Imported modules by their whole names, each with the function that it stands in."""
     found = []

@@ -19,7 +19,10 @@ def test_the_tour_runs_and_shows_its_pictures(tmp_path, monkeypatch):
     monkeypatch.setenv("SCORE_SDE_TOUR_WORKDIR", str(tmp_path / "tour"))
     notebook = nbformat.read(TOUR, as_version=4)
     shown = [pictures_of(cell) for cell in notebook.cells]
+    # What the cells do is the same at a coarser tolerance of the ODE, in far fewer evaluations.
+    assert sum("=1e-4" in cell.source for cell in notebook.cells) == 4
     for cell in notebook.cells:
+        cell.source = cell.source.replace("=1e-4", "=1e-2")
         cell.pop("outputs", None) if cell.cell_type != "code" else cell.update(outputs=[])
     client = nbclient.NotebookClient(
         notebook,

@@ -5,29 +5,22 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, TABLES
 from problems import Gaussian
 
 from configs.vp import digits
 from score_sde.commands import cli
 from score_sde.commands.train import train
+from score_sde.evaluation import FIGURES, LeftOut
+from score_sde.evaluation.report import table
 from score_sde.samplers import GridSampler
 from score_sde.sde import SDE, VPSDE
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-TABLES = {
-    "SDES": "score_sde.sde",
-    "NETWORKS": "score_sde.networks.table",
-    "OBJECTIVES": "score_sde.objectives",
-    "PREDICTORS": "score_sde.solvers.predictors",
-    "CORRECTORS": "score_sde.solvers.correctors",
-    "FEW_STEP": "score_sde.solvers.few_step",
-    "DATASETS": "score_sde.data",
-    "MODES": "score_sde.commands.cli",
-}
 TINY = {
     "device": "cpu",
     "model.nf": 8,
@@ -38,17 +31,6 @@ TINY = {
     "sampling.num_steps": 3,
     "optim.warmup": 0,
 }
-
-
-@pytest.fixture(autouse=True)
-def tables_as_they_were():
-    """A recipe adds its rows to the tables of this process: take them out again."""
-    tables = [getattr(importlib.import_module(place), name) for name, place in TABLES.items()]
-    before = [dict(table) for table in tables]
-    yield
-    for table, rows in zip(tables, before, strict=True):
-        table.clear()
-        table.update(rows)
 
 
 def code_of(name: str) -> str:
@@ -158,6 +140,83 @@ def test_a_mode_in_a_recipe_runs(tmp_path, capsys):
     # It heeds no option that its row does not name, and other recipes do not have it.
     assert cli.main(["main.py", f"--config={path}", "--mode=count", "--raw"]) == 1
     assert "--raw has no use in --mode count" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def evaluate(trained, tmp_path_factory):
+    """Evaluates 120 samples of that run by a recipe, and gives the report.
+
+    All in one folder, so that shards of one evaluation are there for the next.
+    """
+    folder = tmp_path_factory.mktemp("evaluation")
+
+    def run(recipe, code=0):
+        words = [f"--config={recipe}", f"--workdir={trained}", f"--eval_folder={folder}"]
+        words += [f"--config.eval.enable_{part}=False" for part in ("bpd", "loss")]
+        words += [f"--config.eval.stats_folder={folder / 'stats'}", "--config.device=cpu"]
+        words += ["--config.eval.num_samples=120", "--config.sampling.num_steps=2"]
+        assert cli.main(["main.py", *words, "--mode=eval"]) == code
+        return json.loads((folder / "step_00000002.json").read_text()) if code == 0 else {}
+
+    run.shards = folder / "shards"
+    return run
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A recipe file without additions."""
+    path = tmp_path_factory.mktemp("plain recipe") / "plain.py"
+    path.write_text("from configs.vp.digits import get_config\n")
+    return path
+
+
+def test_a_metric_in_a_recipe_is_in_report_and_table(evaluate, plain, tmp_path, capsys):
+    (code,) = [block for block in BLOCKS if "FIGURES[" in block]
+    assert len(code.splitlines()) < 20
+    path = tmp_path / "bright.py"
+    path.write_text(code)
+    # The samples of an evaluation before the row was added are drawn again.
+    first = evaluate(plain)
+    assert "mean_brightness" not in first
+    capsys.readouterr()
+    figures = evaluate(path)
+    figure = figures["mean_brightness"]
+    assert figure["n"] == 120
+    assert figure["given_up"] == 0
+    assert 0 < figure["value"] < 1
+    assert 0 < figure["se"] < 0.1
+    assert {**figures["fd"], "sec": 0} == {**first["fd"], "sec": 0}
+    # All samples count, not only the first hundred, whose images are kept.
+    (folder,) = evaluate.shards.glob("samples_*")
+    values = [np.load(path)["each mean_brightness"] for path in sorted(folder.iterdir())]
+    assert figure["value"] == pytest.approx(np.concatenate(values).mean())
+    text = capsys.readouterr().out
+    assert re.search(r"mean_brightness +0\.\d{4} ± 0\.\d{4} \(120 samples, 2 eval", text)
+    both = table([figures, {**figures, "step": 3}])
+    assert "mean_brightness" in both.splitlines()[0]
+    assert not both.splitlines()[1].endswith("*")  # neither high nor low is better
+
+
+def test_a_metric_is_any_function_of_the_subject(evaluate, plain):
+    def absent(subject):
+        raise LeftOut("there is no moon")
+
+    page = (ROOT / "docs" / "evaluation.md").read_text()
+    exec(page.partition("```python\n")[2].partition("```")[0], {})
+    FIGURES["tide"] = absent
+    figures = evaluate(plain)
+    assert figures["score_norm"]["n"] == 100
+    assert 0 < figures["score_norm"]["value"] < 10
+    assert figures["left_out"]["tide"] == "there is no moon"
+
+
+def test_what_is_no_figure_is_refused_in_one_sentence(evaluate, plain, capsys):
+    FIGURES["half"] = lambda subject: 0.5
+    evaluate(plain, code=1)
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[-1].startswith(
+        "FIGURES['half'] gave 0.5: a figure is a dict with value, se and n"
+    )
 
 
 def test_a_recipe_is_a_file(tmp_path, monkeypatch):

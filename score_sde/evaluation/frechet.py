@@ -87,8 +87,8 @@ def bootstrap(
     """Spread and bias of a Fréchet distance by resampling the samples (Efron 1979).
 
     Each resample takes as many of the samples with repetition; the reference stays as it is.
-    Memory stays flat: a resample is a count for each row. Each costs N D² multiplications
-    and two decompositions of D x D matrices: seconds where D = 2,048.
+    Memory stays flat: a resample is a count for each row. Where N > D each costs N D²
+    multiplications and two decompositions of D x D matrices: seconds where D = 2,048.
 
     Args:
         fake: (N, D), features of the samples.
@@ -103,20 +103,33 @@ def bootstrap(
     if resamples < 2:
         raise ValueError(f"{resamples} bootstrap resamples have no spread: give at least 2")
     n = len(fake)
-    mu, sigma, fake_mu, fake_sigma = _checked(mu, sigma, *_statistics(fake, None))
+    mu, sigma, *_ = _checked(mu, sigma, *_statistics(fake, None))
     factor = _factor(sigma)
-    value = _distance(mu, factor, fake_mu, _factor(fake_sigma))
+    value = _distance(mu, factor, *_mean_and_factor(fake, None))
     values = []
     for draw in range(resamples):
         u = noise.uniform(
             seed, torch.arange(n), draw, (1,), stream=noise.Stream.ORDER, dtype=torch.float64
         )
         counts = (u.flatten() * n).long().bincount(minlength=n)
-        again_mu, again_sigma = _statistics(fake, counts)
-        values.append(_distance(mu, factor, again_mu, _factor(again_sigma)))
+        values.append(_distance(mu, factor, *_mean_and_factor(fake, counts)))
     return Bootstrap(
         value, float(np.std(values, ddof=1)), float(np.mean(values)) - value, resamples
     )
+
+
+def _mean_and_factor(features: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor]:
+    """μ (D,) of N rows and an A with A Aᵀ = Σ, (D, rank or N), in float64 on the CPU."""
+    n, d = features.shape
+    if n > d:
+        mu, sigma = _statistics(features, counts)
+        return mu.cpu(), _factor(sigma.cpu())
+    # Σ = Σᵢ cᵢ (xᵢ - μ)(xᵢ - μ)ᵀ / (N - 1): so few rows are a factor themselves.
+    x = features.detach().to("cpu", torch.float64)
+    weights = torch.ones(n) if counts is None else counts
+    weights = weights.to("cpu", torch.float64)[:, None]
+    mu = (weights * x).mean(0)
+    return mu, ((weights / (n - 1)).sqrt() * (x - mu)).T
 
 
 def _statistics(features: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor]:
