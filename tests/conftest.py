@@ -68,17 +68,26 @@ def reference_dir() -> Path | None:
 
 
 class Golden:
-    """Reads `NAME.json` and `NAME.npz` of the reference folder, arrays as tensors."""
+    """Reads `NAME.json` and `NAME.npz` of the reference folder, arrays as tensors.
+
+    Files are read once. What is returned is the caller's own: a test may write into it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._texts: dict[str, str] = {}
+        self._arrays: dict[str, dict[str, torch.Tensor]] = {}
 
     def json(self, name: str):
-        return json.loads((self.folder / f"{name}.json").read_text())
+        if name not in self._texts:
+            self._texts[name] = (self.folder / f"{name}.json").read_text()
+        return json.loads(self._texts[name])
 
     def arrays(self, name: str) -> dict[str, torch.Tensor]:
-        with np.load(self.folder / f"{name}.npz") as data:
-            return {key: torch.from_numpy(data[key].copy()) for key in data.files}
+        if name not in self._arrays:
+            with np.load(self.folder / f"{name}.npz") as data:
+                self._arrays[name] = {key: torch.from_numpy(data[key]) for key in data.files}
+        return {key: value.clone() for key, value in self._arrays[name].items()}
 
 
 @pytest.fixture(scope="session")

@@ -86,7 +86,7 @@ def test_the_entry_point_repeats_the_reference(golden, row):
 
 
 @pytest.mark.parametrize("kind", SDES)
-@pytest.mark.parametrize("shape", [(2,), (1, 4, 4), (64,)])
+@pytest.mark.parametrize("shape", [(2,), (1, 4, 4), (24,)])
 def test_a_gaussians_likelihood_is_its_closed_form(kind, shape):
     sde = SDES[kind]()
     data = Gaussian(sde, 0.3, 0.25)
@@ -111,7 +111,7 @@ def test_a_gaussians_likelihood_is_its_closed_form(kind, shape):
 
 
 @pytest.mark.parametrize("kind", SDES)
-@pytest.mark.parametrize("dimensions", [2, 5, 64])
+@pytest.mark.parametrize("dimensions", [2, 5, 24])
 def test_a_mixtures_likelihood_is_its_closed_form_but_for_the_prior(kind, dimensions):
     sde = SDES[kind]()
     data = mixture(sde, dimensions)
@@ -135,7 +135,7 @@ def test_one_evaluation_gives_field_and_exact_trace():
         return torch.sin(x @ matrix.T)
 
     value, divergence = value_and_divergence(field, x, None)
-    jacobian = torch.func.vmap(torch.func.jacrev(field))(x)
+    jacobian = torch.stack([torch.autograd.functional.jacobian(field, row) for row in x])
     assert_close(value, field(x), 1e-12)
     assert_close(divergence, jacobian.diagonal(dim1=1, dim2=2).sum(1), 1e-12)
     assert not value.requires_grad
@@ -193,7 +193,7 @@ def test_a_value_is_the_same_bit_for_bit_whatever_its_batch_mates():
     data = mixture(sde, 4)
     x = data.sample(9, torch.Generator().manual_seed(1)).float()
     data = Mixture(sde, data.means.float(), data.weights.float())
-    steepness = torch.tensor([0.0, 0, 0, 0, 0, 30, 0, 0, 0])  # sample 5 is stiff
+    steepness = torch.tensor([0.0, 0, 0, 0, 0, 10, 0, 0, 0])  # sample 5 is stiff
 
     def likelihood(rows, batch_size=4):
         ids = torch.tensor(rows)
@@ -204,6 +204,7 @@ def test_a_value_is_the_same_bit_for_bit_whatever_its_batch_mates():
             return lambda x, t: data.score(x, t) + steep * x
 
         options = {"probes": probes, "eps": 1e-3, "batch_size": batch_size}
+        options |= {"rtol": 1e-2, "atol": 1e-2}
         return log_likelihood(sde, score_for, x[ids], **options)
 
     everyone = likelihood(list(range(9)))

@@ -240,7 +240,7 @@ class Levels:
 
     def probabilities(self):
         """P of each level under the model, carried through the chain on a grid."""
-        grid = torch.linspace(-12, 12, 2401, dtype=torch.float64)
+        grid = torch.linspace(-12, 12, 1201, dtype=torch.float64)
         density = torch.exp(-0.5 * grid**2) / math.sqrt(2 * math.pi)
         for i in range(self.sde.N - 1, 0, -1):
             mean, variance = self.reverse(grid, i)

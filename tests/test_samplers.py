@@ -91,7 +91,7 @@ def test_correctors_keep_the_moments_right(kind, corrector):
     sampler = GridSampler(
         sde, time_grid(sde, 200), AncestralSamplingPredictor(sde), CORRECTORS[corrector](sde, 0.1)
     )
-    x, _ = draw(sampler, data.score, 8, (2000,))
+    x, _ = draw(sampler, data.score, 8, (600,))
     assert x.mean().item() == pytest.approx(0.7, abs=0.05)
     assert x.std().item() == pytest.approx(DATA_STD, rel=0.04)
 
@@ -297,7 +297,7 @@ def test_on_step_sees_every_state_and_changes_nothing():
 @pytest.mark.parametrize("chain", [False, True])
 @pytest.mark.parametrize("first", [False, True])
 def test_call_counts_are_those_of_a_counting_score(chain, first):
-    sde = VPSDE(N=30)
+    sde = VPSDE(beta_max=5.0, N=8)
     cases = [
         (make(sde), CORRECTORS[name](sde, n_steps=2))
         for make, name in itertools.product(PREDICTORS.values(), CORRECTORS)
@@ -312,9 +312,9 @@ def test_call_counts_are_those_of_a_counting_score(chain, first):
         assert sampler.evaluations == score.calls
 
 
-@pytest.mark.parametrize("num_steps", [10, 100, 1000, 2000])
+@pytest.mark.parametrize("num_steps", [10, 50, 100, 200])
 def test_steps_are_apart_from_the_trained_scales(num_steps):
-    sde = VPSDE(N=1000)
+    sde = VPSDE(N=100)
     data = Gaussian(sde, 0.0, 1.0)
     sampler = GridSampler(sde, time_grid(sde, num_steps), AncestralSamplingPredictor(sde))
     x, nfe = draw(sampler, data.score, 2, (500,))
@@ -385,7 +385,7 @@ def test_100_ode_samples_are_the_same_with_batches_of_10_and_64_and_keep_their_l
     sde, net = VPSDE(), TinyNet()
 
     def images(batch_size, index):
-        parts = ODESampler(sde, 1e-6, 1e-6).draw(
+        parts = ODESampler(sde).draw(
             lambda index: NetworkScore(net, sde, label=index % 10),
             index,
             (1, 6, 6),
@@ -432,10 +432,10 @@ def test_gradients_are_not_recorded_and_the_callers_mode_is_left_alone():
 
 @pytest.mark.parametrize("kind", SDES)
 def test_every_combination_runs_or_is_refused_by_name(kind):
-    sde = VESDE(N=20) if kind == "ve" else SDES[kind](beta_max=10.0, N=20)
+    sde = VESDE(N=6) if kind == "ve" else SDES[kind](beta_max=5.0, N=6)
     data = Gaussian(sde, 0.7, DATA_STD**2)
-    grids = [(time_grid(sde, 6, grid), False) for grid in ("uniform", "log_snr", "edm")]
-    grids += [(chain_grid(sde, 6), False), (paper_grid(sde), True)]
+    grids = [(time_grid(sde, 4, grid), False) for grid in ("uniform", "log_snr", "edm")]
+    grids += [(chain_grid(sde, 4), False), (paper_grid(sde), True)]
     ran = 0
     for name, flow in itertools.product((*PREDICTORS, *FEW_STEP), (False, True)):
         if name in FEW_STEP:
@@ -460,16 +460,20 @@ def test_every_combination_runs_or_is_refused_by_name(kind):
 
 
 EXTREME = {
-    "ve": [VESDE(1e-4, 5000.0, N=20), VESDE(0.5, 0.6, N=20)],
-    "vp": [VPSDE(1e-4, 150.0, N=150), VPSDE(0.1, 20.0, N=20), VPSDE(1e-3, 2e-3, N=20)],
-    "subvp": [subVPSDE(1e-4, 150.0, N=150), subVPSDE(1e-3, 2e-3, N=20)],
+    "ve, far": VESDE(1e-4, 5000.0, N=20),
+    "ve, short": VESDE(0.5, 0.6, N=20),
+    "vp, far": VPSDE(1e-4, 150.0, N=150),
+    "vp, cut": VPSDE(0.1, 20.0, N=20),  # the last β_i is 1
+    "vp, short": VPSDE(1e-3, 2e-3, N=20),
+    "subvp, far": subVPSDE(1e-4, 150.0, N=150),
+    "subvp, short": subVPSDE(1e-3, 2e-3, N=20),
 }
 
 
-@pytest.mark.parametrize("kind", SDES)
-def test_extreme_schedules_stay_finite(kind):
-    for sde, num_steps in itertools.product(EXTREME[kind], (1, 2, 30)):
-        data = Gaussian(sde, 0.7, DATA_STD**2)
+@pytest.mark.parametrize("sde", EXTREME.values(), ids=EXTREME)
+def test_extreme_schedules_stay_finite(sde):
+    data = Gaussian(sde, 0.7, DATA_STD**2)
+    for num_steps in (1, 2, 9):
         steps = [make(sde) for make in (*PREDICTORS.values(), *FEW_STEP.values())]
         steps += [Heun(sde, s_churn=30.0)]
         for step, grid in itertools.product(steps, ("uniform", "log_snr", "edm")):
@@ -477,9 +481,9 @@ def test_extreme_schedules_stay_finite(kind):
             corrector = AnnealedLangevinDynamics(sde)
             x, _ = draw(GridSampler(sde, times, step, corrector), data.score, 2, (3,))
             assert x.isfinite().all(), (sde.__dict__, step.name, grid, num_steps)
-        for make in PREDICTORS.values():
-            sampler = GridSampler(sde, paper_grid(sde), make(sde), chain=True)
-            assert draw(sampler, data.score, 2, (3,))[0].isfinite().all()
+    for make in PREDICTORS.values():
+        sampler = GridSampler(sde, paper_grid(sde), make(sde), chain=True)
+        assert draw(sampler, data.score, 2, (3,))[0].isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -289,7 +289,7 @@ def hurdles(y, t, index):
 @pytest.mark.parametrize("batch_size", [2, 5, 8])
 def test_a_sample_that_fails_leaves_the_others_alone(batch_size):
     y0 = torch.ones(5, 2, dtype=torch.float64)
-    result = solve(hurdles, y0, 0.0, 1.0, batch_size=batch_size, max_steps=400)
+    result = solve(hurdles, y0, 0.0, 1.0, batch_size=batch_size, max_steps=300)
     assert result.status.tolist() == [
         Status.DONE,
         Status.NON_FINITE,
@@ -305,10 +305,11 @@ def test_a_sample_that_fails_leaves_the_others_alone(batch_size):
     assert_close(result.y[2], torch.full((2,), math.exp(-0.5)), 1e-5)
     assert result.t[3].item() == pytest.approx(0.5, abs=1e-5)
     assert 0 < result.t[4].item() < 1
-    assert (result.accepted + result.rejected)[4] == 400
+    assert (result.accepted + result.rejected)[4] == 300
     assert result.y.isfinite().all()
-    alone = solve(hurdles, y0, 0.0, 1.0, batch_size=batch_size).nfe
-    assert alone[0] == result.nfe[0]
+    alone = solve(hurdles, y0[:1], 0.0, 1.0, batch_size=batch_size)
+    assert alone.nfe[0] == result.nfe[0]
+    assert_close(alone.y[0], result.y[0], 1e-12)
 
 
 def test_status_of_the_joint_problem():

@@ -236,7 +236,7 @@ def test_training_finds_the_score_of_a_gaussian():
     torch.manual_seed(0)
     state, step = make_state(Linear()), make_step(objective=objective)
     generator = torch.Generator().manual_seed(5)
-    for _ in range(1000):
+    for _ in range(500):
         step(state, 0.5 * torch.randn(256, 2, generator=generator))
     t = torch.linspace(0.2, 1, 10)
     x = torch.ones(10, 2)
