@@ -1,6 +1,7 @@
 """Networks and their files as users of the 2021 release call them; values by hand."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -114,8 +115,7 @@ def test_a_published_file_by_entries(trained, published):
         ema.ExponentialMovingAverage([torch.ones(2)], 0.9).load_state_dict(content["ema"])
 
 
-@pytest.mark.parametrize("as_path", [str, lambda path: path])
-@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda net: net])
+@pytest.mark.parametrize(("as_path", "wrap"), [(str, nn.DataParallel), (Path, lambda net: net)])
 def test_saving_and_restoring_the_state_of_a_loop(published, tmp_path, as_path, wrap):
     config = small_config()
     state = state_of(wrap(mutils.create_model(config)), config)
