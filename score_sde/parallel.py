@@ -70,12 +70,6 @@ def init() -> World:
     return World(rank, size, local_rank)
 
 
-def shutdown() -> None:
-    """Leaves the process group; harmless where there is none, or when called twice."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
 def shard(n: int, rank: int, size: int) -> range:
     """The part of `range(n)` that belongs to one process.
 

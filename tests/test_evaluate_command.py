@@ -787,7 +787,7 @@ def test_more_samples_take_what_fewer_left_and_take_nothing_away(tmp_path):
     assert len(more["square"]) == 12
     again = shards(tmp_path).results("square", torch.arange(10), 4, None)
     assert np.array_equal(again["square"], few["square"])
-    assert again.sec == few.sec
+    assert again["sec"] == few["sec"]
 
 
 def test_a_shard_that_lacks_an_array_is_computed_again(tmp_path):

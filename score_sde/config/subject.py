@@ -1,6 +1,5 @@
 """Config → what an evaluation takes. Below this layer nothing sees a config."""
 
-import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -69,8 +68,7 @@ def build_subject(
         world: the processes that share the work.
         log: shows the progress.
     """
-    sde, device, shape = build_sde(config), build_device(config), image_shape(config)
-    objective, sampling = build_objective(config, sde), config.sampling.to_dict()
+    sde, device = build_sde(config), build_device(config)
     facts = {
         "weights": weights,
         "ema": not raw,
@@ -85,7 +83,7 @@ def build_subject(
         device=device,
         seed=config.seed,
         options=config.eval.to_dict(),
-        sampling=sampling,
+        sampling=config.sampling.to_dict(),
         continuous=config.training.continuous,
         num_classes=config.model.get("num_classes", 0),
         scale=build_scaler(config),
@@ -93,8 +91,7 @@ def build_subject(
         score_for=partial(build_score_for, config, network, sde),
         draw=lambda index: draw(config, network, sde, index, device),
         draw_facts=_draw_facts(config, sde),
-        objective=objective,
-        loss_scale=objective.per_dimension(math.prod(shape)),
+        objective=build_objective(config, sde),
         sources=sources,
         references=references,
         shards=Shards(folder, facts, world, log),

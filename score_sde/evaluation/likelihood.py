@@ -10,7 +10,7 @@ from torch import Tensor
 from score_sde import likelihoods, noise
 from score_sde.data import Source, dequantise, to_unit
 from score_sde.evaluation.figure import Figure, LeftOut, mean_figure
-from score_sde.evaluation.shards import Results, shard_size
+from score_sde.evaluation.shards import shard_size
 from score_sde.evaluation.subject import Subject
 from score_sde.noise import Stream
 from score_sde.sde import VPSDE
@@ -61,13 +61,13 @@ def held_out_loss(subject: Subject) -> Figure:
         ("loss", "t"),
         data=source.info.fingerprint,
     )
-    losses = results["loss"] * subject.loss_scale
+    losses = results["loss"] * objective.per_dimension(math.prod(source.info.shape))
     return mean_figure(
         losses,
         split=source.info.split,
         per="dimension",
         by_level=_by_level(results["t"], losses, subject.sde.T),
-        sec=results.sec,
+        sec=results["sec"],
     )
 
 
@@ -119,7 +119,7 @@ def bits_per_dim(subject: Subject, split: str) -> Figure:
         levels=source.info.levels,
         nfe=float(results["nfe"].mean()),
         given_up=int((~done).sum()),
-        sec=results.sec,
+        sec=results["sec"],
         **how,
         method="Dormand–Prince 5(4), an error norm for each image",
     )
@@ -134,7 +134,7 @@ def bits_of_images(subject: Subject, split: str) -> np.ndarray:
     return _flow(subject, split)[0]["bits"].mean(1)
 
 
-def _flow(subject: Subject, split: str) -> tuple[Results, dict[str, Any]]:
+def _flow(subject: Subject, split: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Bits of the images of a split, (N, draws), and the options that they depend on."""
     source, chosen = _images(subject, split)
     if subject.sde.has_chain and not subject.continuous:
@@ -265,6 +265,6 @@ def bound(subject: Subject, split: str) -> Figure:
         levels=levels,
         model="DDPM's chain" if chain else "the reverse-time SDE",
         nfe=float(2 * CHAIN_DRAWS if chain else SDE_DRAWS * SDE_TIMES),
-        sec=results.sec,
+        sec=results["sec"],
         **how,
     )
