@@ -12,13 +12,13 @@ from conftest import ROOT
 
 from score_sde.checkpoints import release_2021
 from score_sde.commands import cli, recipes
+from score_sde.commands.smoke import synthetic_sources
 from score_sde.commands.train import train
 from score_sde.config import history, parts
 from score_sde.config.build import (
     build_objective,
     build_sde,
     empty_network,
-    synthetic_sources,
 )
 from score_sde.config.check import check_config, reduced
 from score_sde.objectives import ScoreMatching

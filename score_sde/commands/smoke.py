@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 
+from score_sde import noise
 from score_sde.commands.evaluate import evaluate
 from score_sde.commands.sample import sample
 from score_sde.commands.train import train
-from score_sde.config.build import Config, build_sources, synthetic_sources
+from score_sde.config.build import Config, build_sources, image_shape, num_classes
 from score_sde.config.check import check_config, reduced
-from score_sde.data import MemorySource, Source
+from score_sde.data import DatasetInfo, MemorySource, Source
 
 
 def smoke(config: Config) -> None:
@@ -46,6 +47,22 @@ def smoke(config: Config) -> None:
             evaluate(longer, folder, sources=(_first(sources[0]), _first(sources[1])))
     finally:
         shutil.rmtree(folder)
+
+
+def synthetic_sources(config: Config) -> tuple[Source, Source]:
+    """Random images of the recipe's shape, where only the machinery is to be tried."""
+    shape, classes = image_shape(config), num_classes(config)
+
+    def source(split: str, n: int) -> Source:
+        index = torch.arange(n)
+        images = noise.uniform(config.seed, index, 0, shape).mul(256).to(torch.uint8)
+        names = tuple(str(label) for label in range(classes))
+        info = DatasetInfo(
+            "synthetic", split, n, shape, 256, classes, names, "synthetic", "random pixels"
+        )
+        return MemorySource(info, images, index % classes if classes else None)
+
+    return source("train", 16), source("test", 8)
 
 
 def _first(source: Source, count: int = 8) -> Source:

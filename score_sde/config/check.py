@@ -18,6 +18,7 @@ from score_sde.config.build import (
     build_sde,
     empty_network,
     image_shape,
+    num_classes,
 )
 from score_sde.config.history import leaves
 from score_sde.config.schema import FIELDS
@@ -94,12 +95,6 @@ def _check_device(config: Config) -> None:
 
 
 def _check_times(config: Config, sde: SDE) -> None:
-    training = config.training
-    if not training.continuous and training.time_sampling != "uniform":
-        raise ValueError(
-            f"config.training.time_sampling={training.time_sampling!r}: a discrete chain draws "
-            "its steps uniformly, so set 'uniform' (or training.continuous=True)"
-        )
     if not config.eval.bpd_eps < sde.T:
         raise ValueError(
             f"config.eval.bpd_eps={config.eval.bpd_eps:g}: the flow begins there and ends at "
@@ -158,7 +153,7 @@ def check_data(config: Config, info: DatasetInfo) -> None:
             f"the images of {info.name} are {info.shape} (channels, height, width), the network's "
             f"{image_shape(config)}: set data.num_channels, data.image_size and data.image_width"
         )
-    classes = config.model.get("num_classes", 0)
+    classes = num_classes(config)
     if classes and classes != info.num_classes:
         raise ValueError(
             f"config.model.num_classes={classes}, but {info.name} has {info.num_classes} classes; "
@@ -217,16 +212,14 @@ def reduced(config: Config) -> Config:
 def _lower(
     config: Config, field: str, values: tuple[int, ...], build: Callable[[Config], object]
 ) -> None:
-    """Sets a field of `model` to the first value that its object takes, if that is lower."""
-    whole = config.model.get(field, 0)
-    for value in (*values, whole):
-        if value >= whole:
-            break
+    """Sets a field of `model` to the first of these lower values that its object accepts."""
+    before = config.model.get(field, 0)
+    for value in values:
+        if value >= before:
+            return
         config.model[field] = value
         try:
             build(config)
+            return
         except ValueError:
-            continue
-        return
-    if whole:
-        config.model[field] = whole
+            config.model[field] = before

@@ -262,6 +262,11 @@ def recipe(*parts: Part) -> ml_collections.ConfigDict:
                     f"{type(fields[name]).__name__}; write the value as one"
                 )
             fields[name] = value
+    return as_config(fields)
+
+
+def as_config(fields: Part) -> ml_collections.ConfigDict:
+    """A config, unlocked, of values by dotted names."""
     # The top level holds the seed and the device, which may be a name or a torch.device.
     config: Any = ml_collections.ConfigDict(type_safe=False)
     for name, value in fields.items():

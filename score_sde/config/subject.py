@@ -10,7 +10,6 @@ from torch import nn
 from score_sde import parallel
 from score_sde.config import history
 from score_sde.config.build import (
-    DEFAULT_ROOT,
     Config,
     build_device,
     build_inverse_scaler,
@@ -18,8 +17,10 @@ from score_sde.config.build import (
     build_scaler,
     build_score_for,
     build_sde,
+    data_root,
     draw,
     image_shape,
+    num_classes,
 )
 from score_sde.data import Source
 from score_sde.evaluation.figures import each_sample
@@ -35,8 +36,8 @@ def build_references(config: Config) -> References:
     return References(
         options=config.eval.to_dict(),
         dataset=config.data.dataset,
-        category=config.data.get("category", ""),
-        root=Path(config.data.get("root", DEFAULT_ROOT) or DEFAULT_ROOT),
+        category=config.data.category,
+        root=Path(data_root(config)),
         shape=image_shape(config),
         device=build_device(config),
         seed=config.seed,
@@ -85,7 +86,7 @@ def build_subject(
         options=config.eval.to_dict(),
         sampling=config.sampling.to_dict(),
         continuous=config.training.continuous,
-        num_classes=config.model.get("num_classes", 0),
+        num_classes=num_classes(config),
         scale=build_scaler(config),
         inverse_scale=build_inverse_scaler(config),
         score_for=partial(build_score_for, config, network, sde),
