@@ -72,7 +72,7 @@ def complete(
     Raises:
         ValueError: no checkpoint, one that does not fit the recipe, a sampler or images that this
             cannot be done with.
-        OSError: images that are not there, or an output that cannot be written; found out before
+        OSError: images that are not there, or an output that cannot be written; raised before
             anything is drawn.
     """
     reports: list[str] = []

@@ -41,7 +41,7 @@ memory      {5 * megabytes:,.0f} MB for weights and optimiser, \
 about {activations:,.0f} MB for the activations of {at_once} images
 steps       {training.n_iters - state.step:,} of {training.n_iters:,} to go, \
 {training.batch_size} images each{parts}
-time        told after {FIRST_STEPS} steps
+time        estimated after {FIRST_STEPS} steps
 disk        up to {4 * megabytes * kept:,.0f} MB of checkpoints
 snapshots   {training.snapshot_images} images every {training.snapshot_freq:,} steps \
 ({config.sampling.method})

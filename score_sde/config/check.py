@@ -1,6 +1,6 @@
 """What must hold in a config, checked before data are read or a network is trained.
 
-`schema` says what each field may hold by itself. What must hold between fields is asked of the
+`schema` has what each field alone may hold. What must hold between fields is asked of the
 objects that are made of them, never of their names, so that it is true of what users add.
 """
 
@@ -162,9 +162,9 @@ def check_data(config: Config, info: DatasetInfo) -> None:
 
 
 WIDTHS = (8, 32)
-"""Widths that a recipe is tried at, whichever its network takes."""
+"""Widths that `reduced` tries, in this order."""
 SCALES = (25,)
-"""Numbers of scales likewise."""
+"""Numbers of scales that it tries."""
 
 
 def reduced(config: Config) -> Config:

@@ -137,7 +137,7 @@ def _as_config(plain: dict[str, Any]) -> Config:
 
 
 def of_checkpoint(config: Config) -> dict[str, Any]:
-    """The fields that a checkpoint decides by itself, by dotted name, for digests.
+    """The fields that a checkpoint decides, by dotted name, for digests.
 
     Without those that were added later and stand at what older runs did, so that a digest of an
     older version stays the same.

@@ -15,7 +15,7 @@ from score_sde.config.schema import FIELDS
 Part = dict[str, Any]
 
 REQUIRED = ("training.sde", "model.name")
-"""Fields that a recipe says itself: no default would be a fair guess."""
+"""Fields that every recipe sets: there is no sensible default."""
 
 COMMON: Part = {
     name: field.default
@@ -148,7 +148,7 @@ NCSNPP_1024: Part = NCSNPP_256 | {
     "model.num_res_blocks": 1,
     "model.ema_rate": 0.9999,
 }
-NCSNPP_VP: Part = NCSNPP | {  # puts out the noise, and is told the time
+NCSNPP_VP: Part = NCSNPP | {  # puts out the noise; its label is the time
     "model.embedding_type": "positional",
     "model.scale_by_sigma": False,
     "model.ema_rate": 0.9999,

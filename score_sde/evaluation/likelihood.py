@@ -17,24 +17,24 @@ from score_sde.sde import VPSDE
 from score_sde.solvers.ode import Status
 
 SDE_DRAWS, SDE_TIMES, CHAIN_DRAWS = 2, 16, 16
-"""Of the bounds' estimates. All steps of a chain would be a thousand evaluations an image, and say
-no more: images differ among one another by more than these draws."""
+"""Of the bounds' estimates. All steps of a chain would be a thousand evaluations an image, for
+little: bounds vary more between images than between these draws."""
 
 SPLITS = {"test": ("test",), "train": ("train",), "both": ("test", "train")}
-"""What `eval.bpd_dataset` may say."""
+"""The splits that each value of `eval.bpd_dataset` stands for."""
 
 
 def subset(source: Source, count: int) -> Tensor:
     """Which images stand for a data set: the first of a random order, which is always the same.
 
-    Folders and many sets lie sorted by class: their first images are no sample of them.
+    Folders and many sets lie sorted by class: their first images are not representative.
     """
     return noise.permutation(len(source), 0, 0)[:count]
 
 
 @torch.no_grad()
 def held_out_loss(subject: Subject) -> Figure:
-    """The training objective, per dimension, on every test image, each at a time of its own."""
+    """The training objective, per dimension, on every test image, each at one random time."""
     if not subject.options["enable_loss"]:
         raise LeftOut
     source, seed, objective = subject.sources["test"], subject.seed, subject.objective
@@ -72,7 +72,7 @@ def held_out_loss(subject: Subject) -> Figure:
 
 
 def _generator(seed: int) -> torch.Generator:
-    """Torch's generator on the CPU keeps 32 bits of a seed: here all 64 of ours decide on them."""
+    """A generator seeded by all 64 bits: torch's own on the CPU keeps 32 of a seed."""
     u = noise.uniform(
         seed, torch.zeros(1, dtype=torch.int64), 0, (), stream=Stream.HELD_OUT, dtype=torch.float64
     )

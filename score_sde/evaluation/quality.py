@@ -92,7 +92,7 @@ def class_score(subject: Subject, inception: bool) -> Figure:
     samples, reference = _compared(subject)
     if samples.logits is None:
         raise LeftOut
-    parts = min(10, len(samples.logits) // 10)  # as in the literature: of one part is its error
+    parts = min(10, len(samples.logits) // 10)  # as in the literature; the error needs two
     if not parts:
         raise LeftOut("it needs at least ten samples", "score")
     score = inception_score(samples.logits, splits=parts)
@@ -219,7 +219,7 @@ def _how(subject: Subject, samples: SampleSet, reference: Reference) -> dict[str
     """How samples were made, and what they are compared with."""
     facts, network = reference.facts, subject.references.network
     return {
-        # Files of others may tell neither.
+        # Files of others may lack both.
         "split": facts.split or None,
         "against": facts.n or None,
         **samples.how,

@@ -3,7 +3,7 @@
 A reference file is an `.npz` of arrays and text, read without pickle. Ours has `mu` and `sigma` as
 most tools store them; features and logits, where they were kept, as `pool_3` and `logits` (the
 names of the 2021 release); and the facts that a comparison rests on. Files that others wrote hold
-few of these facts, or none; what a file does not say is not compared.
+few of these facts, or none; what a file lacks is not compared.
 """
 
 import contextlib
