@@ -9,7 +9,7 @@ from typing import Any
 
 from score_sde import __version__, atomic
 from score_sde.config.build import Config
-from score_sde.config.parts import COMMON, as_config
+from score_sde.config.parts import COMMON, as_config, by_dotted_name
 from score_sde.config.schema import FIELDS
 from score_sde.data import DatasetInfo
 
@@ -180,7 +180,7 @@ def _from_checkpoint(name: str) -> str:
 
 def _leaves(written: str) -> dict[str, Any]:
     """A config that was written, by dotted names, with what older runs did where it is silent."""
-    return {name: _plain(_older(name)) for name in COMMON} | _flat(json.loads(written))
+    return {name: _plain(_older(name)) for name in COMMON} | by_dotted_name(json.loads(written))
 
 
 def _older(name: str) -> Any:
@@ -194,16 +194,7 @@ def _plain(value: Any) -> Any:
 
 def leaves(config: Config) -> dict[str, Any]:
     """Every field of a config by its dotted name, in the order of the config."""
-    return _flat(config.to_dict())
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return leaves
+    return by_dotted_name(config.to_dict())
 
 
 def _commit() -> str:

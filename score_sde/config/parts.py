@@ -6,6 +6,7 @@ from left to right, so that a recipe shows only what is particular to it.
 them. Every field can be overridden on the command line: `--config.optim.lr=1e-4`.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -263,6 +264,15 @@ def recipe(*parts: Part) -> ml_collections.ConfigDict:
                 )
             fields[name] = value
     return as_config(fields)
+
+
+def by_dotted_name(tree: Mapping[str, Any], prefix: str = "") -> Part:
+    """The values of nested dictionaries by dotted names, the inverse of `as_config`."""
+    fields: Part = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        fields |= by_dotted_name(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return fields
 
 
 def as_config(fields: Part) -> ml_collections.ConfigDict:

@@ -34,7 +34,6 @@ class SampleSet:
         features: float32 (N, D), of all.
         logits: float32 (N, K), where the feature network knows classes.
         values: by name, what `Subject.each_sample` gives for each, (N, ...).
-        count: how many were drawn, those that are no finite images included.
         how: for the report: how they were drawn, the mean `nfe`, how many were `given_up`.
     """
 
@@ -42,7 +41,6 @@ class SampleSet:
     features: Tensor
     logits: Tensor | None
     values: Mapping[str, np.ndarray]
-    count: int
     how: Mapping[str, Any]
 
 
@@ -137,7 +135,6 @@ class Subject:
             torch.from_numpy(results["features"][finite]),
             torch.from_numpy(results["logits"][finite]) if "logits" in results else None,
             {name: results[f"each {name}"][finite] for name in self.each_sample},
-            len(finite),
             how,
         )
 
