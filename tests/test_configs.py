@@ -12,7 +12,7 @@ from conftest import ROOT
 
 from score_sde.checkpoints import release_2021
 from score_sde.commands import cli, recipes
-from score_sde.commands.smoke import synthetic_sources
+from score_sde.commands.smoke import reduced, synthetic_sources
 from score_sde.commands.train import train
 from score_sde.config import history, parts
 from score_sde.config.build import (
@@ -20,7 +20,7 @@ from score_sde.config.build import (
     build_sde,
     empty_network,
 )
-from score_sde.config.check import check_config, reduced
+from score_sde.config.check import check_config
 from score_sde.objectives import ScoreMatching
 
 RECIPES = sorted(

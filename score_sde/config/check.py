@@ -4,9 +4,6 @@
 objects that are made of them, never of their names, so that it is true of what users add.
 """
 
-import copy
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
@@ -159,67 +156,3 @@ def check_data(config: Config, info: DatasetInfo) -> None:
             f"config.model.num_classes={classes}, but {info.name} has {info.num_classes} classes; "
             "set the same number, or 0 for a network without labels"
         )
-
-
-WIDTHS = (8, 32)
-"""Widths that `reduced` tries, in this order."""
-SCALES = (25,)
-"""Numbers of scales that it tries."""
-
-
-def reduced(config: Config) -> Config:
-    """The recipe at the least width and length that still goes through everything: `--smoke`."""
-    small = copy.deepcopy(config)
-    with small.unlocked():
-        if "num_res_blocks" in small.model:
-            small.model.num_res_blocks = 1
-        if "ch_mult" in small.model:
-            small.model.ch_mult = tuple(min(factor, 2) for factor in small.model.ch_mult)
-        _lower(small, "nf", WIDTHS, empty_network)
-        _lower(small, "num_scales", SCALES, build_sde)
-        small.data.image_size = min(small.data.image_size, 64)
-        small.data.image_width = min(small.data.image_width, 64)
-        small.training.update(
-            batch_size=2,
-            accumulation=1,
-            n_iters=2,
-            log_freq=1,
-            eval_freq=1,
-            snapshot_freq=2,
-            snapshot_freq_for_preemption=1,
-            snapshot_images=2,
-            compile="off",
-        )
-        small.sampling.update(num_steps=3, n_steps_each=1, batch_size=2)
-        small.eval.update(
-            batch_size=4,
-            num_samples=4,
-            bpd_batch_size=2,
-            bpd_images=2,
-            bpd_draws=1,
-            bpd_probes=1,
-            hutchinson_type="Rademacher",
-            bpd_dataset="test",
-            rtol=0.1,
-            atol=0.1,
-            reference="",
-            begin_ckpt=0,
-            end_ckpt=0,
-        )
-    return small
-
-
-def _lower(
-    config: Config, field: str, values: tuple[int, ...], build: Callable[[Config], object]
-) -> None:
-    """Sets a field of `model` to the first of these lower values that its object accepts."""
-    before = config.model.get(field, 0)
-    for value in values:
-        if value >= before:
-            return
-        config.model[field] = value
-        try:
-            build(config)
-            return
-        except ValueError:
-            config.model[field] = before
