@@ -1,8 +1,7 @@
 """Config → objects: one `build_*` per concept.
 
-Below this layer nothing sees a config. Configs are complete here, as `parts.recipe` makes them:
-the front fills in what those of the 2021 release lack, `history` what those of older checkpoints
-do. Networks have fields of their own in the group `model`, and defaults for those.
+Below this layer nothing sees a config. Fields that configs of the 2021 release lack have the
+defaults of `schema` where such configs lead here without being completed (`load_official`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -54,20 +53,26 @@ def build_device(config: Config) -> torch.device:
     return device
 
 
+def field(config: Config, name: str) -> Any:
+    """A field by its dotted name; the default of `schema` where the config lacks it."""
+    group, _, leaf = name.rpartition(".")
+    return config[group].get(leaf, schema.FIELDS[name].default)
+
+
 def image_shape(config: Config) -> tuple[int, int, int]:
     """(C, H, W) of the images, in pixels."""
     data = config.data
-    return data.num_channels, data.image_size, data.image_width or data.image_size
+    return data.num_channels, data.image_size, field(config, "data.image_width") or data.image_size
 
 
 def num_classes(config: Config) -> int:
     """Class labels that the network takes; 0 for a network without."""
-    return config.model.get("num_classes", 0)
+    return field(config, "model.num_classes")
 
 
 def data_root(config: Config) -> str:
     """The folder that data sets lie in."""
-    return config.data.root or schema.FIELDS["data.root"].default
+    return field(config, "data.root") or schema.FIELDS["data.root"].default
 
 
 def build_sde(config: Config) -> SDE:
@@ -128,7 +133,7 @@ def _from_fields(
 
 def channels_last(config: Config, device: torch.device) -> torch.memory_format:
     """The memory format of images and weights; "auto" is channels-last, but not on MPS."""
-    setting = config.training.channels_last
+    setting = field(config, "training.channels_last")
     on = setting == "on" or (setting == "auto" and device.type != "mps")
     return torch.channels_last if on else torch.contiguous_format
 
@@ -172,7 +177,7 @@ def build_objective(config: Config, sde: SDE) -> Objective:
     training = config.training
     return make_objective(
         sde,
-        objective=training.objective,
+        objective=field(config, "training.objective"),
         continuous=training.continuous,
         reduce_mean=training.reduce_mean,
         likelihood_weighting=training.likelihood_weighting,
@@ -230,9 +235,9 @@ def open_split(config: Config, split: str) -> Source:
         root=data_root(config),
         image_size=image_shape(config)[1:],
         num_channels=data.num_channels,
-        download=data.download,
-        test_fraction=data.test_fraction,
-        category=data.category,
+        download=field(config, "data.download"),
+        test_fraction=field(config, "data.test_fraction"),
+        category=field(config, "data.category"),
     )
 
 

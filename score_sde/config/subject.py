@@ -19,6 +19,7 @@ from score_sde.config.build import (
     build_sde,
     data_root,
     draw,
+    field,
     image_shape,
     num_classes,
 )
@@ -36,7 +37,7 @@ def build_references(config: Config) -> References:
     return References(
         options=config.eval.to_dict(),
         dataset=config.data.dataset,
-        category=config.data.category,
+        category=field(config, "data.category"),
         root=Path(data_root(config)),
         shape=image_shape(config),
         device=build_device(config),
