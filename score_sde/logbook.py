@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Logbook:
-    """Where a run tells what it does; only the main process has an active one.
+    """Where a run records what it does; only the main process has an active one.
 
     Args:
         workdir: the work directory; made where missing.
@@ -213,7 +213,7 @@ class Logbook:
         self.close()
 
     def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Each line of the metrics and what it says; a line torn by a crash says nothing."""
+        """Each line of the metrics with its content, None where a crash cut the line short."""
         if not self._metrics_path.is_file():
             return
         # Bytes that a power cut left behind need not be text.

@@ -1,4 +1,4 @@
-"""Processes that share one run: who am I, which samples are mine, and what we tell one another.
+"""Processes that share one run: their numbers, their shares of the work, and what they exchange.
 
 `torchrun` starts the processes and describes them in the environment. A single process needs
 neither a launcher nor a process group: every function here then does nothing, or returns what it
@@ -37,7 +37,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and speaks to the user."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
 
@@ -68,12 +68,6 @@ def init() -> World:
         backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
         dist.init_process_group(backend, rank=rank, world_size=size, timeout=PATIENCE)
     return World(rank, size, local_rank)
-
-
-def shutdown() -> None:
-    """Leaves the process group; harmless where there is none, or when called twice."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def shard(n: int, rank: int, size: int) -> range:

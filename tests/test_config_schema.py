@@ -11,9 +11,10 @@ from conftest import ROOT
 
 from score_sde import sde as sde_room
 from score_sde.commands import cli
+from score_sde.commands.smoke import reduced
 from score_sde.config import history, listing, parts, schema
 from score_sde.config.build import build_network
-from score_sde.config.check import check_config, reduced
+from score_sde.config.check import check_config
 from score_sde.config.schema import FIELDS, Field
 from score_sde.sde import SDES
 

@@ -9,14 +9,14 @@ import pytest
 from conftest import ROOT
 
 from score_sde.commands import cli, recipes
+from score_sde.commands.smoke import reduced, synthetic_sources
 from score_sde.commands.train import train
 from score_sde.config import history, parts
 from score_sde.config.build import (
     build_objective,
     build_sde,
-    synthetic_sources,
 )
-from score_sde.config.check import check_config, reduced
+from score_sde.config.check import check_config
 from score_sde.objectives import ScoreMatching
 
 RECIPES = sorted(

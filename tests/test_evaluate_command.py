@@ -634,7 +634,7 @@ def test_stats_train_a_network_where_there_is_none(tmp_path, capsys):
     assert cli.main([*recipe, *given]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("classifier-colour_digits: trained on 1,497 images")
-    share = float(said[0].split("it names ")[1].split("%")[0])
+    share = float(said[0].split("it classifies ")[1].split("%")[0])
     assert share > 95
     assert [line.split(":")[0] for line in said[1:]] == ["train", "test"]
     files = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
@@ -805,7 +805,7 @@ def test_more_samples_take_what_fewer_left_and_take_nothing_away(tmp_path):
     assert len(more["square"]) == 12
     again = shards(tmp_path).results("square", torch.arange(10), 4, None)
     assert np.array_equal(again["square"], few["square"])
-    assert again.sec == few.sec
+    assert again["sec"] == few["sec"]
 
 
 def test_a_shard_that_lacks_an_array_is_computed_again(tmp_path):

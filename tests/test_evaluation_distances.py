@@ -17,7 +17,6 @@ from score_sde.evaluation import (
     frechet_distance,
     inception_score,
     kernel_distance,
-    kernel_distance_full,
     precision_recall,
 )
 
@@ -90,30 +89,27 @@ def kernel(x: torch.Tensor, y: torch.Tensor) -> float:
     return (((x @ y).item() / len(x)) + 1) ** 3
 
 
-def test_the_full_kernel_distance_is_its_double_sum(monkeypatch):
+def of_whole_sets(real: torch.Tensor, fake: torch.Tensor) -> float:
+    return kernel_distance(real, fake, subsets=1, subset_size=len(real)).mean
+
+
+def test_the_kernel_distance_of_whole_sets_is_its_double_sum(monkeypatch):
     monkeypatch.setattr(distances, "_BLOCK_ROWS", 4)  # several blocks, the last one partial
-    real, fake = normal(9, 5), normal(7, 5, seed=1) + 0.5
+    real, fake = normal(9, 5), normal(9, 5, seed=1) + 0.5
     within = sum(
         np.mean([kernel(a, b) for a, b in itertools.permutations(x, 2)]) for x in (real, fake)
     )
     across = np.mean([kernel(a, b) for a in real for b in fake])
-    assert kernel_distance_full(real, fake) == pytest.approx(within - 2 * across, rel=1e-12)
+    assert of_whole_sets(real, fake) == pytest.approx(within - 2 * across, rel=1e-12)
 
 
 def test_the_kernel_distance_is_unbiased_exactly():
     # Every pair of draws from two distributions of three points each, with equal weight.
     p, q = normal(3, 2), normal(3, 2, seed=1)
     draws = list(itertools.product(range(3), repeat=2))
-    found = [kernel_distance_full(p[list(i)], q[list(j)]) for i in draws for j in draws]
+    found = [of_whole_sets(p[list(i)], q[list(j)]) for i in draws for j in draws]
     mean = [np.mean([kernel(a, b) for a in x for b in y]) for x, y in ((p, p), (q, q), (p, q))]
     assert np.mean(found) == pytest.approx(mean[0] + mean[1] - 2 * mean[2], rel=1e-12)
-
-
-def test_a_subset_that_is_the_whole_set_gives_the_full_kernel_distance():
-    real, fake = normal(40, 5), normal(40, 5, seed=1)
-    found = kernel_distance(real, fake, subsets=3, subset_size=40)
-    assert found.mean == pytest.approx(kernel_distance_full(real, fake), rel=1e-12)
-    assert found.std == pytest.approx(0, abs=1e-14)
 
 
 def test_subsets_of_the_kernel_distance_follow_the_seed():
@@ -146,10 +142,8 @@ def test_a_kernel_distance_of_too_few_images_is_refused():
         ValueError, match=r"subsets of 1000 .* 40 real and 30 generated .* 2 to 30"
     ):
         kernel_distance(normal(40, 5), normal(30, 5))
-    with pytest.raises(ValueError, match="at least two"):
-        kernel_distance_full(normal(40, 5), normal(1, 5))
     with pytest.raises(ValueError, match="one feature network"):
-        kernel_distance_full(normal(40, 5), normal(40, 6))
+        kernel_distance(normal(40, 5), normal(40, 6))
 
 
 def test_the_inception_score_counts_classes_told_apart_with_certainty():

@@ -16,9 +16,6 @@ from score_sde.evaluation import (
     Facts,
     Moments,
     Reference,
-    accuracy,
-    cache_name,
-    check_comparable,
     collect,
     digits_classifier,
     inception,
@@ -27,7 +24,8 @@ from score_sde.evaluation import (
     to_uint8,
     train_classifier,
 )
-from score_sde.evaluation.classifier_training import turned
+from score_sde.evaluation.classifier_training import accuracy, turned
+from score_sde.evaluation.statistics import cache_name, check_comparable
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -53,10 +51,7 @@ def test_moments_batch_by_batch_are_those_of_all_at_once_in_any_order():
     x = normal(5000, 6) * torch.arange(1, 7) + 1e6  # a naive sum of squares would lose 12 digits
     mu, sigma = x.mean(0), torch.from_numpy(np.cov((x - 1e6).numpy(), rowvar=False))
     parts = [x[:4500], x[4500:4501], x[4501:]]
-    forwards, backwards, merged = moments_of(*parts), moments_of(*parts[::-1]), Moments(6)
-    for part in parts:
-        merged.merge(moments_of(part))
-    for found in (forwards, backwards, merged):
+    for found in (moments_of(*parts), moments_of(*parts[::-1])):
         assert found.n == 5000
         torch.testing.assert_close(found.mu, mu, rtol=1e-14, atol=0)
         torch.testing.assert_close(found.sigma, sigma, rtol=1e-9, atol=1e-9)
@@ -78,8 +73,6 @@ def test_moments_refuse_what_they_cannot_take():
         moments.update(torch.zeros(4, 2))
     with pytest.raises(ValueError, match="not finite"):
         moments.update(torch.full((4, 3), torch.nan))
-    with pytest.raises(ValueError, match="do not mix"):
-        moments.merge(Moments(2))
     moments.update(torch.zeros(1, 3))
     with pytest.raises(ValueError, match="1 images: at least 2"):
         _ = moments.sigma

@@ -18,7 +18,7 @@ from score_sde import checkpoints
 from score_sde.checkpoints import hugging_face, release_2021
 from score_sde.commands import cli, weights
 from score_sde.config import history
-from score_sde.config.build import build_network, build_state
+from score_sde.config.build import build_network, build_state, empty_network
 
 diffusers = pytest.importorskip("diffusers")
 safetensors_torch = pytest.importorskip("safetensors.torch")
@@ -569,7 +569,7 @@ def test_a_published_recipe_is_the_public_network_in_names_and_shapes(recipe, op
     with torch.device("meta"):
         there = diffusers.UNet2DModel(**options)
     assert hugging_face.disagreements(weights.network_options(config), there.config) == []
-    network = weights.skeleton(config)
+    network = empty_network(config)
     here = hugging_face.to_theirs(network, network.state_dict())
     # diffusers lists the Fourier frequencies as a weight, and so does its state dict.
     expected = {name: tuple(value.shape) for name, value in there.state_dict().items()}

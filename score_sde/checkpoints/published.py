@@ -46,7 +46,7 @@ def load_official(path: str | Path, config: Any) -> nn.Module:
 
     Args:
         path: a `checkpoint_N.pth` of the 2021 release, or one of NCSN or NCSNv2.
-        config: the recipe that it was trained with, ours or the original's.
+        config: the recipe that it was trained with, ours or the release's.
 
     Returns:
         The network on the config's device, in evaluation mode.

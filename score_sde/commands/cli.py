@@ -120,14 +120,6 @@ def _define_flags(argv: Sequence[str] = ()) -> flags.FlagValues:
     return options.define({name: mode.help for name, mode in MODES.items()}, argv)
 
 
-def _flat(config: ml_collections.ConfigDict, prefix: str = "config.") -> dict[str, object]:
-    fields = {}
-    for key, value in config.items():
-        inside = isinstance(value, ml_collections.ConfigDict)
-        fields |= _flat(value, f"{prefix}{key}.") if inside else {prefix + key: value}
-    return fields
-
-
 def _split_recipe(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
     """Finds the recipe of --config, and the other words."""
     words, given = list(argv), ""
@@ -178,7 +170,7 @@ def _fields(recipe: Path) -> dict[str, object]:
     try:
         values = _define_flags(bare)
         values(bare)
-        fields = _flat(values.config)
+        fields = parts.by_dotted_name(values.config.to_dict(), "config.")
     except Exception as error:
         raise ValueError(
             f"--config {recipe}: its get_config() gives no recipe ({type(error).__name__}: "
@@ -233,9 +225,7 @@ def parse(argv: Sequence[str]) -> Command:
     values = _define_flags(words)
     try:
         rest = values(words)
-        config = values.config
-        if config is not None:
-            config.lock()
+        config = None if values.config is None else values.config.lock()
     except (AttributeError, KeyError, flags.Error) as error:
         sentence = _explain(words, recipe, known) if recipe else None
         raise ValueError(sentence or str(error).removeprefix("flag ")) from error
@@ -251,7 +241,7 @@ def parse(argv: Sequence[str]) -> Command:
     _check_options(mode, given, chosen)
     default = recipes.default_workdir(recipe) if recipe else Path("runs")
     return Command(
-        config=None if config is None else config.lock(),
+        config=config,
         overrides=dict(values["config"].override_values) if recipe else {},  # type: ignore[attr-defined]
         workdir=values.workdir or default,
         mode=mode,

@@ -19,6 +19,7 @@ from score_sde.config.build import (
     build_score_for,
     build_sde,
     image_shape,
+    num_classes,
     open_split,
 )
 from score_sde.data import open_pictures, read_mask, to_unit
@@ -71,7 +72,7 @@ def complete(
     Raises:
         ValueError: no checkpoint, one that does not fit the recipe, a sampler or images that this
             cannot be done with.
-        OSError: images that are not there, or an output that cannot be written; found out before
+        OSError: images that are not there, or an output that cannot be written; raised before
             anything is drawn.
     """
     reports: list[str] = []
@@ -148,7 +149,7 @@ def _known_of(config: Config, task: str, mask: str) -> Callable[[Tensor], Known]
 def _images(config: Config, path: Path | None, count: int) -> tuple[Tensor, Tensor | None]:
     """The first images, in [0, 1], and their labels where the network has classes."""
     channels, height, width = image_shape(config)
-    classes = config.model.get("num_classes", 0)
+    classes = num_classes(config)
     if path is None:
         source = open_split(config, "test")
     else:

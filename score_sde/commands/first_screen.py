@@ -5,14 +5,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from score_sde.commands.weights import skeleton
-from score_sde.config.build import Config, build_sde, image_shape
+from score_sde.config.build import Config, build_sde, empty_network, image_shape, num_classes
 from score_sde.data import DatasetInfo
 from score_sde.score import parameterisation
 from score_sde.sde import SDE
 from score_sde.training import TrainState
 
-FIRST_STEPS = 10  # after which the time that all of them take can be told
+FIRST_STEPS = 10  # after which the time that all of them take is estimated
 
 
 def first_screen(
@@ -42,7 +41,7 @@ memory      {5 * megabytes:,.0f} MB for weights and optimiser, \
 about {activations:,.0f} MB for the activations of {at_once} images
 steps       {training.n_iters - state.step:,} of {training.n_iters:,} to go, \
 {training.batch_size} images each{parts}
-time        told after {FIRST_STEPS} steps
+time        estimated after {FIRST_STEPS} steps
 disk        up to {4 * megabytes * kept:,.0f} MB of checkpoints
 snapshots   {training.snapshot_images} images every {training.snapshot_freq:,} steps \
 ({config.sampling.method})
@@ -54,7 +53,7 @@ def activation_bytes(config: Config) -> int:
 
     It is counted on the meta device, where a network runs without memory and without computing.
     """
-    network = skeleton(config).train()
+    network = empty_network(config).train()
     weights = {p.untyped_storage()._cdata for p in network.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -76,4 +75,4 @@ def _forward(config: Config, network: nn.Module) -> Tensor:
         parameterisation(sde, config.training.continuous).label(torch.tensor([sde.T])).to("meta")
     )
     label = torch.zeros(1, dtype=torch.long, device="meta")
-    return network(x, cond, label if config.model.get("num_classes", 0) else None)
+    return network(x, cond, label if num_classes(config) else None)

@@ -28,7 +28,7 @@ def in_turn(
     world: parallel.World,
     log: Logbook,
 ) -> Iterator[Checkpoint]:
-    """Checkpoints one after the other, as far as they are there or come in time.
+    """Checkpoints one after the other: those that exist, and those that come in time.
 
     Those of steps from `eval.begin_ckpt` to `eval.end_ckpt`, in order; where both are 0 the
     newest, and then whatever is the newest when the next is asked for.
@@ -107,12 +107,13 @@ class Folder:
         came = f" in {duration(wait_sec)}" if wait_sec else ""
         if self._passed:
             return ValueError(f"{self.path} has only damaged checkpoints: restore one from a copy")
-        if not self.in_order:
+        steps = checkpoints.steps(self.path)
+        if not (self.in_order and steps):
             return none_in(self.path, came)
-        have = ", ".join(map(str, checkpoints.steps(self.path))) or "none"
+        have = ", ".join(map(str, steps))
         return ValueError(
             f"{self.path} has no checkpoint of a step from eval.begin_ckpt={self.begin} to "
-            f"eval.end_ckpt={self.end or 'the last'}{came}; it has those of steps {have}"
+            f"eval.end_ckpt={self.end or 'the last'}{came}: choose among its steps, {have}"
         )
 
 

@@ -16,9 +16,8 @@ from score_sde.config.build import (
     build_inverse_scaler,
     build_sampler,
     build_score,
-    build_score_for,
     build_sde,
-    image_shape,
+    draw,
 )
 from score_sde.samplers import Sampler
 from score_sde.sde import SDE, Score
@@ -62,15 +61,9 @@ class Loaded:
         Returns:
             Float images in [0, 1], (n, C, H, W), on the network's device.
         """
-        classes = self.config.model.get("num_classes", 0)
-        parts = self.sampler.draw(
-            build_score_for(self.config, self.network, self.sde, lambda index: index % classes),
-            torch.arange(n),
-            image_shape(self.config),
-            seed=self.config.seed if seed is None else seed,
-            batch_size=self.config.sampling.batch_size,
-            device=build_device(self.config),
-        )
+        config, device = self.config, build_device(self.config)
+        index, sampler = torch.arange(n), self.sampler
+        parts = draw(config, self.network, self.sde, index, device, sampler=sampler, seed=seed)
         inverse_scale = build_inverse_scaler(self.config)
         return torch.cat([inverse_scale(part.x).clamp(0, 1) for part in parts])
 

@@ -28,7 +28,7 @@ def advice_on_memory(advice: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # On the CPU only the text tells; Windows and Linux have one each.
+        # On the CPU only the text of the error shows it; Windows and Linux have one each.
         words = ("not enough memory", "can't allocate memory")
         if isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words):
             raise ValueError(f"out of memory {advice}") from error
@@ -101,7 +101,7 @@ class Stop:
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Turns Ctrl-C and SIGTERM into a wish that the run heeds after its current step.
+    """Turns Ctrl-C and SIGTERM into a request that the run answers after its current step.
 
     A second one ends the process at once, as it would have without this. Outside the main thread,
     where Python delivers no signals, nothing changes.
@@ -113,12 +113,12 @@ def stop_signals() -> Iterator[Stop]:
         return
     before: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
 
-    def wish(number: int, frame: FrameType | None) -> None:
+    def request(number: int, frame: FrameType | None) -> None:
         stop.signal = number
         signal.signal(number, before[number])
 
     for number in numbers:
-        signal.signal(number, wish)
+        signal.signal(number, request)
     try:
         yield stop
     finally:

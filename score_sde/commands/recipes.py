@@ -46,7 +46,7 @@ def find(name: str) -> Path:
 
 
 def default_workdir(recipe: Path) -> Path:
-    """`runs/` and the recipe's name, by which a run of it is found again."""
+    """`runs/` and the recipe's path: where a run of it is resumed."""
     resolved = recipe.resolve()
     for folder in (FOLDER, Path("configs").resolve()):
         if resolved.is_relative_to(folder):

@@ -41,7 +41,7 @@ def sample(
 
     Raises:
         ValueError: no checkpoint, or one that does not fit the recipe.
-        OSError: an output that cannot be written; found out before anything is drawn.
+        OSError: an output that cannot be written; raised before anything is drawn.
     """
     reports: list[str] = []
     config, path, state = open_checkpoint(config, checkpoint, workdir, overrides, reports.append)

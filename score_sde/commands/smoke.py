@@ -1,18 +1,33 @@
 """`--smoke`: a whole recipe, small."""
 
+import copy
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from score_sde import noise
 from score_sde.commands.evaluate import evaluate
 from score_sde.commands.sample import sample
 from score_sde.commands.train import train
-from score_sde.config.build import Config, build_sources, synthetic_sources
-from score_sde.config.check import check_config, reduced
-from score_sde.data import MemorySource, Source
+from score_sde.config.build import (
+    Config,
+    build_sde,
+    build_sources,
+    empty_network,
+    image_shape,
+    num_classes,
+)
+from score_sde.config.check import check_config
+from score_sde.data import DatasetInfo, MemorySource, Source
+
+WIDTHS = (8, 32)
+"""Widths that `reduced` tries, in this order."""
+SCALES = (25,)
+"""Numbers of scales that it tries."""
 
 
 def smoke(config: Config) -> None:
@@ -48,8 +63,82 @@ def smoke(config: Config) -> None:
         shutil.rmtree(folder)
 
 
+def synthetic_sources(config: Config) -> tuple[Source, Source]:
+    """Random images of the recipe's shape, where only the machinery is to be tried."""
+    shape, classes = image_shape(config), num_classes(config)
+
+    def source(split: str, n: int) -> Source:
+        index = torch.arange(n)
+        images = noise.uniform(config.seed, index, 0, shape).mul(256).to(torch.uint8)
+        names = tuple(str(label) for label in range(classes))
+        info = DatasetInfo(
+            "synthetic", split, n, shape, 256, classes, names, "synthetic", "random pixels"
+        )
+        return MemorySource(info, images, index % classes if classes else None)
+
+    return source("train", 16), source("test", 8)
+
+
 def _first(source: Source, count: int = 8) -> Source:
     """The first images of a source."""
     index = torch.arange(min(count, len(source)))
     few = {"num_images": len(index), "fingerprint": f"{source.info.fingerprint}-{count}"}
     return MemorySource(replace(source.info, **few), source.images(index), source.labels(index))
+
+
+def reduced(config: Config) -> Config:
+    """The recipe at the least width and length that still goes through everything: `--smoke`."""
+    small = copy.deepcopy(config)
+    with small.unlocked():
+        if "num_res_blocks" in small.model:
+            small.model.num_res_blocks = 1
+        if "ch_mult" in small.model:
+            small.model.ch_mult = tuple(min(factor, 2) for factor in small.model.ch_mult)
+        _lower(small, "nf", WIDTHS, empty_network)
+        _lower(small, "num_scales", SCALES, build_sde)
+        small.data.image_size = min(small.data.image_size, 64)
+        small.data.image_width = min(small.data.image_width, 64)
+        small.training.update(
+            batch_size=2,
+            accumulation=1,
+            n_iters=2,
+            log_freq=1,
+            eval_freq=1,
+            snapshot_freq=2,
+            snapshot_freq_for_preemption=1,
+            snapshot_images=2,
+            compile="off",
+        )
+        small.sampling.update(num_steps=3, n_steps_each=1, batch_size=2)
+        small.eval.update(
+            batch_size=4,
+            num_samples=4,
+            bpd_batch_size=2,
+            bpd_images=2,
+            bpd_draws=1,
+            bpd_probes=1,
+            hutchinson_type="Rademacher",
+            bpd_dataset="test",
+            rtol=0.1,
+            atol=0.1,
+            reference="",
+            begin_ckpt=0,
+            end_ckpt=0,
+        )
+    return small
+
+
+def _lower(
+    config: Config, field: str, values: tuple[int, ...], build: Callable[[Config], object]
+) -> None:
+    """Sets a field of `model` to the first of these lower values that its object accepts."""
+    before = config.model.get(field, 0)
+    for value in values:
+        if value >= before:
+            return
+        config.model[field] = value
+        try:
+            build(config)
+            return
+        except ValueError:
+            config.model[field] = before

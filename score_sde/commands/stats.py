@@ -9,7 +9,7 @@ from score_sde.evaluation import LeftOut, suits_classifier
 def stats(config: Config) -> str:
     """Computes the statistics of both splits, under the feature network of the evaluation.
 
-    Trains the small classifier where neither Inception nor a classifier is at hand.
+    Trains the small classifier where there is neither Inception nor a classifier.
 
     Returns:
         What was done, in sentences.

@@ -36,6 +36,7 @@ from score_sde.config.build import (
     channels_last,
     compiled,
     image_shape,
+    num_classes,
     set_tf32,
 )
 from score_sde.config.check import check_config, check_data
@@ -102,21 +103,21 @@ def train(
     check_config(config)
     reports: list[str] = []
     origin = ""
-    found = checkpoints.newest(workdir / "checkpoints", reports.append)
-    if found:
-        history.refuse_other_run(found[1]["config"], config, workdir)
-        origin = origin_of(found[1], init_from, workdir)
+    _, saved = checkpoints.newest(workdir / "checkpoints", reports.append) or (None, None)
+    if saved:
+        history.refuse_other_run(saved["config"], config, workdir)
+        origin = origin_of(saved, init_from, workdir)
     train_source, test_source = sources or build_sources(config)
     check_data(config, train_source.info)
-    if found:
-        history.refuse_other_data(found[1]["data"], train_source.info, workdir)
+    if saved:
+        history.refuse_other_data(saved["data"], train_source.info, workdir)
     torch.manual_seed(config.seed)
     sde = build_sde(config)
     with advice_on_memory(_less_memory(config)):
         state = build_state(config)
-    if found:
-        state.load_state_dict(found[1])
-        checkpoints.restore_rng(found[1]["rng"])
+    if saved:
+        state.load_state_dict(saved)
+        checkpoints.restore_rng(saved["rng"])
     elif init_from:
         origin = begin_from(init_from, config, state)
     with Logbook(workdir, quiet=quiet) as log, stop_signals() as stop:
@@ -143,7 +144,7 @@ def train(
 def _loop(run: _Run) -> None:
     config, state, log, stop = run.config, run.state, run.log, run.stop
     scale = build_scaler(config)
-    labelled = config.model.get("num_classes", 0) > 0
+    labelled = num_classes(config) > 0
     set_tf32(config)
     step = build_train_step(config, run.objective)
     bare, memory = state.network, channels_last(config, run.device)
@@ -194,11 +195,11 @@ def _after_step(run: _Run, clock: Clock, *, stopping: bool) -> None:
     last = step == training.n_iters
     snapshot = step % training.snapshot_freq == 0 or last
     save = snapshot or step % training.snapshot_freq_for_preemption == 0 or stopping
-    log, tell_time = step % training.log_freq == 0, clock.steps + 1 == FIRST_STEPS and not last
-    if log or save or tell_time:
+    log, estimate = step % training.log_freq == 0, clock.steps + 1 == FIRST_STEPS and not last
+    if log or save or estimate:
         check_finite(run.records)  # waits for the device, so that the clock reads true
     clock.tick()
-    if tell_time:
+    if estimate:
         run.log.say(
             f"time        about {clock.to_come(training.n_iters - step)}, and the snapshots"
         )
@@ -252,7 +253,7 @@ def held_out_loss(run: _Run) -> float:
     t = run.objective.times(n, run.device, torch.Generator(run.device).manual_seed(seed))
     z = noise.normal(seed, index.to(run.device), 0, x_0.shape[1:], stream=noise.Stream.HELD_OUT)
     with run.state.ema.applied(run.state.network), _evaluating(run.state.network):
-        classes = label if config.model.get("num_classes", 0) else None
+        classes = label if num_classes(config) else None
         losses = run.objective(run.state.network, x_0, t, z, classes)
     return losses.mean().item()
 

@@ -44,7 +44,7 @@ class NoiseLevels:
         n_steps_each: Langevin steps at each level, the recipe's.
         step_size: ε, the step at level σ being ε σ²/σ_min².
         snr: the same in the recipe's terms, rounded to three digits.
-        variance: after the steps of a level, in units of its own.
+        variance: after the steps of a level, in units of that level's.
     """
 
     sigma_min: float
@@ -66,7 +66,7 @@ def tune(config: Config, workdir: Path) -> str:
         workdir: made where missing; what else lies there is left alone.
 
     Returns:
-        What was found, for the screen, with the overrides as words of a command line.
+        The results, for the screen, with the overrides as words of a command line.
 
     Raises:
         ValueError: a config that cannot run, or images that are all the same.
@@ -77,25 +77,25 @@ def tune(config: Config, workdir: Path) -> str:
     source, _ = build_sources(config)
     if len(source) < 2:
         raise ValueError("one image has no distance to another: give at least two training images")
-    found = largest_distance(source, config.seed)
+    largest = largest_distance(source, config.seed)
     scale = build_scaler(config)
     span = (scale(torch.ones(())) - scale(torch.zeros(()))).item()
-    distance = found.distance * span
+    distance = largest.distance * span
     if distance == 0:
         raise ValueError(f"all images of {source.info.name} are the same: give ones that differ")
     channels, height, width = source.info.shape
     lines = [
         f"images            {source.info.name}, {len(source):,} of {channels}x{height}x{width}",
-        f"largest distance  {distance:.4g}, {_how(found, span)}, where a pixel spans {span:g}"
+        f"largest distance  {distance:.4g}, {_how(largest, span)}, where a pixel spans {span:g}"
         + (", flips left out" if config.data.random_flip else ""),
     ]
     report: dict[str, Any] = {
         "data": source.info.name,
         "num_images": len(source),
-        "images_compared": found.num_images,
+        "images_compared": largest.num_images,
         "largest_distance": distance,
-        "at_most": found.at_most * span,
-        "exact": found.exact,
+        "at_most": largest.at_most * span,
+        "exact": largest.exact,
         "overrides": {},
         "annealed_langevin": {},
         "warning": "",
@@ -194,12 +194,12 @@ def _say_end(sde: SDE, distance: float) -> str:
     )
 
 
-def _how(found: LargestDistance, span: float) -> str:
-    if found.exact:
+def _how(largest: LargestDistance, span: float) -> str:
+    if largest.exact:
         return "exact"
-    words = [] if found.whole else [f"in a random sample of {found.num_images:,}"]
-    if found.distance != found.at_most:
-        words.append(f"search cut short, at most {found.at_most * span:.4g}")
+    words = [] if largest.whole else [f"in a random sample of {largest.num_images:,}"]
+    if largest.distance != largest.at_most:
+        words.append(f"search cut short, at most {largest.at_most * span:.4g}")
     return ", ".join(words)
 
 

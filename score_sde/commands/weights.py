@@ -1,11 +1,9 @@
 """Weights from checkpoints of any format: to sample from, to begin with, to convert."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ml_collections
 import torch
 from torch import nn
 
@@ -47,7 +45,7 @@ def _load(path: Path, config: Config | None) -> tuple[dict[str, Any], bool]:
             "config='ve/cifar10_ncsnpp_continuous')"
         )
     check_config(config)
-    network, decay = skeleton(config), config.model.ema_rate
+    network, decay = empty_network(config), config.model.ema_rate
     if path.is_dir():
         state = checkpoints.from_folder(path, network, network_options(config), decay)
     else:
@@ -96,15 +94,10 @@ def open_checkpoint(
         path, state = newest
     else:
         raise none_in(workdir / "checkpoints")
-    recipe = _written(state) if config is None else config
+    recipe = history.from_json(state["config"]) if config is None else config
     adopted = history.adopt(recipe, state["config"], overrides or {}, path)
     check_config(adopted)
     return adopted, path, state
-
-
-def _written(state: dict[str, Any]) -> Config:
-    """The config that a checkpoint holds."""
-    return ml_collections.ConfigDict(json.loads(state["config"]))
 
 
 def network_of(config: Config, state: dict[str, Any], *, raw: bool = False) -> nn.Module:
@@ -204,10 +197,10 @@ def convert(path: Path, output: Path, config: Config | None) -> str:
     if output.exists():
         raise FileExistsError(f"{output} exists: move it away or choose another --output")
     state, is_ours = _load(path, config)
-    written = _written(state)
+    written = history.from_json(state["config"])
     if output.suffix not in FILES:
         weights = state["ema"]["shadow"]
-        checkpoints.save_folder(output, weights, skeleton(written), network_options(written))
+        checkpoints.save_folder(output, weights, empty_network(written), network_options(written))
         return (
             f"{path}, its averaged weights, is now the folder {output}, a UNet2DModel of diffusers"
         )
@@ -222,10 +215,5 @@ def convert(path: Path, output: Path, config: Config | None) -> str:
         "weight_decay": optim.weight_decay,
         "amsgrad": optim.amsgrad,
     }
-    checkpoints.save_published(output, state, skeleton(written), settings)
+    checkpoints.save_published(output, state, empty_network(written), settings)
     return f"{path} is now {output}, in the format of the 2021 release"
-
-
-def skeleton(config: Config) -> nn.Module:
-    """The network of a config without memory for its weights: names and shapes."""
-    return empty_network(config)

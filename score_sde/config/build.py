@@ -1,7 +1,7 @@
 """Config → objects: one `build_*` per concept.
 
-Below this layer nothing sees a config. Fields that configs of the 2021 release lack have defaults
-here where its entry points lead here (`build_network`, `build_sde`).
+Below this layer nothing sees a config. Fields that configs of the 2021 release lack have the
+defaults of `schema` where such configs lead here without being completed (`load_official`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from score_sde import noise
 from score_sde.config import schema
-from score_sde.data import DatasetInfo, MemorySource, Source, inverse_scale, open_source, scale
+from score_sde.data import Source, inverse_scale, open_source, scale
 from score_sde.networks.ema import ExponentialMovingAverage
 from score_sde.networks.table import NETWORKS
 from score_sde.objectives import Objective, make_objective
@@ -29,8 +28,6 @@ from score_sde.training import TrainState, TrainStep, make_optimizer
 Config = Any
 """An `ml_collections.ConfigDict`; its fields have no static types."""
 
-DEFAULT_ROOT = "data"
-"""The folder of data sets where a config names none."""
 Built = TypeVar("Built")
 
 
@@ -56,10 +53,26 @@ def build_device(config: Config) -> torch.device:
     return device
 
 
+def field(config: Config, name: str) -> Any:
+    """A field by its dotted name; the default of `schema` where the config lacks it."""
+    group, _, leaf = name.rpartition(".")
+    return config[group].get(leaf, schema.FIELDS[name].default)
+
+
 def image_shape(config: Config) -> tuple[int, int, int]:
     """(C, H, W) of the images, in pixels."""
     data = config.data
-    return data.num_channels, data.image_size, data.get("image_width", 0) or data.image_size
+    return data.num_channels, data.image_size, field(config, "data.image_width") or data.image_size
+
+
+def num_classes(config: Config) -> int:
+    """Class labels that the network takes; 0 for a network without."""
+    return field(config, "model.num_classes")
+
+
+def data_root(config: Config) -> str:
+    """The folder that data sets lie in."""
+    return field(config, "data.root") or schema.FIELDS["data.root"].default
 
 
 def build_sde(config: Config) -> SDE:
@@ -120,15 +133,15 @@ def _from_fields(
 
 def channels_last(config: Config, device: torch.device) -> torch.memory_format:
     """The memory format of images and weights; "auto" is channels-last, but not on MPS."""
-    wish = config.training.get("channels_last", "auto")
-    on = wish == "on" or (wish == "auto" and device.type != "mps")
+    setting = field(config, "training.channels_last")
+    on = setting == "on" or (setting == "auto" and device.type != "mps")
     return torch.channels_last if on else torch.contiguous_format
 
 
 def compiled(config: Config, network: nn.Module, device: torch.device) -> nn.Module:
     """The network under `torch.compile`, if the config says so ("auto": on CUDA)."""
-    wish = config.training.compile
-    on = wish == "on" or (wish == "auto" and device.type == "cuda")
+    setting = config.training.compile
+    on = setting == "on" or (setting == "auto" and device.type == "cuda")
     return torch.compile(network) if on else network  # type: ignore[return-value]
 
 
@@ -164,7 +177,7 @@ def build_objective(config: Config, sde: SDE) -> Objective:
     training = config.training
     return make_objective(
         sde,
-        objective=training.get("objective", "auto"),
+        objective=field(config, "training.objective"),
         continuous=training.continuous,
         reduce_mean=training.reduce_mean,
         likelihood_weighting=training.likelihood_weighting,
@@ -214,22 +227,17 @@ def _unchanged(image: Tensor) -> Tensor:
 
 
 def open_split(config: Config, split: str) -> Source:
-    """A split of `config.data`, with defaults for the fields that the 2021 release lacks.
-
-    Args:
-        config: `data.image_width=0` stands for square images.
-        split: `train` or `test`.
-    """
+    """A split of `config.data`, "train" or "test"."""
     data = config.data
     return open_source(
         data.dataset,
         split,
-        root=data.get("root", DEFAULT_ROOT) or DEFAULT_ROOT,
-        image_size=(data.image_size, data.get("image_width", 0) or data.image_size),
+        root=data_root(config),
+        image_size=image_shape(config)[1:],
         num_channels=data.num_channels,
-        download=data.get("download", True),
-        test_fraction=data.get("test_fraction", 0.1),
-        category=data.get("category", ""),
+        download=field(config, "data.download"),
+        test_fraction=field(config, "data.test_fraction"),
+        category=field(config, "data.category"),
     )
 
 
@@ -238,27 +246,11 @@ def build_sources(config: Config) -> tuple[Source, Source]:
     return open_split(config, "train"), open_split(config, "test")
 
 
-def synthetic_sources(config: Config) -> tuple[Source, Source]:
-    """Random images of the recipe's shape, where only the machinery is to be tried."""
-    shape, classes = image_shape(config), config.model.get("num_classes", 0)
-
-    def source(split: str, n: int) -> Source:
-        index = torch.arange(n)
-        images = noise.uniform(config.seed, index, 0, shape).mul(256).to(torch.uint8)
-        names = tuple(str(label) for label in range(classes))
-        info = DatasetInfo(
-            "synthetic", split, n, shape, 256, classes, names, "synthetic", "random pixels"
-        )
-        return MemorySource(info, images, index % classes if classes else None)
-
-    return source("train", 16), source("test", 8)
-
-
 def build_sampler(config: Config, sde: SDE) -> Sampler:
     """The sampler of `config.sampling`.
 
     `num_steps=0` takes as many steps as the chain has scales. Networks trained on a discrete chain
-    are asked at its own times only.
+    are called at its times only.
 
     Raises:
         ValueError: an unknown name, or a combination that does not run.
@@ -309,7 +301,7 @@ def _ode_sampler(config: Config, sde: SDE, eps: float) -> Sampler:
 def _predictor(config: Config, sde: SDE) -> Step:
     sampling = config.sampling
     kind = by_name(PREDICTORS, sampling.predictor, "config.sampling.predictor")
-    # A step with an order of its own is deterministic, and follows the ODE as it is.
+    # A step with an order of convergence is deterministic: it follows the ODE anyway.
     heeds = "probability_flow" in kind.arguments or kind.order is not None
     if sampling.probability_flow and not heeds:
         raise ValueError(
@@ -337,8 +329,8 @@ def _few_step(config: Config, sde: SDE) -> Step:
 
 
 def _grid_kind(config: Config, step: Step) -> GridKind:
-    wish = config.sampling.grid
-    return step.grid if wish == "auto" else wish  # type: ignore[return-value]
+    kind = config.sampling.grid
+    return step.grid if kind == "auto" else kind  # type: ignore[return-value]
 
 
 def build_score_for(
@@ -355,10 +347,10 @@ def build_score_for(
         sde: that it was trained for.
         labels: int64 (b,) sample indices → their classes; not asked where the network has none.
     """
-    classes = config.model.get("num_classes", 0)
+    labelled = num_classes(config) > 0
 
     def score_for(index: Tensor) -> Score:
-        label = labels(index).to(index.device) if classes and labels else None
+        label = labels(index).to(index.device) if labelled and labels else None
         return build_score(config, network, sde, label)
 
     return score_for
@@ -371,14 +363,27 @@ def draw(
     index: Tensor,
     device: torch.device,
     on_step: OnStep | None = None,
+    sampler: Sampler | None = None,
+    seed: int | None = None,
 ) -> Iterator[Samples]:
-    """Samples by their index, int64 (n,); labels, where the network has them, count through it."""
-    classes = config.model.get("num_classes", 0)
-    return build_sampler(config, sde).draw(
+    """Samples by their index, int64 (n,): image k is of class k modulo the number of classes.
+
+    Args:
+        config: of the network, with sampler and seed.
+        network: with its weights in place.
+        sde: that it was trained for.
+        index: of the samples.
+        device: where to compute.
+        on_step: called after each step of the sampler.
+        sampler: another one than that of `config.sampling`.
+        seed: another one than `config.seed`.
+    """
+    classes = num_classes(config)
+    return (sampler or build_sampler(config, sde)).draw(
         build_score_for(config, network, sde, lambda part: part % classes),
         index,
         image_shape(config),
-        seed=config.seed,
+        seed=config.seed if seed is None else seed,
         batch_size=config.sampling.batch_size,
         device=device,
         on_step=on_step,

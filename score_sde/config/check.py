@@ -1,11 +1,8 @@
 """What must hold in a config, checked before data are read or a network is trained.
 
-`schema` says what each field may hold by itself. What must hold between fields is asked of the
+`schema` has what each field alone may hold. What must hold between fields is asked of the
 objects that are made of them, never of their names, so that it is true of what users add.
 """
-
-import copy
-from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -18,6 +15,7 @@ from score_sde.config.build import (
     build_sde,
     empty_network,
     image_shape,
+    num_classes,
 )
 from score_sde.config.history import leaves
 from score_sde.config.schema import FIELDS
@@ -94,12 +92,6 @@ def _check_device(config: Config) -> None:
 
 
 def _check_times(config: Config, sde: SDE) -> None:
-    training = config.training
-    if not training.continuous and training.time_sampling != "uniform":
-        raise ValueError(
-            f"config.training.time_sampling={training.time_sampling!r}: a discrete chain draws "
-            "its steps uniformly, so set 'uniform' (or training.continuous=True)"
-        )
     if not config.eval.bpd_eps < sde.T:
         raise ValueError(
             f"config.eval.bpd_eps={config.eval.bpd_eps:g}: the flow begins there and ends at "
@@ -158,75 +150,9 @@ def check_data(config: Config, info: DatasetInfo) -> None:
             f"the images of {info.name} are {info.shape} (channels, height, width), the network's "
             f"{image_shape(config)}: set data.num_channels, data.image_size and data.image_width"
         )
-    classes = config.model.get("num_classes", 0)
+    classes = num_classes(config)
     if classes and classes != info.num_classes:
         raise ValueError(
             f"config.model.num_classes={classes}, but {info.name} has {info.num_classes} classes; "
             "set the same number, or 0 for a network without labels"
         )
-
-
-WIDTHS = (8, 32)
-"""Widths that a recipe is tried at, whichever its network takes."""
-SCALES = (25,)
-"""Numbers of scales likewise."""
-
-
-def reduced(config: Config) -> Config:
-    """The recipe at the least width and length that still goes through everything: `--smoke`."""
-    small = copy.deepcopy(config)
-    with small.unlocked():
-        if "num_res_blocks" in small.model:
-            small.model.num_res_blocks = 1
-        if "ch_mult" in small.model:
-            small.model.ch_mult = tuple(min(factor, 2) for factor in small.model.ch_mult)
-        _lower(small, "nf", WIDTHS, empty_network)
-        _lower(small, "num_scales", SCALES, build_sde)
-        small.data.image_size = min(small.data.image_size, 64)
-        small.data.image_width = min(small.data.image_width, 64)
-        small.training.update(
-            batch_size=2,
-            accumulation=1,
-            n_iters=2,
-            log_freq=1,
-            eval_freq=1,
-            snapshot_freq=2,
-            snapshot_freq_for_preemption=1,
-            snapshot_images=2,
-            compile="off",
-        )
-        small.sampling.update(num_steps=3, n_steps_each=1, batch_size=2)
-        small.eval.update(
-            batch_size=4,
-            num_samples=4,
-            bpd_batch_size=2,
-            bpd_images=2,
-            bpd_draws=1,
-            bpd_probes=1,
-            hutchinson_type="Rademacher",
-            bpd_dataset="test",
-            rtol=0.1,
-            atol=0.1,
-            reference="",
-            begin_ckpt=0,
-            end_ckpt=0,
-        )
-    return small
-
-
-def _lower(
-    config: Config, field: str, values: tuple[int, ...], build: Callable[[Config], object]
-) -> None:
-    """Sets a field of `model` to the first value that its object takes, if that is lower."""
-    whole = config.model.get(field, 0)
-    for value in (*values, whole):
-        if value >= whole:
-            break
-        config.model[field] = value
-        try:
-            build(config)
-        except ValueError:
-            continue
-        return
-    if whole:
-        config.model[field] = whole

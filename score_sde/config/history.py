@@ -7,11 +7,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import ml_collections
-
 from score_sde import __version__, atomic
 from score_sde.config.build import Config
-from score_sde.config.parts import COMMON
+from score_sde.config.parts import COMMON, as_config, by_dotted_name
 from score_sde.config.schema import FIELDS
 from score_sde.data import DatasetInfo
 
@@ -25,11 +23,10 @@ def to_json(config: Config) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python, of this library and what its numbers depend on, and its git commit."""
-    found = {name: metadata.version(name) for name in PACKAGES}
     return {
         "python": platform.python_version(),
         "score_sde": __version__,
-        **found,
+        **{name: metadata.version(name) for name in PACKAGES},
         "commit": _commit(),
     }
 
@@ -108,15 +105,15 @@ def adopt(config: Config, written: str, overrides: dict[str, Any], checkpoint: P
     """
     before, now = _leaves(written), _leaves(to_json(config))
     for name in overrides:
-        if _of_checkpoint(name) == "yes" and now.get(name) != before.get(name):
+        if _from_checkpoint(name) == "yes" and now.get(name) != before.get(name):
             raise ValueError(
                 f"--config.{name}={now.get(name)!r} contradicts {checkpoint}, which was trained "
                 f"with {before.get(name)!r}; leave the override out"
             )
 
     def decided(name: str) -> bool:
-        says = _of_checkpoint(name)
-        return says == "yes" or (says == "unless_given" and name not in overrides)
+        whose = _from_checkpoint(name)
+        return whose == "yes" or (whose == "unless_given" and name not in overrides)
 
     taken = {name: value for name, value in before.items() if decided(name)}
     # What a recipe added after the run has no value in its checkpoint.
@@ -125,25 +122,28 @@ def adopt(config: Config, written: str, overrides: dict[str, Any], checkpoint: P
         for name, value in now.items()
         if not decided(name) or (name not in FIELDS and name not in before)
     }
-    result: Config = ml_collections.ConfigDict(type_safe=False)  # as `parts.recipe`
-    for name, value in (kept | taken).items():
-        group, _, leaf = name.rpartition(".")
-        if group and group not in result:
-            result[group] = ml_collections.ConfigDict()
-        (result[group] if group else result)[leaf] = (
-            tuple(value) if isinstance(value, list) else value
-        )
-    return result.lock()
+    return _as_config(kept | taken).lock()
+
+
+def from_json(written: str) -> Config:
+    """The config that a checkpoint holds, with what older runs did where it is silent."""
+    return _as_config(_leaves(written))
+
+
+def _as_config(plain: dict[str, Any]) -> Config:
+    """A config of values by dotted names, whose tuples JSON has made lists."""
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+    return as_config(values)
 
 
 def of_checkpoint(config: Config) -> dict[str, Any]:
-    """The fields that a checkpoint decides by itself, by dotted name, for digests.
+    """The fields that a checkpoint decides, by dotted name, for digests.
 
     Without those that were added later and stand at what older runs did, so that a digest of an
     older version stays the same.
     """
     leaves = _leaves(to_json(config))
-    decided = {name: value for name, value in leaves.items() if _of_checkpoint(name) == "yes"}
+    decided = {name: value for name, value in leaves.items() if _from_checkpoint(name) == "yes"}
     return _as_before_they_were_added(decided)
 
 
@@ -171,7 +171,7 @@ def _may_change(name: str) -> bool:
     return name in FIELDS and FIELDS[name].resume == "free"
 
 
-def _of_checkpoint(name: str) -> str:
+def _from_checkpoint(name: str) -> str:
     """`Field.from_checkpoint`; fields unknown to the schema belong to what was trained."""
     if name in FIELDS:
         return FIELDS[name].from_checkpoint
@@ -180,7 +180,7 @@ def _of_checkpoint(name: str) -> str:
 
 def _leaves(written: str) -> dict[str, Any]:
     """A config that was written, by dotted names, with what older runs did where it is silent."""
-    return {name: _plain(_older(name)) for name in COMMON} | _flat(json.loads(written))
+    return {name: _plain(_older(name)) for name in COMMON} | by_dotted_name(json.loads(written))
 
 
 def _older(name: str) -> Any:
@@ -194,16 +194,7 @@ def _plain(value: Any) -> Any:
 
 def leaves(config: Config) -> dict[str, Any]:
     """Every field of a config by its dotted name, in the order of the config."""
-    return _flat(config.to_dict())
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return leaves
+    return by_dotted_name(config.to_dict())
 
 
 def _commit() -> str:

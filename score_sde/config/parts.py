@@ -6,6 +6,7 @@ from left to right, so that a recipe shows only what is particular to it.
 them. Every field can be overridden on the command line: `--config.optim.lr=1e-4`.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -15,7 +16,7 @@ from score_sde.config.schema import FIELDS
 Part = dict[str, Any]
 
 REQUIRED = ("training.sde", "model.name")
-"""Fields that a recipe says itself: no default would be a fair guess."""
+"""Fields that every recipe sets: there is no sensible default."""
 
 COMMON: Part = {
     name: field.default
@@ -148,7 +149,7 @@ NCSNPP_1024: Part = NCSNPP_256 | {
     "model.num_res_blocks": 1,
     "model.ema_rate": 0.9999,
 }
-NCSNPP_VP: Part = NCSNPP | {  # puts out the noise, and is told the time
+NCSNPP_VP: Part = NCSNPP | {  # puts out the noise; its label is the time
     "model.embedding_type": "positional",
     "model.scale_by_sigma": False,
     "model.ema_rate": 0.9999,
@@ -262,6 +263,20 @@ def recipe(*parts: Part) -> ml_collections.ConfigDict:
                     f"{type(fields[name]).__name__}; write the value as one"
                 )
             fields[name] = value
+    return as_config(fields)
+
+
+def by_dotted_name(tree: Mapping[str, Any], prefix: str = "") -> Part:
+    """The values of nested dictionaries by dotted names, the inverse of `as_config`."""
+    fields: Part = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        fields |= by_dotted_name(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return fields
+
+
+def as_config(fields: Part) -> ml_collections.ConfigDict:
+    """A config, unlocked, of values by dotted names."""
     # The top level holds the seed and the device, which may be a name or a torch.device.
     config: Any = ml_collections.ConfigDict(type_safe=False)
     for name, value in fields.items():

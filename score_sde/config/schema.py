@@ -240,7 +240,7 @@ FIELDS: dict[str, Field] = {
     "model.nonlinearity": _model("swish", "swish, relu, elu or lrelu"),
     "model.normalization": _model("InstanceNorm++", "of NCSNv2"),
     "model.resamp_with_conv": _model(True, "convolve where sizes change"),
-    "model.conditional": _model(True, "tell the network the noise level"),
+    "model.conditional": _model(True, "condition the network on the noise level"),
     "model.num_classes": _model(0, "class labels; 0: none", AT_LEAST_0),
     "model.fir": _model(True, "of ncsnpp: smooth where sizes change"),
     "model.fir_kernel": _model((1, 3, 3, 1), "of that filter", KERNEL),

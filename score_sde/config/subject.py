@@ -1,6 +1,5 @@
 """Config → what an evaluation takes. Below this layer nothing sees a config."""
 
-import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,6 @@ from torch import nn
 from score_sde import parallel
 from score_sde.config import history
 from score_sde.config.build import (
-    DEFAULT_ROOT,
     Config,
     build_device,
     build_inverse_scaler,
@@ -19,8 +17,11 @@ from score_sde.config.build import (
     build_scaler,
     build_score_for,
     build_sde,
+    data_root,
     draw,
+    field,
     image_shape,
+    num_classes,
 )
 from score_sde.data import Source
 from score_sde.evaluation.figures import each_sample
@@ -36,8 +37,8 @@ def build_references(config: Config) -> References:
     return References(
         options=config.eval.to_dict(),
         dataset=config.data.dataset,
-        category=config.data.get("category", ""),
-        root=Path(config.data.get("root", DEFAULT_ROOT) or DEFAULT_ROOT),
+        category=field(config, "data.category"),
+        root=Path(data_root(config)),
         shape=image_shape(config),
         device=build_device(config),
         seed=config.seed,
@@ -69,8 +70,7 @@ def build_subject(
         world: the processes that share the work.
         log: shows the progress.
     """
-    sde, device, shape = build_sde(config), build_device(config), image_shape(config)
-    objective, sampling = build_objective(config, sde), config.sampling.to_dict()
+    sde, device = build_sde(config), build_device(config)
     facts = {
         "weights": weights,
         "ema": not raw,
@@ -85,16 +85,15 @@ def build_subject(
         device=device,
         seed=config.seed,
         options=config.eval.to_dict(),
-        sampling=sampling,
+        sampling=config.sampling.to_dict(),
         continuous=config.training.continuous,
-        num_classes=config.model.get("num_classes", 0),
+        num_classes=num_classes(config),
         scale=build_scaler(config),
         inverse_scale=build_inverse_scaler(config),
         score_for=partial(build_score_for, config, network, sde),
         draw=lambda index: draw(config, network, sde, index, device),
         draw_facts=_draw_facts(config, sde),
-        objective=objective,
-        loss_scale=objective.per_dimension(math.prod(shape)),
+        objective=build_objective(config, sde),
         sources=sources,
         references=references,
         shards=Shards(folder, facts, world, log),

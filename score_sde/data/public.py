@@ -37,6 +37,7 @@ IDX_FILES = {
 
 def open_digits(request: Request) -> MemorySource:
     """Scikit-learn's 8x8 digits with levels 0 … 16; the test split is every sixth, from 0 on."""
+    _check_shape(request, 1)
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
@@ -53,6 +54,7 @@ def open_colour_digits(request: Request) -> MemorySource:
     A class has two opposite hues, in every other image the one and the other, which it shares with
     the class five further: to give a grey image its colour, one has to read the digit.
     """
+    _check_shape(request, 3)
     grey = open_digits(dataclasses.replace(request, num_channels=1))
     every = torch.arange(len(grey))
     turns = grey.labels(every) / 10 + every % 2 / 2
@@ -62,6 +64,15 @@ def open_colour_digits(request: Request) -> MemorySource:
     images = (255 * ink * colour[:, :, None, None]).round().to(torch.uint8)
     info = request.info(len(images), "8x8, coloured by class", class_names=DIGITS)
     return MemorySource(info, images, grey.labels(every))
+
+
+def _check_shape(request: Request, channels: int) -> None:
+    if request.shape != (channels, 8, 8):
+        raise ValueError(
+            f"{request.name} have {channels} channels and 8x8 pixels, not {request.num_channels} "
+            f"and {request.image_size[0]}x{request.image_size[1]}: "
+            f"set data.num_channels={channels}, data.image_size=8 and data.image_width=0"
+        )
 
 
 def open_mnist(request: Request) -> MemorySource:

@@ -14,68 +14,43 @@ compared; `frechet` and `distances` the numbers. Images are uint8 with 256 level
 """
 
 from score_sde.evaluation.classifier import Classifier, digits_classifier, suits_classifier
-from score_sde.evaluation.classifier_training import accuracy, train_classifier
-from score_sde.evaluation.distances import (
-    KernelDistance,
-    MeanStd,
-    PrecisionRecall,
-    inception_score,
-    kernel_distance,
-    kernel_distance_full,
-    precision_recall,
-)
+from score_sde.evaluation.classifier_training import train_classifier
+from score_sde.evaluation.distances import inception_score, kernel_distance, precision_recall
 from score_sde.evaluation.features import (
     INCEPTION_FILE,
-    Collected,
-    FeatureNetwork,
     collect,
     inception,
-    inception_file,
     metric_name,
     spread_levels,
     to_uint8,
 )
 from score_sde.evaluation.figure import Figure, LeftOut, mean_figure
 from score_sde.evaluation.figures import FIGURES, EachSample
-from score_sde.evaluation.frechet import Bootstrap, bootstrap, frechet_distance
+from score_sde.evaluation.frechet import bootstrap, frechet_distance
 from score_sde.evaluation.moments import Moments
 from score_sde.evaluation.references import References
-from score_sde.evaluation.shards import Shards
-from score_sde.evaluation.statistics import Facts, Reference, cache_name, check_comparable
-from score_sde.evaluation.subject import SampleSet, Subject
+from score_sde.evaluation.statistics import Facts, Reference
+from score_sde.evaluation.subject import Subject
 
 __all__ = [
     "FIGURES",
     "INCEPTION_FILE",
-    "Bootstrap",
     "Classifier",
-    "Collected",
     "EachSample",
     "Facts",
-    "FeatureNetwork",
     "Figure",
-    "KernelDistance",
     "LeftOut",
-    "MeanStd",
     "Moments",
-    "PrecisionRecall",
     "Reference",
     "References",
-    "SampleSet",
-    "Shards",
     "Subject",
-    "accuracy",
     "bootstrap",
-    "cache_name",
-    "check_comparable",
     "collect",
     "digits_classifier",
     "frechet_distance",
     "inception",
-    "inception_file",
     "inception_score",
     "kernel_distance",
-    "kernel_distance_full",
     "mean_figure",
     "metric_name",
     "precision_recall",

@@ -1,10 +1,9 @@
 """A small classifier as feature network, for images that Inception does not suit.
 
-It takes images of one shape, 8x8 to 64x64 with any number of channels: grey digits too, of which
-Inception has no idea, and without a file that has to be fetched. Its features are the 64 numbers
-before the last nonlinearity, each of about unit variance over the data that it learnt from.
-Distances on them are called after these data (`FD-digits`) and compare models of them among one
-another, with nothing else.
+It takes images of one shape, 8x8 to 64x64 with any number of channels: grey digits too, which
+Inception was not trained on, and without a file that has to be fetched. Its features are the 64
+numbers before the last nonlinearity, each of about unit variance over its training data. Distances
+on them are named after these data (`FD-digits`), and compare models of these data only.
 """
 
 import hashlib
@@ -24,7 +23,7 @@ DIMENSIONS = 64
 """Numbers of a feature vector."""
 
 TURNS = "turns"
-"""In a network's name: it learnt which way up an image is, since there were no labels."""
+"""In the name of a network that was trained to tell rotations apart, for lack of labels."""
 
 _DIGITS = Path(__file__).with_name("digits_classifier.pt")
 _SIDES = (8, 64)

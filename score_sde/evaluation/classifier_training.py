@@ -1,7 +1,5 @@
 """Training of the built-in feature network, with labels or, where there are none, on turns."""
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,7 +26,6 @@ def train_classifier(
     num_steps: int = 0,
     batch_size: int = 128,
     device: torch.device | str = "cpu",
-    on_step: Callable[[int, float], None] | None = None,
 ) -> Classifier:
     """Trains a `Classifier` by AdamW, its rate rising and falling once (Smith & Topin 2018).
 
@@ -46,7 +43,6 @@ def train_classifier(
             minute on a CPU.
         batch_size: images in each.
         device: where to train.
-        on_step: called with the number of steps done and the loss.
 
     Raises:
         ValueError: for images or labels of another kind, labels outside 0 … K - 1, or fewer than
@@ -64,7 +60,7 @@ def train_classifier(
     network = network.to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.0, weight_decay=_WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_RATE, total_steps=num_steps)
-    for step, rows in enumerate(_order(len(images), batch_size, num_steps, seed), start=1):
+    for rows in _order(len(images), batch_size, num_steps, seed):
         batch = images[rows].to(device)
         if labels is None:
             batch, target = turned(batch, turns)
@@ -75,8 +71,6 @@ def train_classifier(
         loss.backward()
         optimizer.step()
         schedule.step()
-        if on_step:
-            on_step(step, loss.item())
     return network.eval().requires_grad_(False)
 
 

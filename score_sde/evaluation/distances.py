@@ -33,14 +33,10 @@ class KernelDistance:
             of m among n, their variance times m/(n − m) is that of the whole (the delete-d
             jackknife, Shao & Wu 1989), with n the smaller of both sets, and a share of it comes
             from the number of subsets. NaN where m is n.
-        subsets: their number.
-        subset_size: images of either set in each.
     """
 
     mean: float
     std: float
-    subsets: int
-    subset_size: int
     error: float
 
 
@@ -87,28 +83,7 @@ def kernel_distance(
         values[i] = _unbiased_mmd2(real[of_real], fake[of_fake])
     mean, std, left = float(values.mean()), float(values.std()), least - subset_size
     error = std * math.sqrt(subset_size / left + 1 / subsets) if left else math.nan
-    return KernelDistance(mean, std, subsets, subset_size, error)
-
-
-def kernel_distance_full(real: Tensor, fake: Tensor) -> float:
-    """The unbiased kernel distance of two whole sets, kernel as in `kernel_distance`.
-
-    Memory stays flat; time is that of (N + M)² D / 2 multiplications.
-
-    Args:
-        real: (N, D), at least two.
-        fake: (M, D), at least two.
-
-    Raises:
-        ValueError: where the features do not fit.
-    """
-    real, fake = _pair(real, fake)
-    if min(len(real), len(fake)) < 2:
-        raise ValueError(
-            f"a kernel distance of {len(real)} real and {len(fake)} generated images: at least "
-            "two of each are needed"
-        )
-    return _unbiased_mmd2(real, fake)
+    return KernelDistance(mean, std, error)
 
 
 def _unbiased_mmd2(x: Tensor, y: Tensor) -> float:

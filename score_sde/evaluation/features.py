@@ -188,7 +188,7 @@ def inception(path: str | Path = "", device: torch.device | str = "cpu") -> Ince
         extractor: Any = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048", "logits_unbiased"], str(file)
         )
-    except RuntimeError:  # what load_state_dict says of names and shapes goes over pages
+    except RuntimeError:  # load_state_dict lists every name and shape
         raise _not_inception(file, "other names or shapes") from None
     return InceptionFeatures(extractor.to(device), hashlib.sha256(content).hexdigest())
 

@@ -10,31 +10,31 @@ from torch import Tensor
 from score_sde import likelihoods, noise
 from score_sde.data import Source, dequantise, to_unit
 from score_sde.evaluation.figure import Figure, LeftOut, mean_figure
-from score_sde.evaluation.shards import Results, shard_size
+from score_sde.evaluation.shards import shard_size
 from score_sde.evaluation.subject import Subject
 from score_sde.noise import Stream
 from score_sde.sde import VPSDE
 from score_sde.solvers.ode import Status
 
 SDE_DRAWS, SDE_TIMES, CHAIN_DRAWS = 2, 16, 16
-"""Of the bounds' estimates. All steps of a chain would be a thousand evaluations an image, and say
-no more: images differ among one another by more than these draws."""
+"""Of the bounds' estimates. All steps of a chain would be a thousand evaluations an image, for
+little: bounds vary more between images than between these draws."""
 
 SPLITS = {"test": ("test",), "train": ("train",), "both": ("test", "train")}
-"""What `eval.bpd_dataset` may say."""
+"""The splits that each value of `eval.bpd_dataset` stands for."""
 
 
 def subset(source: Source, count: int) -> Tensor:
     """Which images stand for a data set: the first of a random order, which is always the same.
 
-    Folders and many sets lie sorted by class: their first images are no sample of them.
+    Folders and many sets lie sorted by class: their first images are not representative.
     """
     return noise.permutation(len(source), 0, 0)[:count]
 
 
 @torch.no_grad()
 def held_out_loss(subject: Subject) -> Figure:
-    """The training objective, per dimension, on every test image, each at a time of its own."""
+    """The training objective, per dimension, on every test image, each at one random time."""
     if not subject.options["enable_loss"]:
         raise LeftOut
     source, seed, objective = subject.sources["test"], subject.seed, subject.objective
@@ -61,18 +61,18 @@ def held_out_loss(subject: Subject) -> Figure:
         ("loss", "t"),
         data=source.info.fingerprint,
     )
-    losses = results["loss"] * subject.loss_scale
+    losses = results["loss"] * objective.per_dimension(math.prod(source.info.shape))
     return mean_figure(
         losses,
         split=source.info.split,
         per="dimension",
         by_level=_by_level(results["t"], losses, subject.sde.T),
-        sec=results.sec,
+        sec=results["sec"],
     )
 
 
 def _generator(seed: int) -> torch.Generator:
-    """Torch's generator on the CPU keeps 32 bits of a seed: here all 64 of ours decide on them."""
+    """A generator seeded by all 64 bits: torch's own on the CPU keeps 32 of a seed."""
     u = noise.uniform(
         seed, torch.zeros(1, dtype=torch.int64), 0, (), stream=Stream.HELD_OUT, dtype=torch.float64
     )
@@ -119,7 +119,7 @@ def bits_per_dim(subject: Subject, split: str) -> Figure:
         levels=source.info.levels,
         nfe=float(results["nfe"].mean()),
         given_up=int((~done).sum()),
-        sec=results.sec,
+        sec=results["sec"],
         **how,
         method="Dormand–Prince 5(4), an error norm for each image",
     )
@@ -134,7 +134,7 @@ def bits_of_images(subject: Subject, split: str) -> np.ndarray:
     return _flow(subject, split)[0]["bits"].mean(1)
 
 
-def _flow(subject: Subject, split: str) -> tuple[Results, dict[str, Any]]:
+def _flow(subject: Subject, split: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Bits of the images of a split, (N, draws), and the options that they depend on."""
     source, chosen = _images(subject, split)
     if subject.sde.has_chain and not subject.continuous:
@@ -265,6 +265,6 @@ def bound(subject: Subject, split: str) -> Figure:
         levels=levels,
         model="DDPM's chain" if chain else "the reverse-time SDE",
         nfe=float(2 * CHAIN_DRAWS if chain else SDE_DRAWS * SDE_TIMES),
-        sec=results.sec,
+        sec=results["sec"],
         **how,
     )

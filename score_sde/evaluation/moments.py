@@ -49,19 +49,6 @@ class Moments:
             weight = torch.ones(len(block)) if counts is None else counts[rows]
             self._join(*_moments_of(block, weight.to("cpu", torch.float64)))
 
-    def merge(self, other: "Moments") -> None:
-        """Takes in all that another one has seen, which stays as it is.
-
-        Raises:
-            ValueError: where the two differ in dimensions.
-        """
-        if other._mean.shape != self._mean.shape:
-            raise ValueError(
-                f"statistics of {len(other._mean)} and {len(self._mean)} dimensions do not mix: "
-                "use one feature network throughout"
-            )
-        self._join(other.n, other._mean, other._scatter)
-
     def _join(self, n: int, mean: Tensor, scatter: Tensor) -> None:
         if n == 0:
             return

@@ -5,11 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from score_sde.evaluation.distances import (
-    inception_score,
-    kernel_distance,
-    precision_recall,
-)
+from score_sde.evaluation.distances import inception_score, kernel_distance, precision_recall
 from score_sde.evaluation.features import FeatureNetwork, metric_name, spread_levels
 from score_sde.evaluation.figure import Figure, LeftOut, mean_figure
 from score_sde.evaluation.frechet import bootstrap
@@ -54,7 +50,7 @@ def kernel(subject: Subject, inception: bool) -> Figure:
     """Kernel distance of features to the reference; KID with Inception's."""
     network = _network(subject, inception)
     samples, reference, real = _with_features(subject)
-    subset = min(KID_SUBSET, min(len(real), len(samples.features)) // 2)
+    subset = min(KID_SUBSET, len(real) // 2, len(samples.features) // 2)
     distance = kernel_distance(real, samples.features, subset_size=subset)
     return {
         "value": distance.mean,
@@ -73,11 +69,11 @@ def covered(subject: Subject, real: bool) -> Figure:
     shares = subject.once(
         "covered", lambda: precision_recall(features, samples.features, k=NEIGHBOUR)
     )
-    share, n = (
-        (shares.recall, len(features)) if real else (shares.precision, len(samples.features))
-    )
-    how = {**({"of": "real images"} if real else {}), **_how(subject, samples, reference)}
-    return {"value": share, "se": _share_error(share, n), "n": n, **how}
+    share = shares.recall if real else shares.precision
+    n = len(features) if real else len(samples.features)
+    of = {"of": "real images"} if real else {}
+    se = _share_error(share, n)
+    return {"value": share, "se": se, "n": n, **of, **_how(subject, samples, reference)}
 
 
 def _share_error(share: float, n: int) -> float:
@@ -92,7 +88,7 @@ def class_score(subject: Subject, inception: bool) -> Figure:
     samples, reference = _compared(subject)
     if samples.logits is None:
         raise LeftOut
-    parts = min(10, len(samples.logits) // 10)  # as in the literature: of one part is its error
+    parts = min(10, len(samples.logits) // 10)  # as in the literature; the error needs two
     if not parts:
         raise LeftOut("it needs at least ten samples", "score")
     score = inception_score(samples.logits, splits=parts)
@@ -169,12 +165,11 @@ def _compared(subject: Subject) -> tuple[SampleSet, Reference]:
             f"the {split} split has one image: set eval.reference_split to the other", "samples"
         )
     samples = subject.samples
-    n = len(samples.features)
-    if samples.count < 2:
+    n, drawn = len(samples.features), subject.options["num_samples"]
+    if drawn < 2:
         raise LeftOut("distances need at least two: raise eval.num_samples", "samples")
     if n < 2:
-        why = f"only {n} of {samples.count} are finite images: check the weights"
-        raise LeftOut(why, "samples")
+        raise LeftOut(f"only {n} of {drawn} are finite images: check the weights", "samples")
     if not subject.shards.world.is_main:
         raise LeftOut
     return samples, subject.references.reference(source)[0]
@@ -219,7 +214,7 @@ def _how(subject: Subject, samples: SampleSet, reference: Reference) -> dict[str
     """How samples were made, and what they are compared with."""
     facts, network = reference.facts, subject.references.network
     return {
-        # Files of others may tell neither.
+        # Files of others may lack both.
         "split": facts.split or None,
         "against": facts.n or None,
         **samples.how,

@@ -63,7 +63,7 @@ class References:
         data are read.
 
         Raises:
-            LeftOut: "auto" finds none; the sentence says how to get it.
+            LeftOut: "auto" and neither is there; the reason says how to get one.
             OSError, ValueError: what was asked for by name is not there, or damaged.
         """
         options = self.options
@@ -131,14 +131,7 @@ class References:
         """
         if not self.options["reference"]:
             return
-        known = Facts(
-            dataset=canonical_name(self.dataset),
-            split=self.options["reference_split"],
-            shape=self.shape,
-            network=self.network.name,
-            fingerprint=self.network.fingerprint,
-            dimensions=self.network.dimensions,
-        )
+        known = self._facts(canonical_name(self.dataset), self.options["reference_split"])
         check_comparable(Reference.load(Path(self.options["reference"])).facts, known)
 
     def reference(self, source: Source) -> tuple[Reference, Path]:
@@ -159,7 +152,7 @@ class References:
         if "" not in self._kept:
             path = Path(self.options["reference"])
             reference = Reference.load(path)
-            check_comparable(reference.facts, self._facts(source.info))
+            check_comparable(reference.facts, self._facts_of(source.info))
             self._kept[""] = reference, path
         return self._kept[""]
 
@@ -170,7 +163,7 @@ class References:
         """
         split = source.info.split
         if split not in self._kept:
-            name = cache_name(self._facts(source.info), source.info.fingerprint)
+            name = cache_name(self._facts_of(source.info), source.info.fingerprint)
             path = Path(self.options["stats_folder"]) / name
             try:
                 self._kept[split] = Reference.load(path), path
@@ -185,25 +178,25 @@ class References:
             for part in source.stream(parts)
         )
         collected = collect(self.network, images, keep=self.keeps_features(source))
-        facts = self._facts(source.info)
+        facts = self._facts_of(source.info)
         reference = Reference.of(facts, collected.moments, collected.features, collected.logits)
-        try:
-            reference.save(path)
-        except OSError as error:
-            raise cannot_write(path, error, "--config.eval.stats_folder") from error
+        _save(reference, path)
         return reference
 
     def keeps_features(self, source: Source) -> bool:
         """Whether a data set is small enough for its features to be kept."""
         return len(source) * self.network.dimensions <= KEPT_NUMBERS
 
-    def _facts(self, info: DatasetInfo) -> Facts:
+    def _facts_of(self, info: DatasetInfo) -> Facts:
+        return self._facts(info.name, info.split, info.policy)
+
+    def _facts(self, dataset: str, split: str, preprocessing: str = "") -> Facts:
         """What samples must be compared with."""
         return Facts(
-            dataset=info.name,
-            split=info.split,
-            shape=info.shape,
-            preprocessing=info.policy,
+            dataset=dataset,
+            split=split,
+            shape=self.shape,
+            preprocessing=preprocessing,
             network=self.network.name,
             fingerprint=self.network.fingerprint,
             dimensions=self.network.dimensions,
@@ -227,20 +220,22 @@ class References:
             seed=self.seed,
             device=self.device,
         )
-        try:
-            network.save(self.classifier_path)
-        except OSError as error:
-            raise cannot_write(
-                self.classifier_path, error, "--config.eval.stats_folder"
-            ) from error
+        _save(network, self.classifier_path)
         sentence = (
             f"{network.name}: trained on {info.num_images:,} images, in {self.classifier_path}"
         )
         if labelled and len(test):
             labels = test.labels(torch.arange(len(test)))
             share = accuracy(network, _all_images(test), labels)
-            sentence += f"; it names {share:.1%} of the test images rightly"
+            sentence += f"; it classifies {share:.1%} of the test images correctly"
         return sentence
+
+
+def _save(what: Reference | Classifier, path: Path) -> None:
+    try:
+        what.save(path)
+    except OSError as error:
+        raise cannot_write(path, error, "--config.eval.stats_folder") from error
 
 
 def _all_images(source: Source) -> Tensor:

@@ -38,25 +38,6 @@ _DAMAGED = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZi
 
 
 @dataclass(frozen=True)
-class Results:
-    """Arrays over all samples, and how long they took.
-
-    Attributes:
-        arrays: by name, the rows of all shards in order.
-        sec: time of computation, of all processes together and over all interruptions.
-    """
-
-    arrays: Arrays
-    sec: float
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self.arrays[name]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.arrays
-
-
-@dataclass(frozen=True)
 class Shards:
     """Where shards lie and who computes which.
 
@@ -80,7 +61,7 @@ class Shards:
         compute: Callable[[Tensor], Mapping[str, Tensor]],
         needed: Collection[str] = (),
         **facts: Any,
-    ) -> Results:
+    ) -> dict[str, Any]:
         """What `compute` gives for all samples, read from shards where these exist.
 
         Every process must call it, and gets everything.
@@ -93,6 +74,10 @@ class Shards:
             needed: names of arrays that a shard must have. One that lacks an array, since it was
                 written before the array was asked for, is computed again.
             **facts: what else the numbers depend on.
+
+        Returns:
+            By name, the rows of all shards in order; and `sec`, the time of computation of all
+            processes together and over all interruptions.
 
         Raises:
             OSError: a shard that cannot be written.
@@ -118,7 +103,7 @@ class Shards:
 
 
 def shard_size(count: int, batch_size: int) -> int:
-    """Samples in a shard: whole batches, for any number of processes the same."""
+    """Samples in a shard: whole batches, the same for any number of processes."""
     return batch_size * max(1, min(SHARD_BATCHES, math.ceil(count / (SHARDS * batch_size))))
 
 
@@ -157,21 +142,21 @@ class _Part:
             return None
 
 
-def _joined(parts: Sequence[_Part], home: Path) -> Results:
+def _joined(parts: Sequence[_Part], home: Path) -> dict[str, Any]:
     read = [content for part in parts if (content := part.read())]
     if len(read) < len(parts):
         raise OSError(f"{home} lacks shards that were just written: does every process see it?")
     # Some may have arrays that an earlier evaluation asked for and this one does not.
     common = set.intersection(*(set(arrays) for arrays, _ in read))
     arrays = {key: np.concatenate([arrays[key] for arrays, _ in read]) for key in sorted(common)}
-    return Results(arrays, sum(sec for _, sec in read))
+    return {**arrays, "sec": sum(sec for _, sec in read)}
 
 
 def _name(start: int, index: Tensor) -> str:
     """The first sample's place and the number of samples.
 
-    The last shard of an evaluation may be shorter than the same shard of a longer evaluation: the
-    number keeps both, so that neither overwrites what the other has computed.
+    The last shard of an evaluation may be shorter than the same shard of one with more samples:
+    both are kept.
     """
     return f"{start:06d}_{len(index)}.npz"
 

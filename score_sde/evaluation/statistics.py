@@ -3,14 +3,12 @@
 A reference file is an `.npz` of arrays and text, read without pickle. Ours has `mu` and `sigma` as
 most tools store them; features and logits, where they were kept, as `pool_3` and `logits` (the
 names of the 2021 release); and the facts that a comparison rests on. Files that others wrote hold
-few of these facts, or none; what a file does not say is not compared.
+few of these facts, or none; what a file lacks is not compared.
 """
 
-import contextlib
 import hashlib
 import re
 import zipfile
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -110,8 +108,26 @@ class Reference:
             OSError: the file can't be opened.
             ValueError: it is damaged, or holds no statistics.
         """
-        with _opened(path) as file:
-            return _from_arrays({name: file[name] for name in file.files if _known(name)}, path)
+        try:
+            with path.open("rb") as raw:
+                file = np.load(raw, allow_pickle=False)
+                if not isinstance(file, np.lib.npyio.NpzFile):
+                    raise ValueError("it holds one array, not several by name")
+                with file:
+                    return _from_arrays({name: file[name] for name in file.files if _known(name)})
+        except (FileNotFoundError, IsADirectoryError):
+            raise FileNotFoundError(
+                f"no reference statistics at {path}: make them with --mode stats, or name another "
+                "file"
+            ) from None
+        except (ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            if "pickle" in reason:  # numpy's message advises to run what is in the file
+                reason = "it is no archive of arrays of numbers by name"
+            raise ValueError(
+                f"{path} is no file of reference statistics ({reason}): give an .npz with mu and "
+                "sigma, or with features as pool_3"
+            ) from error
 
 
 def _known(name: str) -> bool:
@@ -119,31 +135,7 @@ def _known(name: str) -> bool:
     return name in names or name in ("mu", "sigma", "logits", *FEATURE_KEYS)
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """An `.npz` file, with one sentence for whatever is wrong with it."""
-    try:
-        with path.open("rb") as raw:
-            file = np.load(raw, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one array, not several by name")
-            with file:
-                yield file
-    except (FileNotFoundError, IsADirectoryError):
-        raise FileNotFoundError(
-            f"no reference statistics at {path}: make them with --mode stats, or name another file"
-        ) from None
-    except (ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        if "pickle" in reason:  # numpy's message advises to run what is in the file
-            reason = "it is no archive of arrays of numbers by name"
-        raise ValueError(
-            f"{path} is no file of reference statistics ({reason}): give an .npz with mu and "
-            "sigma, or with features as pool_3"
-        ) from error
-
-
-def _from_arrays(arrays: dict[str, np.ndarray], path: Path) -> Reference:
+def _from_arrays(arrays: dict[str, np.ndarray]) -> Reference:
     name = next((key for key in FEATURE_KEYS if key in arrays), None)
     features = None if name is None else torch.from_numpy(arrays[name]).float().flatten(1)
     facts = _facts(arrays)

@@ -12,7 +12,7 @@ from score_sde.data import Source
 from score_sde.evaluation.features import to_uint8
 from score_sde.evaluation.figure import LeftOut
 from score_sde.evaluation.references import References
-from score_sde.evaluation.shards import Results, Shards, shard_size
+from score_sde.evaluation.shards import Shards, shard_size
 from score_sde.sde import SDE, Score
 from score_sde.solvers.ode import Status
 
@@ -34,7 +34,6 @@ class SampleSet:
         features: float32 (N, D), of all.
         logits: float32 (N, K), where the feature network knows classes.
         values: by name, what `Subject.each_sample` gives for each, (N, ...).
-        count: how many were drawn, those that are no finite images included.
         how: for the report: how they were drawn, the mean `nfe`, how many were `given_up`.
     """
 
@@ -42,7 +41,6 @@ class SampleSet:
     features: Tensor
     logits: Tensor | None
     values: Mapping[str, np.ndarray]
-    count: int
     how: Mapping[str, Any]
 
 
@@ -61,7 +59,7 @@ class Subject:
         options: the fields of the config's group `eval`, by name.
         sampling: those of the group `sampling`.
         continuous: whether the network knows all times, and not only those of a chain.
-        num_classes: that the network is told; 0 for a network without labels.
+        num_classes: class labels that the network takes; 0 for a network without.
         scale: images in [0, 1] → the network's range.
         inverse_scale: the other way; it does not clip.
         score_for: `Labels` (None for none) → a callable of sample indices, int64 (b,), that gives
@@ -69,8 +67,6 @@ class Subject:
         draw: sample indices, int64 (n,) → `samplers.Samples`, some at a time.
         draw_facts: what the draws depend on beside `shards.facts`; it names their shards.
         objective: what the network was trained to minimise, an `objectives.Objective`.
-        loss_scale: the factor that makes of its loss a number per dimension: nats for a bound on
-            the likelihood, the mean squared error of the noise for others.
         sources: images by split, `train` and `test`, as far as they are needed.
         references: what samples are measured by and compared with.
         shards: where results are kept by sample.
@@ -92,7 +88,6 @@ class Subject:
     draw: Callable[[Tensor], Iterator[Any]]
     draw_facts: Mapping[str, Any]
     objective: Any
-    loss_scale: float
     sources: Mapping[str, Source]
     references: References
     shards: Shards
@@ -133,18 +128,17 @@ class Subject:
             **({"labels": "each class equally often"} if self.num_classes else {}),
             "nfe": float(results["nfe"].mean()),
             "given_up": int((~finite).sum()),
-            "sec": results.sec,
+            "sec": results["sec"],
         }
         return SampleSet(
             images[torch.from_numpy(finite[: len(images)])],
             torch.from_numpy(results["features"][finite]),
             torch.from_numpy(results["logits"][finite]) if "logits" in results else None,
             {name: results[f"each {name}"][finite] for name in self.each_sample},
-            len(finite),
             how,
         )
 
-    def _draw_all(self) -> Results:
+    def _draw_all(self) -> dict[str, Any]:
         """Features and the first images of all samples, by index."""
         network = self.references.network
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from score_sde.objectives.losses import ELBO, SMLD, NoisePrediction, Objective, ScoreMatching
 from score_sde.objectives.times import TIME_SAMPLERS, TimeSampler
-from score_sde.sde import SDE, VESDE, VPSDE
+from score_sde.sde import SDE
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,20 @@ def make_objective(
     Args:
         sde: the forward process.
         objective: a name of `OBJECTIVES`.
-        continuous: as the others in `Options`.
-        reduce_mean: see there.
-        likelihood_weighting: see there.
-        times: see there.
-        eps: see there.
+        continuous: this and the others as in `Options`.
+        reduce_mean: mean over the dimensions of a sample; otherwise half their sum.
+        likelihood_weighting: λ = g² instead of σ².
+        times: a name of `TIME_SAMPLERS`.
+        eps: the smallest continuous time.
 
     Raises:
         ValueError: an unknown name, or options that exclude each other.
     """
     if times not in TIME_SAMPLERS:
-        raise ValueError(f"times={times!r}: choose one of {', '.join(TIME_SAMPLERS)}")
+        raise ValueError(
+            f"config.training.time_sampling={times!r}: it must be one of "
+            f"{', '.join(TIME_SAMPLERS)}"
+        )
     if objective not in OBJECTIVES:
         raise ValueError(
             f"training.objective={objective!r}: it must be one of {', '.join(OBJECTIVES)}"
@@ -72,14 +75,13 @@ def as_options_say(sde: SDE, options: Options) -> Objective:
         weighting = options.likelihood_weighting
         return ScoreMatching(sde, True, options.reduce_mean, weighting, sampler)
     _check_chain(options)
-    if isinstance(sde, VESDE):
-        return SMLD(sde, options.reduce_mean)
-    if isinstance(sde, VPSDE):
-        return NoisePrediction(sde, options.reduce_mean)
-    raise ValueError(
-        f"{sde.name}: discrete training is defined for vesde (SMLD) and vpsde (DDPM); "
-        "set training.continuous=True"
-    )
+    if not sde.has_chain:
+        raise ValueError(
+            f"{sde.name}: discrete training is defined for vesde (SMLD) and vpsde (DDPM); "
+            "set training.continuous=True"
+        )
+    chain = SMLD if sde.network_output == "score" else NoisePrediction
+    return chain(sde, options.reduce_mean)
 
 
 def score_matching(sde: SDE, options: Options) -> Objective:
@@ -127,8 +129,8 @@ OBJECTIVES: dict[str, Callable[[SDE, Options], Objective]] = {
 """Name in configs (`training.objective`) → the objective of an SDE and options."""
 
 
-def _of_chain(sde: SDE, options: Options, name: str) -> VPSDE:
-    if options.continuous or not isinstance(sde, VPSDE):
+def _of_chain(sde: SDE, options: Options, name: str) -> SDE:
+    if options.continuous or not sde.has_chain or sde.network_output != "noise":
         raise ValueError(
             f"training.objective={name!r} belongs to DDPM's chain: set training.sde='vpsde' and "
             f"training.continuous=False (they are {sde.name!r} and {options.continuous})"
@@ -146,6 +148,6 @@ def _check_chain(options: Options) -> None:
         )
     if options.times != "uniform":
         raise ValueError(
-            f"times={options.times!r}: a discrete chain draws its steps by itself; "
-            "set training.continuous=True or take uniform times"
+            f"config.training.time_sampling={options.times!r}: a discrete chain draws its steps "
+            "uniformly, so set 'uniform' (or training.continuous=True)"
         )

@@ -156,7 +156,7 @@ class SMLD(_ChainObjective):
         ValueError: the SDE is not variance exploding.
     """
 
-    def __init__(self, sde: VESDE, reduce_mean: bool = False) -> None:
+    def __init__(self, sde: SDE, reduce_mean: bool = False) -> None:
         if not isinstance(sde, VESDE):
             raise ValueError(
                 f"{sde.name}: SMLD's chain belongs to vesde; use it, or NoisePrediction for vpsde"
@@ -190,7 +190,7 @@ class NoisePrediction(_ChainObjective):
         ValueError: the SDE is not variance preserving.
     """
 
-    def __init__(self, sde: VPSDE, reduce_mean: bool = True) -> None:
+    def __init__(self, sde: SDE, reduce_mean: bool = True) -> None:
         if not isinstance(sde, VPSDE):
             raise ValueError(
                 f"{sde.name}: DDPM's chain belongs to vpsde; use it, or SMLD for vesde"
@@ -234,7 +234,7 @@ class ELBO(NoisePrediction):
 
     nats_per_unit = 1.0
 
-    def __init__(self, sde: VPSDE, reduce_mean: bool = False) -> None:
+    def __init__(self, sde: SDE, reduce_mean: bool = False) -> None:
         super().__init__(sde, reduce_mean)
         weights = elbo_weights(sde)
         self.total = 2 * float(weights.sum())  # of half sums
@@ -254,7 +254,7 @@ class ELBO(NoisePrediction):
         return self.total * super().__call__(net, x_0, t, z, label)
 
 
-def elbo_weights(sde: VPSDE) -> Tensor:
+def elbo_weights(sde: SDE) -> Tensor:
     """w_i of the noise prediction's errors in the variational bound: float64 (N,).
 
     With the posterior's variance β̃_i in the reverse steps (Ho et al. 2020, eq. 7 and 12), the

@@ -42,7 +42,7 @@ class VESDE(SDE):
         return torch.ones_like(t)
 
     def std(self, t: Tensor) -> Tensor:
-        """σ(t) = σ_min (σ_max/σ_min)^t; the released code, too, does not subtract σ_min²."""
+        """σ(t) = σ_min (σ_max/σ_min)^t; the 2021 release, too, does not subtract σ_min²."""
         return self.sigma_min * torch.exp(self.log_ratio * t)
 
     def mean_rate(self, t: Tensor) -> Tensor:
