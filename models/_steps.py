@@ -36,6 +36,7 @@ class UpdateStep(Step):
     """
 
     name = "update_fn"
+    chain_steps = True
 
     def __init__(self, kind: Any, sde: SDE, options: tuple[Any, ...], heeds_noise: bool) -> None:
         super().__init__(sde)

@@ -11,11 +11,13 @@ import torch
 from conftest import ROOT, TABLES
 from problems import Gaussian
 
+import score_sde
 from configs.vp import digits
 from score_sde.commands import cli
 from score_sde.commands.train import train
 from score_sde.evaluation import FIGURES, LeftOut
 from score_sde.evaluation.report import table
+from score_sde.networks.table import NETWORKS
 from score_sde.samplers import GridSampler
 from score_sde.sde import SDE, VPSDE
 
@@ -174,7 +176,7 @@ def test_a_metric_in_a_recipe_is_in_report_and_table(evaluate, plain, tmp_path, 
     (code,) = [block for block in BLOCKS if "FIGURES[" in block]
     assert len(code.splitlines()) < 20
     path = tmp_path / "bright.py"
-    path.write_text(code)
+    path.write_text(f"{code}\nfrom configs.vp.digits import get_config\n")
     # The samples of an evaluation before the row was added are drawn again.
     first = evaluate(plain)
     assert "mean_brightness" not in first
@@ -210,13 +212,40 @@ def test_a_metric_is_any_function_of_the_subject(evaluate, plain):
     assert figures["left_out"]["tide"] == "there is no moon"
 
 
-def test_what_is_no_figure_is_refused_in_one_sentence(evaluate, plain, capsys):
+def test_what_is_no_figure_is_told_and_costs_no_other_figure(evaluate, plain):
     FIGURES["half"] = lambda subject: 0.5
-    evaluate(plain, code=1)
-    errors = capsys.readouterr().err.splitlines()
-    assert errors[-1].startswith(
+    report = evaluate(plain)
+    assert report["left_out"]["half"].startswith(
         "FIGURES['half'] gave 0.5: a figure is a dict with value, se and n"
     )
+    assert report["fd"]["n"] == 120
+
+
+def test_a_mode_that_names_an_option_of_its_own_is_told_to_take_a_field(tmp_path, capsys):
+    row = "from score_sde.commands.cli import MODES, Mode\n"
+    row += "MODES['ladder'] = Mode(print, 'climb', options=('rungs',))"
+    path = recipe(tmp_path, row, *VP_DIGITS)
+    assert cli.main(["main.py", f"--config={path}", "--mode=ladder"]) == 1
+    assert "--config.ladder.rungs" in capsys.readouterr().err
+
+
+def test_a_run_whose_recipe_adds_the_network_is_loaded_with_it(tmp_path):
+    path = recipe(tmp_path, code_of("Convolutions"), *VP_DIGITS, **{"model.name": "convolutions"})
+    workdir = trains(path, tmp_path / "run")
+    assert score_sde.load(workdir, str(path)).draw(1).shape == (1, 1, 8, 8)
+    del NETWORKS["convolutions"]
+    with pytest.raises(ValueError, match="name the recipe too"):
+        score_sde.load(workdir)
+
+
+@pytest.mark.parametrize("name", ["StochasticHeun", "Midpoint"])
+def test_added_steps_walk_a_discrete_chain_by_its_own_times(name, tmp_path):
+    code = code_of(name).replace("FEW_STEP", "PREDICTORS").replace("few_step", "predictors")
+    label = {"StochasticHeun": "stochastic_heun", "Midpoint": "midpoint"}[name]
+    fields = {"training.continuous": False, "training.time_sampling": "uniform"}
+    fields |= {"model.num_scales": 30, "sampling.num_steps": 0, "sampling.predictor": label}
+    path = recipe(tmp_path, code, *VP_DIGITS, **fields)
+    samples(path, trains(path, tmp_path / "run"))
 
 
 def test_a_recipe_is_a_file(tmp_path, monkeypatch):

@@ -174,7 +174,7 @@ def _fields(recipe: Path) -> dict[str, object]:
     except Exception as error:
         raise ValueError(
             f"--config {recipe}: its get_config() gives no recipe ({type(error).__name__}: "
-            f"{error}); write it like those under configs/"
+            f"{error}); compose it with recipe() of score_sde.config.parts"
         ) from error
     wanted = (*parts.COMMON, *parts.REQUIRED)
     missing = [name for name in wanted if f"config.{name}" not in fields]
@@ -251,6 +251,13 @@ def parse(argv: Sequence[str]) -> Command:
 
 def _check_options(mode: str, given: Sequence[str], chosen: Mapping[str, Any]) -> None:
     """Refuses options that a mode does not heed, or that contradict each other."""
+    for name in MODES[mode].options:
+        if name not in chosen:
+            raise ValueError(
+                f"the row of MODES for {mode!r} names the option --{name}, which the command line "
+                f"does not have: make it a field of the recipe, such as {{'{mode}.{name}': 3}}, "
+                f"given as --config.{mode}.{name}"
+            )
     for name in given:
         if name not in MODES[mode].options:
             modes = [other for other in MODES if name in MODES[other].options]

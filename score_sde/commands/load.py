@@ -75,7 +75,15 @@ def load(
     path = Path(workdir_or_file).expanduser()
     recipe = _get_config(config) if isinstance(config, str | Path) else config
     checkpoint = None if (path / "checkpoints").is_dir() else path
-    adopted, path, state = open_checkpoint(recipe, checkpoint, path)
+    try:
+        adopted, path, state = open_checkpoint(recipe, checkpoint, path)
+    except ValueError as error:
+        if recipe is None and "it must be one of" in str(error):  # a row that only a recipe adds
+            raise ValueError(
+                f"{error} (where a recipe of yours adds it, name the recipe too: "
+                f"score_sde.load({str(workdir_or_file)!r}, 'mine.py'))"
+            ) from error
+        raise
     if device or recipe is None:  # the device of the run may not be here
         adopted.device = device or "auto"
     network, sde = network_of(adopted, state, raw=raw), build_sde(adopted)

@@ -267,11 +267,12 @@ def build_sampler(config: Config, sde: SDE) -> Sampler:
         )
     predictor = _predictor(config, sde) if pc else _few_step(config, sde)
     steps = sampling.num_steps or sde.N
-    chain = pc and not config.training.continuous and steps == sde.N
+    discrete = not config.training.continuous
+    chain = discrete and predictor.chain_steps and steps == sde.N
     if chain:
         times = paper_grid(sde, eps=0.0)
-    elif not config.training.continuous:
-        times = chain_grid(sde, min(steps, sde.N - 1) if not sampling.num_steps else steps)
+    elif discrete:
+        times = chain_grid(sde, sampling.num_steps or sde.N - 1)
     else:
         times = time_grid(sde, steps, _grid_kind(config, predictor), eps)
     return GridSampler(

@@ -248,5 +248,11 @@ class ReverseSDE:
 
 
 def _with_derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
-    value, rate, *_ = torch.func.jvp(function, (t,), (torch.ones_like(t),))
-    return value, rate
+    # Also where a caller has switched gradients off, or is in inference mode.
+    with torch.inference_mode(False), torch.enable_grad():
+        at = t.detach().clone().requires_grad_()
+        value = function(at)
+        if not value.requires_grad:  # a constant
+            return value, torch.zeros_like(value)
+        (rate,) = torch.autograd.grad(value.sum(), at)
+    return value.detach(), rate

@@ -51,6 +51,7 @@ class EulerMaruyamaPredictor(Predictor):
     """Euler–Maruyama on the reverse-time SDE."""
 
     name = "euler_maruyama"
+    chain_steps = True
 
     def step(
         self, x: Tensor, t: Tensor, t_next: Tensor | None, score: Score, noise: Noise
@@ -65,6 +66,7 @@ class ReverseDiffusionPredictor(Predictor):
     """The forward process discretised, then reversed (Song, eq. 46)."""
 
     name = "reverse_diffusion"
+    chain_steps = True
 
     def step(
         self, x: Tensor, t: Tensor, t_next: Tensor | None, score: Score, noise: Noise
@@ -82,6 +84,7 @@ class AncestralSamplingPredictor(Predictor):
     """
 
     name = "ancestral_sampling"
+    chain_steps = True
 
     def __init__(self, sde: SDE, probability_flow: bool = False) -> None:
         if probability_flow:
@@ -107,6 +110,7 @@ class NonePredictor(Predictor):
     """Leaves the samples as they are."""
 
     name = "none"
+    chain_steps = True
     weak_order = None
     evaluations = 0
 

@@ -29,6 +29,8 @@ class Step(ABC):
         weak_order: the weak order where noise enters: that of the moments.
         evaluations: how often one step calls the score.
         grid: the kind of `grids.time_grid` that suits it.
+        chain_steps: whether it also takes steps of a chain of N scales (`t_next` None), as the
+            paper's predictors do; others are given the chain's own times to step between.
         arguments: what its constructor takes besides the SDE, by name, with the field of a
             config's group `sampling` that each stands for.
 
@@ -41,6 +43,7 @@ class Step(ABC):
     weak_order: ClassVar[int | None] = None
     grid: ClassVar[str] = "uniform"
     evaluations: int = 1
+    chain_steps: ClassVar[bool] = False
     arguments: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, sde: SDE) -> None:
