@@ -114,7 +114,7 @@ def _draw_facts(config: Config, sde: SDE) -> dict[str, Any]:
         # A network of DDPM's chain, away from the steps of the whole chain: its noise levels were
         # taken for those of the continuous SDE.
         whole_chain = pc and sampling.num_steps in (0, sde.N)
-        changed = not whole_chain or "euler_maruyama" == sampling.predictor
+        changed = not whole_chain or sampling.predictor == "euler_maruyama"
         changed = changed or sampling.corrector == "ald"
     else:
         # The Langevin step's α_i is now that of the nearest step of the chain, not of the lower.

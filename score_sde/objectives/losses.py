@@ -196,7 +196,7 @@ class NoisePrediction(_ChainObjective):
                 f"{sde.name}: DDPM's chain belongs to vpsde; use it, or SMLD for vesde"
             )
         super().__init__(sde, reduce_mean)
-        self.alphas, self.sigmas = sde.sqrt_alphas_cumprod, sde.sqrt_1m_alphas_cumprod
+        self.mean_scales, self.stds = sde.sqrt_alphas_cumprod, sde.sqrt_1m_alphas_cumprod
         self._times = sde.chain_times().float().clamp_max(sde.T)
 
     def time(self, t: Tensor) -> Tensor:
@@ -207,9 +207,9 @@ class NoisePrediction(_ChainObjective):
         self, net: Network, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None
     ) -> Tensor:
         """‖ε(x_i, i) − z‖² of each sample, reduced over its dimensions: (B,)."""
-        alpha = expand_to(look_up(self.alphas, t, x_0), x_0)
-        sigma = expand_to(look_up(self.sigmas, t, x_0), x_0)
-        noise = _output(net, alpha * x_0 + sigma * z, t, label)
+        mean_scale = expand_to(look_up(self.mean_scales, t, x_0), x_0)
+        std = expand_to(look_up(self.stds, t, x_0), x_0)
+        noise = _output(net, mean_scale * x_0 + std * z, t, label)
         return _reduce((noise - z) ** 2, self.reduce_mean)
 
 

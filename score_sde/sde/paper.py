@@ -4,6 +4,7 @@ Symbols and equation numbers as in `linear`.
 """
 
 import math
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -171,9 +172,15 @@ class VPSDE(_BetaSDE):
 
     def index(self, t: Tensor) -> Tensor:
         """The chain's step nearest to time t, 0 … N − 1: (B,) → int64 (B,)."""
+        return torch.bucketize(
+            t.contiguous(), self._between_steps.to(device=t.device, dtype=t.dtype)
+        )
+
+    @cached_property
+    def _between_steps(self) -> Tensor:
+        # Asked at every evaluation of a network that was trained on the chain.
         times = self.chain_times()
-        middles = (times[1:] + times[:-1]) / 2
-        return torch.bucketize(t.contiguous(), middles.to(device=t.device, dtype=t.dtype))
+        return (times[1:] + times[:-1]) / 2
 
     def time_of_noise_level(self, level: Tensor) -> Tensor:
         """The root of σ²/α² = exp(∫₀ᵗ β) − 1 = level²."""
