@@ -38,9 +38,20 @@ def images(folder: Path, seed: int) -> Path:
 @pytest.mark.parametrize(
     ("word", "remedy"),
     [
-        ("model.nf=0", "at least 1"),
-        ("model.num_res_blocks=-1", "at least 1"),
-        ("model.ch_mult=()", "at least one level"),
+        ("model.nf=0", "from 1 to 65,536"),
+        ("model.nf=10000000000000000000000000", "64 bits"),
+        ("model.nf=65536", "take a smaller network"),
+        ("model.num_res_blocks=-1", "from 1 to 64"),
+        ("model.num_res_blocks=1000000000", "from 1 to 64"),
+        ("model.num_scales=1000000000000", "from 1 to 10,000,000"),
+        ("model.ch_mult=()", "at most 16 levels"),
+        (f"model.ch_mult={(1,) * 300}", "at most 16 levels"),
+        ("model.ch_mult=(1000,1000)", "take a smaller network"),
+        ("data.image_size=100000000000000", "from 1 to 65,536"),
+        ("training.batch_size=100000000000000", "lower config.training.batch_size"),
+        ("training.snapshot_images=100000000000000", "lower config.training.snapshot_images"),
+        ("sampling.num_steps=1000000000000", "from 0 to 10,000,000"),
+        ("training.n_iters=1000000000000000000000000000000", "64 bits"),
         ("model.ch_mult=(1,-2)", "whole numbers"),
         ("model.ch_mult=(1.5,2)", "whole numbers"),
         ("model.ch_mult=('a','b')", "whole numbers"),
@@ -48,7 +59,7 @@ def images(folder: Path, seed: int) -> Path:
         ("model.fir_kernel=()", "(1, 3, 3, 1)"),
         ("model.dropout=nan", "below 1"),
         ("model.init_scale=-1.0", "negative"),
-        ("model.num_classes=-1", "negative"),
+        ("model.num_classes=-1", "from 0 to 10,000,000"),
         ("optim.lr=inf", "above 0"),
         ("optim.beta1=1.0", "below 1"),
         ("optim.eps=-1.0", "above 0"),
@@ -59,7 +70,7 @@ def images(folder: Path, seed: int) -> Path:
         ("sampling.max_steps=0", "at least 1"),
         ("sampling.s_churn=-1.0", "negative"),
         ("data.test_fraction=1.5", "below 1"),
-        ("data.image_width=-3", "negative"),
+        ("data.image_width=-3", "from 0 to 65,536"),
         ("seed=99999999999999999999999", "64 bits"),
         ("device=meta", "cpu, cuda, mps"),
         ("device=mps", "auto or cpu"),
@@ -80,6 +91,71 @@ def test_of_a_tuple_given_twice_the_last_counts():
     words = ("--config.model.ch_mult=(1,2)", "--config.model.ch_mult=(3,)", "--mode=train")
     command = cli.parse(["main.py", "--config", "configs/vp/digits.py", *words])
     assert command.config.model.ch_mult == (3,)
+
+
+RECIPES = {
+    "no function": ("x = 1", "no attribute 'get_config'"),
+    "another type": ("def get_config():\n    return {'a': 1}", "it gives dict, not a ConfigDict"),
+    "nothing": ("def get_config():\n    pass", "it gives NoneType, not a ConfigDict"),
+    "an error": ("def get_config():\n    return 1 / 0", "ZeroDivisionError in line 2"),
+    "a wrong signature": ("def get_config(size):\n    pass", "missing 1 required positional"),
+    "an exit": ("import sys\nsys.exit(3)", "SystemExit in line 2"),
+    "no Python": ("def (", "SyntaxError"),
+    "no text": ("\0", "SyntaxError"),
+    "endless calls": ("def get_config():\n    return get_config()", "RecursionError in line 2"),
+}
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_a_recipe_that_is_none_is_told_with_its_line(kind, tmp_path, capsys):
+    text, reason = RECIPES[kind]
+    (tmp_path / "mine.py").write_text(text)
+    assert cli.main(["main.py", f"--config={tmp_path / 'mine.py'}", "--mode=train"]) == 1
+    heard = capsys.readouterr()
+    assert "gives no recipe" in heard.err and reason in heard.err and heard.err.count("\n") == 1
+
+
+def test_a_flagfile_stands_for_its_lines(tmp_path, capsys):
+    inner, outer = tmp_path / "inner", tmp_path / "outer"
+    inner.write_text("# a comment\n\n--config.optim.lr=0.125\n")
+    outer.write_text(f"--config=vp/digits\n--mode=train\n--flagfile={inner}\n")
+    command = cli.parse(["main.py", f"--flagfile={outer}", "--config.seed=7"])
+    assert (command.mode, command.config.optim.lr, command.config.seed) == ("train", 0.125, 7)
+    inner.write_text(f"--flagfile={outer}\n")
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe")
+    for words in (
+        ["--flagfile"],
+        ["--flagfile="],
+        [f"--flagfile={tmp_path}"],
+        ["--flagfile=/dev/zero"],
+        ["--flagfile", str(tmp_path / "none")],
+        [f"--flagfile={outer}"],
+        [f"--flagfile={binary}"],
+    ):
+        assert cli.main(["main.py", *words]) == 1
+        assert capsys.readouterr().err.startswith("--flagfile=")
+
+
+@pytest.mark.parametrize(
+    ("words", "end"),
+    [
+        (["--config", "x" * 9999, "--mode=train"], "name too long"),
+        (["--config=vp/digits", "--mode=train", f"--config.optim.lr={'x' * 9999}"], "as 0.002"),
+        (["--config=vp/digits", "--mode=train", f"--{'x' * 9999}"], "written --name=value"),
+        (["--config=vp/digits", f"--mode={'x' * 9999}"], "convert|recipes>"),
+    ],
+)
+def test_what_is_quoted_is_cut_to_a_line(words, end, capsys):
+    assert cli.main(["main.py", *words]) == 1
+    heard = capsys.readouterr().err.strip()
+    assert len(heard) < 1000 and heard.endswith(end), heard
+
+
+def test_a_corrector_beside_a_method_without_one_is_refused(capsys):
+    words = ["main.py", "--config=ve/digits", "--mode=sample", "--config.sampling.method=ode"]
+    assert cli.main([*words, "--config.sampling.corrector=langevin"]) == 1
+    assert "leave it out, or set --config.sampling.method=pc" in capsys.readouterr().err
 
 
 def test_a_signal_during_the_held_out_loss_is_answered_by_a_save(tmp_path, monkeypatch, capfd):

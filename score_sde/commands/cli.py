@@ -167,14 +167,21 @@ def _fields(recipe: Path) -> dict[str, object]:
         ValueError: the file gives no recipe. It is the user's code, so any error may come of it.
     """
     bare = ["main.py", f"--config={recipe}"]
+    # ml_collections runs every recipe under this module's name: one without get_config() would
+    # find that of the recipe before it.
+    sys.modules.pop("config_config", None)
     try:
         values = _define_flags(bare)
         values(bare)
-        fields = parts.by_dotted_name(values.config.to_dict(), "config.")
-    except Exception as error:
+        given = values.config
+        if not isinstance(given, ml_collections.ConfigDict):
+            raise TypeError(f"it gives {type(given).__name__}, not a ConfigDict")
+        fields = parts.by_dotted_name(given.to_dict(), "config.")
+    except (Exception, SystemExit) as error:
         raise ValueError(
-            f"--config {recipe}: its get_config() gives no recipe ({type(error).__name__}: "
-            f"{error}); compose it with recipe() of score_sde.config.parts"
+            f"--config {recipe}: its get_config() gives no recipe "
+            f"({_cause(error, recipe)}); compose it "
+            "with recipe() of score_sde.config.parts"
         ) from error
     wanted = (*parts.COMMON, *parts.REQUIRED)
     missing = [name for name in wanted if f"config.{name}" not in fields]
@@ -184,6 +191,19 @@ def _fields(recipe: Path) -> dict[str, object]:
             "fields; compose it with recipe() of score_sde.config.parts"
         )
     return fields
+
+
+def _cause(error: BaseException, recipe: Path) -> str:
+    """The error that began it, and its line in the recipe: absl and ml_collections wrap it."""
+    while error.__context__ is not None:
+        error = error.__context__
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == str(recipe)
+    ]
+    where = f" in line {lines[-1]}" if lines else ""
+    return f"{type(error).__name__}{where}: {error}"
 
 
 def _explain(argv: Sequence[str], recipe: Path, known: dict[str, object]) -> str | None:
@@ -218,11 +238,15 @@ def parse(argv: Sequence[str]) -> Command:
     Raises:
         ValueError: what is wrong and what to write instead, in one sentence.
     """
-    recipe, words = _split_recipe(argv)
+    recipe, words = _split_recipe([argv[0], *options.with_flagfiles(argv[1:])])
     known = _fields(recipe) if recipe else {}
     if recipe:
         words = [words[0], f"--config={recipe}", *_last_of_each(words[1:])]
     values = _define_flags(words)
+    for word in words[1:]:
+        # absl would look for the nearest option, one call deep for each letter.
+        if len(word.partition("=")[0]) > 200:
+            raise ValueError(f"{word!r} is not an option; options are written --name=value")
     try:
         rest = values(words)
         config = None if values.config is None else values.config.lock()
@@ -239,10 +263,13 @@ def parse(argv: Sequence[str]) -> Command:
     chosen = {name: flag.value for name, flag in of_modes.items()}
     given = [name for name, flag in of_modes.items() if flag.value != flag.default]
     _check_options(mode, given, chosen)
+    overrides = dict(values["config"].override_values) if recipe else {}  # type: ignore[attr-defined]
+    if config is not None:
+        _check_steps(overrides, config)
     default = recipes.default_workdir(recipe) if recipe else Path("runs")
     return Command(
         config=config,
-        overrides=dict(values["config"].override_values) if recipe else {},  # type: ignore[attr-defined]
+        overrides=overrides,
         workdir=values.workdir or default,
         mode=mode,
         options=chosen | {"print_config": values.print_config},
@@ -274,6 +301,18 @@ def _check_options(mode: str, given: Sequence[str], chosen: Mapping[str, Any]) -
         )
 
 
+def _check_steps(overrides: Mapping[str, object], config: ml_collections.ConfigDict) -> None:
+    """Refuses steps that are asked for on the command line and that the method does not take."""
+    method = config.get("sampling", {}).get("method", "pc")
+    for name in ("sampling.predictor", "sampling.corrector"):
+        if method != "pc" and overrides.get(name, "none") != "none":
+            raise ValueError(
+                f"--config.{name}={overrides[name]} has no use beside sampling.method={method!r}, "
+                "which takes no predictor and no corrector: leave it out, or set "
+                "--config.sampling.method=pc"
+            )
+
+
 def run(command: Command) -> None:
     """Carries out a command.
 
@@ -296,8 +335,15 @@ def run(command: Command) -> None:
 def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+        return _shortened(f"{where}{error.strerror}")
+    return _shortened(" ".join(str(error).split())) or type(error).__name__
+
+
+def _shortened(sentence: str, length: int = 700) -> str:
+    """A sentence without its middle where it quotes something long; field and remedy stay."""
+    if len(sentence) <= length:
+        return sentence
+    return f"{sentence[: length // 2]} ... {sentence[-length // 2 :]}"
 
 
 def main(argv: Sequence[str]) -> int:

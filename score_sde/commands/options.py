@@ -92,5 +92,37 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
     return values
 
 
+def with_flagfiles(words: Sequence[str], within: tuple[Path, ...] = ()) -> list[str]:
+    """The words of the command line, with those of each `--flagfile` in its place.
+
+    A line of such a file is one word; empty lines and those that begin with # or // are passed
+    over, as absl does.
+
+    Raises:
+        ValueError: no file is named, it is none that can be read, or it names itself.
+    """
+    expanded, rest = [], iter(words)
+    for word in rest:
+        name, _, value = word.partition("=")
+        if name not in ("--flagfile", "-flagfile"):
+            expanded.append(word)
+            continue
+        path = Path(value or next(rest, ""))
+        if not path.is_file() or path.stat().st_size > _FLAGFILE_BYTES or path in within:
+            raise ValueError(
+                f"--flagfile={path if path.name else ''}: name a text file of at most "
+                f"{_FLAGFILE_BYTES:,} bytes with one option a line, which does not name itself"
+            )
+        try:
+            lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"--flagfile={path}: it is no text in UTF-8") from error
+        options = [line for line in lines if line and not line.startswith(("#", "//"))]
+        expanded += with_flagfiles(options, (*within, path))
+    return expanded
+
+
+_FLAGFILE_BYTES = 2**20
+
 EVERY_MODE = ("mode", "workdir", "print_config", "help_config", "debug", "help")
 """Options that belong to no mode."""

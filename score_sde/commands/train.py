@@ -35,11 +35,12 @@ from score_sde.config.build import (
     build_train_step,
     channels_last,
     compiled,
+    empty_network,
     image_shape,
     num_classes,
     set_tf32,
 )
-from score_sde.config.check import check_config, check_data
+from score_sde.config.check import check_config, check_data, check_memory
 from score_sde.data import Source, to_unit, train_batches
 from score_sde.logbook import Logbook
 from score_sde.objectives import Objective
@@ -101,6 +102,7 @@ def train(
         SystemExit: with 130 or 143, after a save, when asked to stop by Ctrl-C or SIGTERM.
     """
     check_config(config)
+    check_memory(config, empty_network(config), copies=5)
     reports: list[str] = []
     origin = ""
     _, saved = checkpoints.newest(workdir / "checkpoints", reports.append) or (None, None)

@@ -4,6 +4,8 @@
 objects that are made of them, never of their names, so that it is true of what users add.
 """
 
+import math
+
 import torch
 from torch import nn
 
@@ -13,6 +15,7 @@ from score_sde.config.build import (
     build_objective,
     build_sampler,
     build_sde,
+    device_memory,
     empty_network,
     image_shape,
     num_classes,
@@ -40,7 +43,55 @@ def check_config(config: Config) -> None:
     build_objective(config, sde)
     build_sampler(config, sde)
     _check_device(config)
-    _check_conditioning(config, sde, empty_network(config))
+    network = empty_network(config)
+    check_memory(config, network)
+    _check_conditioning(config, sde, network)
+
+
+def check_memory(config: Config, network: nn.Module, copies: int = 1) -> None:
+    """Refuses a network, or images at a time, that alone exceed the memory of the device.
+
+    Args:
+        config: the whole of it.
+        network: with names and shapes of its weights; they need no memory of their own yet.
+        copies: how many numbers there are for each weight: 1 to draw samples, 5 to train
+            (weight, gradient, the optimiser's two moments and the moving average).
+
+    Raises:
+        ValueError: what it takes, what there is, and what to lower.
+    """
+    memory = device_memory(build_device(config))
+    weights = sum(p.numel() for p in network.parameters())
+    pixels = math.prod(image_shape(config))
+    training = config.training
+    widths = " or ".join(
+        f"config.model.{name}"
+        for name in ("nf", "ch_mult", "num_res_blocks", "num_classes")
+        if name in config.model
+    )
+    for bytes_, what, remedy in (
+        (
+            4 * copies * weights,
+            f"a network of {weights:,} weights"
+            + (", with gradients, moments and average," if copies > 1 else ""),
+            f"take a smaller network{f', by lower {widths}' if widths else ''}",
+        ),
+        (
+            4 * pixels * training.batch_size // training.accumulation,
+            f"{training.batch_size:,} images of {image_shape(config)}",
+            "lower config.training.batch_size, or raise config.training.accumulation",
+        ),
+        (
+            4 * pixels * training.snapshot_images,
+            f"{training.snapshot_images:,} images of {image_shape(config)}",
+            "lower config.training.snapshot_images",
+        ),
+    ):
+        if bytes_ > memory:
+            raise ValueError(
+                f"{what}: {bytes_ / 2**30:,.1f} GiB in float32, where {build_device(config)} has "
+                f"{memory / 2**30:,.1f} GiB; {remedy}"
+            )
 
 
 def check_fields(config: Config) -> None:

@@ -87,6 +87,16 @@ class Numbers:
         return None if self.fits(tuple(value)) else f"give {self.words}"
 
 
+def one_to(most: int) -> Number:
+    """Numbers from 1 to `most`, above which no table or weight of that size could be made."""
+    return Number(f"from 1 to {most:,}", lambda x: 1 <= x <= most)
+
+
+def up_to(most: int) -> Number:
+    """Numbers from 0 to `most`, likewise."""
+    return Number(f"from 0 to {most:,}", lambda x: 0 <= x <= most)
+
+
 AT_LEAST_1 = Number("at least 1", lambda x: x >= 1)
 AT_LEAST_0 = Number("at least 0", lambda x: x >= 0, "it may not be negative")
 ABOVE_0 = Number("above 0", lambda x: x > 0)
@@ -100,6 +110,10 @@ def _whole(items: tuple[Any, ...]) -> bool:
     return all(type(item) is int and item >= 1 for item in items)
 
 
+def _levels(items: tuple[Any, ...]) -> bool:
+    return 1 <= len(items) <= 16 and _whole(items) and max(items) <= 1024
+
+
 def _kernel(items: tuple[Any, ...]) -> bool:
     return (
         all(isinstance(x, Real) for x in items) and math.isfinite(sum(items)) and sum(items) != 0
@@ -108,6 +122,6 @@ def _kernel(items: tuple[Any, ...]) -> bool:
 
 SIDES = Numbers("whole numbers from 1 up, as (16,), or () for none", _whole)
 LEVELS = Numbers(
-    "whole numbers from 1 up, at least one level, as (1, 2)", lambda x: len(x) > 0 and _whole(x)
+    "whole numbers from 1 to 1,024, one for each of at most 16 levels, as (1, 2)", _levels
 )
 KERNEL = Numbers("numbers whose sum is not 0, as (1, 3, 3, 1)", _kernel)

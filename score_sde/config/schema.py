@@ -27,6 +27,8 @@ from score_sde.config.holds import (
     Names,
     Number,
     Numbers,
+    one_to,
+    up_to,
 )
 
 GROUPS = {
@@ -39,6 +41,10 @@ GROUPS = {
     "optim": "the optimiser",
 }
 """Groups of fields, in the order in which they are listed."""
+
+
+LARGEST_INT = 2**63 - 1
+"""What a count may be at most: tensors hold no larger sizes."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,8 @@ class Field:
             return "it must be a number"
         if kind is int and not isinstance(value, Integral):
             return "it must be a whole number"
+        if kind is int and abs(value) > LARGEST_INT:
+            return "it must be a whole number of 64 bits"
         if kind is tuple and not isinstance(value, list | tuple):
             return "it must be a tuple, as (1, 2)"
         holds: Any = self.holds
@@ -129,7 +137,7 @@ FIELDS: dict[str, Field] = {
         "pc: predictor and corrector; ode: adaptive; or a few-step solver",
         Names("pc", "ode", table="score_sde.solvers.few_step:FEW_STEP"),
     ),
-    "sampling.num_steps": _free(0, "steps; 0: the chain's own number of scales", AT_LEAST_0),
+    "sampling.num_steps": _free(0, "steps; 0: the chain's own number of scales", up_to(10**7)),
     "sampling.batch_size": _free(64, "images drawn at a time", AT_LEAST_1),
     "sampling.predictor": _free(
         "reverse_diffusion",
@@ -214,24 +222,24 @@ FIELDS: dict[str, Field] = {
     "data.category": _model("", "of LSUN, such as church_outdoor"),
     # Another share would make test images of training images.
     "data.test_fraction": _model(0.1, "test images of a folder without a test part", SHARE),
-    "data.image_size": _model(32, "height in pixels, and width unless image_width", AT_LEAST_1),
-    "data.image_width": _model(0, "width in pixels; 0: square images", AT_LEAST_0),
-    "data.num_channels": _model(3, "colours", AT_LEAST_1),
+    "data.image_size": _model(32, "height in pixels, and width unless image_width", one_to(65536)),
+    "data.image_width": _model(0, "width in pixels; 0: square images", up_to(65536)),
+    "data.num_channels": _model(3, "colours", one_to(65536)),
     "data.random_flip": Field(True, "mirror training images at random"),
     "data.centered": _model(False, "the network's images lie in [-1, 1] instead of [0, 1]"),
     "data.uniform_dequantization": Field(False, "add uniform noise to training images"),
     "model.name": _model(
         "ncsnpp", "the network", Names(table="score_sde.networks.table:NETWORKS")
     ),
-    "model.num_scales": _model(1000, "noise levels of the SDE's chain", AT_LEAST_1),
+    "model.num_scales": _model(1000, "noise levels of the SDE's chain", one_to(10**7)),
     "model.sigma_min": _model(0.01, "smallest noise level, of VE", FINITE),
     "model.sigma_max": _model(50.0, "largest noise level, of VE", FINITE),
     "model.beta_min": _model(0.1, "rate β at time 0, of VP and sub-VP", FINITE),
     "model.beta_max": _model(20.0, "rate β at time 1, of VP and sub-VP", FINITE),
     "model.ema_rate": _model(0.999, "decay of the weights' moving average; 0: none", SHARE),
-    "model.nf": _model(128, "channels of the first level", AT_LEAST_1),
+    "model.nf": _model(128, "channels of the first level", one_to(65536)),
     "model.ch_mult": _model((1, 2, 2, 2), "channels of each level, in units of nf", LEVELS),
-    "model.num_res_blocks": _model(4, "residual blocks of each level", AT_LEAST_1),
+    "model.num_res_blocks": _model(4, "residual blocks of each level", one_to(64)),
     "model.attn_resolutions": _model((16,), "sides of the levels with attention", SIDES),
     "model.attn_every_up": _model(
         False, "of ddpm: attention in every block up, as in google/ddpm-*"
@@ -241,7 +249,7 @@ FIELDS: dict[str, Field] = {
     "model.normalization": _model("InstanceNorm++", "of NCSNv2"),
     "model.resamp_with_conv": _model(True, "convolve where sizes change"),
     "model.conditional": _model(True, "condition the network on the noise level"),
-    "model.num_classes": _model(0, "class labels; 0: none", AT_LEAST_0),
+    "model.num_classes": _model(0, "class labels; 0: none", up_to(10**7)),
     "model.fir": _model(True, "of ncsnpp: smooth where sizes change"),
     "model.fir_kernel": _model((1, 3, 3, 1), "of that filter", KERNEL),
     "model.skip_rescale": _model(True, "of ncsnpp: divide sums with shortcuts by √2"),
