@@ -46,7 +46,6 @@ def images(folder: Path, seed: int) -> Path:
         ("model.num_scales=1000000000000", "from 1 to 10,000,000"),
         ("model.ch_mult=()", "at most 16 levels"),
         (f"model.ch_mult={(1,) * 300}", "at most 16 levels"),
-        ("model.ch_mult=(1000,1000)", "take a smaller network"),
         ("data.image_size=100000000000000", "from 1 to 65,536"),
         ("training.batch_size=100000000000000", "lower config.training.batch_size"),
         ("training.snapshot_images=100000000000000", "lower config.training.snapshot_images"),
@@ -112,7 +111,9 @@ def test_a_recipe_that_is_none_is_told_with_its_line(kind, tmp_path, capsys):
     (tmp_path / "mine.py").write_text(text)
     assert cli.main(["main.py", f"--config={tmp_path / 'mine.py'}", "--mode=train"]) == 1
     heard = capsys.readouterr()
-    assert "gives no recipe" in heard.err and reason in heard.err and heard.err.count("\n") == 1
+    assert "gives no recipe" in heard.err
+    assert reason in heard.err
+    assert heard.err.count("\n") == 1
 
 
 def test_a_flagfile_stands_for_its_lines(tmp_path, capsys):
@@ -149,7 +150,8 @@ def test_a_flagfile_stands_for_its_lines(tmp_path, capsys):
 def test_what_is_quoted_is_cut_to_a_line(words, end, capsys):
     assert cli.main(["main.py", *words]) == 1
     heard = capsys.readouterr().err.strip()
-    assert len(heard) < 1000 and heard.endswith(end), heard
+    assert len(heard) < 1000
+    assert heard.endswith(end)
 
 
 def test_a_corrector_beside_a_method_without_one_is_refused(capsys):

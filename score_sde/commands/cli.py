@@ -303,7 +303,7 @@ def _check_options(mode: str, given: Sequence[str], chosen: Mapping[str, Any]) -
 
 def _check_steps(overrides: Mapping[str, object], config: ml_collections.ConfigDict) -> None:
     """Refuses steps that are asked for on the command line and that the method does not take."""
-    method = config.get("sampling", {}).get("method", "pc")
+    method = config.sampling.method
     for name in ("sampling.predictor", "sampling.corrector"):
         if method != "pc" and overrides.get(name, "none") != "none":
             raise ValueError(

@@ -79,7 +79,7 @@ class Field:
             return "it must be a number"
         if kind is int and not isinstance(value, Integral):
             return "it must be a whole number"
-        if kind is int and abs(value) > LARGEST_INT:
+        if isinstance(value, Integral) and abs(int(value)) > LARGEST_INT:
             return "it must be a whole number of 64 bits"
         if kind is tuple and not isinstance(value, list | tuple):
             return "it must be a tuple, as (1, 2)"
