@@ -301,7 +301,7 @@ def _check_options(mode: str, given: Sequence[str], chosen: Mapping[str, Any]) -
         )
 
 
-def _check_steps(overrides: Mapping[str, object], config: ml_collections.ConfigDict) -> None:
+def _check_steps(overrides: Mapping[str, object], config: Any) -> None:
     """Refuses steps that are asked for on the command line and that the method does not take."""
     method = config.sampling.method
     for name in ("sampling.predictor", "sampling.corrector"):
