@@ -16,7 +16,7 @@ from score_sde.networks.ema import ExponentialMovingAverage
 from score_sde.networks.table import NETWORKS
 from score_sde.objectives import Objective, make_objective
 from score_sde.samplers import GridSampler, ODESampler, OnStep, Sampler, Samples
-from score_sde.score import NetworkScore, ScoreFor
+from score_sde.score import Network, NetworkScore, ScoreFor
 from score_sde.sde import SDE, SDES, Score
 from score_sde.solvers.correctors import CORRECTORS
 from score_sde.solvers.few_step import FEW_STEP
@@ -156,9 +156,7 @@ def allow_tf32(allowed: bool) -> None:
     torch.backends.cudnn.allow_tf32 = allowed
 
 
-def build_score(
-    config: Config, network: nn.Module, sde: SDE, label: Tensor | None = None
-) -> Score:
+def build_score(config: Config, network: Network, sde: SDE, label: Tensor | None = None) -> Score:
     """The score that a network stands for, by the conventions of `score`."""
     return NetworkScore(network, sde, config.training.continuous, label)
 
@@ -332,7 +330,7 @@ def _grid_kind(config: Config, step: Step) -> GridKind:
 
 def build_score_for(
     config: Config,
-    network: nn.Module,
+    network: Network,
     sde: SDE,
     labels: Callable[[Tensor], Tensor] | None = None,
 ) -> ScoreFor:
@@ -355,7 +353,7 @@ def build_score_for(
 
 def draw(
     config: Config,
-    network: nn.Module,
+    network: Network,
     sde: SDE,
     index: Tensor,
     device: torch.device,

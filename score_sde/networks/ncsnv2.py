@@ -101,9 +101,10 @@ class ConditionalInstanceNormPlus(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """(B, C, H, W) and int64 (B,) → (B, C, H, W)."""
-        gamma, alpha, beta = self.embed(y)[..., None, None].chunk(3, dim=1)
-        h = F.instance_norm(x, eps=_EPS) + alpha * normalised_means(x)[..., None, None]
-        return gamma * h + beta
+        # γ, α and β; this α is no mean scale.
+        gain, gain_of_means, shift = self.embed(y)[..., None, None].chunk(3, dim=1)
+        h = F.instance_norm(x, eps=_EPS) + gain_of_means * normalised_means(x)[..., None, None]
+        return gain * h + shift
 
 
 class NCSN(RefineNet):

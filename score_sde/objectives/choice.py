@@ -98,7 +98,10 @@ def likelihood(sde: SDE, options: Options) -> Objective:
         )
     if options.times == "stratified":
         raise ValueError(
-            f"{given} draws importance-sampled times: set training.time_sampling='importance'"
+            f"{given} is likelihood weighting with importance-sampled times, which replace those "
+            "of training.time_sampling='stratified': set training.time_sampling='importance', or "
+            "keep stratified times with training.objective='auto' and "
+            "training.likelihood_weighting=True"
         )
     return as_options_say(sde, replace(options, likelihood_weighting=True, times="importance"))
 
