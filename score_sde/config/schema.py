@@ -160,7 +160,9 @@ FIELDS: dict[str, Field] = {
     ),
     "sampling.corrector_first": _free(True, "correct before each prediction, or after it"),
     "sampling.probability_flow": _free(False, "predict along the probability-flow ODE"),
-    "sampling.noise_removal": _free(True, "the last step returns its mean"),
+    "sampling.noise_removal": _free(
+        True, "the last step returns its mean; ODE and few-step solvers end with Tweedie's formula"
+    ),
     "sampling.grid": _free(
         "auto",
         "where the times stand; auto: as suits the step",
