@@ -2,7 +2,7 @@
 
 Symbols: B batch, C image channels, H and W height and width. Levels are counted from 0, the full
 resolution. The network is built in the order in which data pass through it, and
-`models/release_2021.py` counts on that order.
+`checkpoints/release_2021.py` counts on that order.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +17,7 @@ from score_sde.networks.resampling import (
     Taps,
     downsampler,
     downsampling_conv,
+    resampling_layers,
     upsampler,
     upsampling_conv,
 )
@@ -219,12 +220,7 @@ def _resampling(
             lambda width: block(width, width, resample=downsampler(taps)),
             lambda width: block(width, width, resample=upsampler(taps)),
         )
-    if with_conv:
-        return (
-            lambda width: downsampling_conv(width, width, taps),
-            lambda width: upsampling_conv(width, width, taps),
-        )
-    return lambda width: downsampler(taps), lambda width: upsampler(taps)
+    return resampling_layers(taps, with_conv)
 
 
 def _input_pyramid(
