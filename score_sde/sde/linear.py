@@ -45,7 +45,8 @@ class SDE(ABC):
             (Song & Ermon) or the "noise", −σ times the score (Ho et al.). `score.py` knows what
             follows from it.
         has_chain: whether networks may be trained on a discrete chain of N noise levels: SMLD's
-            where they put out the score, DDPM's where they put out the noise.
+            where they put out the score, DDPM's where they put out the noise. Its steps stand
+            where the std is above 0 (`chain_times`).
         prior_std: standard deviation of the prior N(0, prior_std² I), which stands in for p_T.
     """
 
