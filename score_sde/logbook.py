@@ -184,6 +184,7 @@ class Logbook:
             dynamic_ncols=True,
             # A terminal is redrawn; in a file every update is a line more.
             mininterval=0.2 if sys.stderr.isatty() else 10.0,
+            miniters=0,  # shown after that time even where the count stands still
         )
 
     def history(self, name: str) -> tuple[list[int], list[float]]:

@@ -13,7 +13,7 @@ from score_sde.noise import SampleNoise, normal
 from score_sde.objectives import make_objective
 from score_sde.samplers import GridSampler
 from score_sde.samplers.completion import Replacement, known_pixels
-from score_sde.score import NetworkScore, denoised_from_score
+from score_sde.score import NetworkScore
 from score_sde.sde import VESDE, VPSDE
 from score_sde.solvers.correctors import AnnealedLangevinDynamics, LangevinCorrector
 from score_sde.solvers.few_step import DDIM, FEW_STEP, Heun
@@ -55,17 +55,21 @@ def exact_factor(s):
     return ((KEPT[0] * s**2 + 1 - KEPT[0]) / (KEPT[-1] * s**2 + 1 - KEPT[-1])).sqrt()
 
 
-def test_heun_over_the_whole_chain_ends_with_the_standard_deviation_of_the_data():
-    # With σ(t) at t = k/(N − 1) it ended 1.096 and 1.039 times too wide for the first two.
+def test_heun_over_the_whole_chain_ends_with_the_standard_deviation_of_step_0():
+    # With σ(t) at t = k/(N − 1) data of s = 0.02 and 0.05 ended 1.096 and 1.039 times too wide.
     s = torch.tensor([0.02, 0.05, 0.5], dtype=torch.float64)
-    sampler = GridSampler(SDE, chain_grid(SDE, 999), Heun(SDE))
-    noisy = factor(sampler, s)
-    assert_close(noisy / exact_factor(s), torch.ones(3), 5e-3)
-    # Tweedie's formula at step 0 is the mean of p(x_0 | x_1), of a smaller spread than x_0.
-    x, score = noisy[:, None], NetworkScore(Predictor(s), SDE, continuous=False)
-    t = SDE.chain_times()[:1].expand(3)
-    gain = KEPT[0].sqrt() * s**2 / (KEPT[0] * s**2 + 1 - KEPT[0])
-    assert_close(denoised_from_score(SDE, x, score(x, t), t)[:, 0], gain * noisy, 1e-5)
+    times, stds = chain_grid(SDE, 999), (KEPT[0] * s**2 + 1 - KEPT[0]).sqrt()
+    noisy = factor(GridSampler(SDE, times, Heun(SDE)), s)
+    assert_close(noisy / s, [1.118, 1.020, 1.000], 5e-3)
+    # Tweedie's formula at step 0 is the mean of p(x_0 | x), of a smaller spread than the data.
+    mean = factor(GridSampler(SDE, times, Heun(SDE), tweedie=True), s)
+    assert_close(mean / noisy, KEPT[0].sqrt() * s**2 / stds**2, 1e-5)
+    assert_close(mean / s, [0.894, 0.981, 1.000], 5e-3)
+    # The flow itself keeps x_t / std(x_t), and would end with s. Half of Tweedie's step is Euler's
+    # for it in the squared noise level.
+    assert_close(noisy / stds, torch.ones(3), 5e-3)
+    half = (noisy / KEPT[0].sqrt() + mean) / 2
+    assert_close(half / s, [1.006, 1.000, 1.000], 5e-3)
 
 
 @pytest.mark.parametrize("name", FEW_STEP)

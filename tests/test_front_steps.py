@@ -111,7 +111,7 @@ def test_registering_with_and_without_a_name(monkeypatch):
     assert torch.equal(sample(None, "named", denoise=False)[0], torch.ones(SHAPE))
     with pytest.raises(ValueError, match="'halved' already"):
         sampling.register_predictor(Plain, name="halved")
-    with pytest.raises(ValueError, match=r"unknown corrector 'nam'.*one of named"):
+    with pytest.raises(ValueError, match=r"corrector='nam': .* mean 'named'"):
         sampling.get_corrector("nam")
 
 

@@ -373,7 +373,10 @@ def test_what_has_no_likelihood_is_refused_with_the_remedy():
         get_likelihood_fn(sde, SCALERS["identity"], levels=1)
     with pytest.raises(ValueError, match="form a x \\+ b"):
         get_likelihood_fn(sde, torch.sigmoid)
-    with pytest.raises(ValueError, match="'gaussian': it must be 'Rademacher' or 'Gaussian'"):
+    with pytest.raises(
+        ValueError,
+        match="'gaussian': it must be one of Rademacher, Gaussian; did you mean 'Gaussian'",
+    ):
         get_likelihood_fn(sde, SCALERS["identity"], "gaussian")
     with pytest.raises(ValueError, match="at least one probe"):
         hutchinson_probes("Gaussian", (2,), torch.arange(3), seed=0, n_probes=0)

@@ -171,7 +171,15 @@ def test_a_signal_during_the_held_out_loss_is_answered_by_a_save(tmp_path, monke
     assert final(tmp_path, 3)["step"] == 3
 
 
-def test_a_snapshot_gives_way_to_a_signal(tmp_path, capfd):
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--config.sampling.num_steps=100000",),
+        ("--config.sampling.method=ode", "--config.sampling.rtol=1e-9"),
+    ],
+    ids=["grid", "ode"],
+)
+def test_a_snapshot_gives_way_to_a_signal(words, tmp_path, capfd):
     def interrupt() -> None:
         while not checkpoints.path_of(tmp_path / "checkpoints", 10).exists():
             time.sleep(0.02)
@@ -179,8 +187,9 @@ def test_a_snapshot_gives_way_to_a_signal(tmp_path, capfd):
 
     watcher = threading.Thread(target=interrupt, daemon=True)
     watcher.start()
-    assert train(tmp_path, 20, "--config.sampling.num_steps=1000000") == 130
+    assert train(tmp_path, 20, *words) == 130
     said = capfd.readouterr().out
+    assert ("(ode, slow at first)" in said) == (len(words) == 2)
     assert "the samples of step 10 were left off" in said
     assert "step 11 is saved" in said
     assert final(tmp_path, 11)["step"] == 11
@@ -233,14 +242,6 @@ def test_memory_that_runs_out_ends_in_advice():
         torch.empty(2**52)
     with pytest.raises(RuntimeError, match="something else"), advice_on_memory("unused"):
         raise RuntimeError("something else")
-
-
-def test_a_network_that_does_not_fit_ends_in_advice(tmp_path, capsys):
-    said = sentence(
-        capsys, "--mode=train", f"--workdir={tmp_path / 'run'}", "--config.model.nf=16000000"
-    )
-    assert "out of memory" in said
-    assert "--config.model.nf" in said
 
 
 def test_a_missing_compiler_is_named_with_the_remedy(tmp_path, capsys, monkeypatch):

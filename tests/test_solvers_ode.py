@@ -458,6 +458,6 @@ def test_mistakes_are_named(change, message):
 
 def test_an_unknown_method_is_refused_with_the_known_ones():
     with pytest.raises(
-        ValueError, match="'Euler': scipy's are RK45, RK23, DOP853, Radau, BDF, LSODA"
+        ValueError, match="'Euler': it must be one of RK45, RK23, DOP853, Radau, BDF, LSODA"
     ):
         solve_scipy(rotation, torch.ones(2, 2), 0.0, 1.0, method="Euler")

@@ -279,7 +279,7 @@ def draw(trained: Path, output: Path, *words: object) -> np.ndarray:
 
 
 @pytest.mark.parametrize("method", ["pc", "ode", "ddim", "heun", "dpm_solver++"])
-def test_images_do_not_depend_on_the_batch_size(trained, tmp_path, method):
+def test_images_do_not_depend_on_the_batch_size(trained, tmp_path, method, capfd):
     # The adaptive ODE agrees within its tolerance, and fills its batches up.
     count, one_size, other_size = (12, 4, 12) if method == "ode" else (100, 10, 64)
     words = (
@@ -291,6 +291,7 @@ def test_images_do_not_depend_on_the_batch_size(trained, tmp_path, method):
         "--config.sampling.atol=1e-5",
     )
     few = draw(trained, tmp_path / "a.npz", *words, f"--config.sampling.batch_size={one_size}")
+    assert "network calls" in capfd.readouterr().err  # beside the images that are done
     many = draw(trained, tmp_path / "b.npz", *words, f"--config.sampling.batch_size={other_size}")
     assert few.shape == (count, 8, 8, 1)
     # Rounding of floats may move a pixel to the neighbouring one of 256 levels, seldom.
@@ -353,6 +354,20 @@ def test_help_names_every_option(capsys):
     text = capsys.readouterr().out
     for option in ("mode", "workdir", "checkpoint", "num_samples", "output", "[no]smoke"):
         assert f"--{option}" in text
+
+
+def test_help_beside_a_recipe_names_the_modes_that_it_adds(tmp_path, capsys):
+    recipe = tmp_path / "mine.py"
+    recipe.write_text(
+        "from configs.vp.digits import get_config\n"
+        "from score_sde.commands.cli import MODES, Mode\n"
+        "MODES['count'] = Mode(print, 'count the weights')\n"
+    )
+    for words in (["--config", str(recipe), "--help"], ["-h", f"--config={recipe}"]):
+        assert cli.main(["main.py", *words]) == 0
+        assert "count: count the weights" in " ".join(capsys.readouterr().out.split())
+    assert cli.main(["main.py", "--config=no/such.py", "--help"]) == 1
+    assert "no/such.py" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

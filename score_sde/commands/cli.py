@@ -346,20 +346,29 @@ def _shortened(sentence: str, length: int = 700) -> str:
     return f"{sentence[: length // 2]} ... {sentence[-length // 2 :]}"
 
 
+def _help(argv: Sequence[str]) -> str:
+    """What `--help` prints; with the modes that a recipe adds, where --config names one."""
+    if any(word.partition("=")[0] == "--config" for word in argv):
+        recipe, _ = _split_recipe(argv)
+        if recipe:
+            _fields(recipe)  # runs it
+    return f"{__doc__}\n{_define_flags().module_help('options')}\n"
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs the program and returns its exit code.
 
     0 when done, 1 for a user's mistake (one sentence on stderr), 130 after Ctrl-C and 143 after
     SIGTERM.
     """
-    if "--help" in argv or "-h" in argv:
-        sys.stdout.write(f"{__doc__}\n{_define_flags().module_help('options')}\n")
-        return 0
     if "--help_config" in argv:
         sys.stdout.write(listing.help_text())
         return 0
     debug = "--debug" in argv or "--debug=true" in argv
     try:
+        if "--help" in argv or "-h" in argv:
+            sys.stdout.write(_help(argv))
+            return 0
         run(parse(argv))
     except KeyboardInterrupt:
         return 130

@@ -96,7 +96,7 @@ def complete(
             log.say(report)
         log.say(f"{task}: {completions} completions of each of {len(images)} images, to {output}")
         parts = _draw(config, network, sampler, known, labels, completions)
-        drawn, nfe = write_images(log, config, parts, total, output)
+        drawn, nfe = write_images(log, config, network, parts, total, output)
         few = max(1, GRID_IMAGES // (2 + completions))
         rows = [images[:few, None], _shown(config, known)[:few, None]]
         rows = [pictures.to_uint8(row) for row in rows]

@@ -1,6 +1,7 @@
 """Samples for the snapshots of a training run, with the film of how they came about."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,18 +24,22 @@ def draw_with_film(
 ) -> tuple[Tensor, list[Tensor]]:
     """Images in [0, 1], and the states on the way, brought to the same range of values.
 
-    `check` is called at every step; what it raises ends the drawing.
+    `check` is called before every call of the network; what it raises ends the drawing.
     """
+
+    def checked(*given: Any, **named: Any) -> Tensor:
+        check()
+        return network(*given, **named)
+
     inverse_scale = build_inverse_scaler(config)
     frames: dict[int, list[Tensor]] = {}
 
     def keep(k: int, total: int, t: float, x: Tensor, x_mean: Tensor) -> None:
-        check()
         if k % -(-total // FILM_FRAMES) == 0:
             level = torch.tensor([t])
             size = (sde.mean_scale(level) ** 2 + sde.std(level) ** 2).sqrt().item()
             frames.setdefault(k, []).append(inverse_scale(x / size).clamp(0, 1).cpu())
 
-    drawn = draw(config, network, sde, index, device, on_step=keep)
+    drawn = draw(config, checked, sde, index, device, on_step=keep)
     images = torch.cat([inverse_scale(part.x).clamp(0, 1).cpu() for part in drawn])
     return images, [torch.cat(parts) for _, parts in sorted(frames.items())] + [images]

@@ -5,8 +5,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from score_sde.config.build import Config, build_sde, empty_network, image_shape, num_classes
+from score_sde.config.build import (
+    Config,
+    build_sampler,
+    build_sde,
+    empty_network,
+    image_shape,
+    num_classes,
+)
 from score_sde.data import DatasetInfo
+from score_sde.samplers import ODESampler, Sampler
 from score_sde.score import parameterisation
 from score_sde.sde import SDE
 from score_sde.training import TrainState
@@ -44,8 +52,13 @@ steps       {training.n_iters - state.step:,} of {training.n_iters:,} to go, \
 time        estimated after {FIRST_STEPS} steps
 disk        up to {4 * megabytes * kept:,.0f} MB of checkpoints
 snapshots   {training.snapshot_images} images every {training.snapshot_freq:,} steps \
-({config.sampling.method})
+({config.sampling.method}{_slow(build_sampler(config, sde))})
 everything  goes to {workdir}"""
+
+
+def _slow(sampler: Sampler) -> str:
+    """A word of warning: of a network that has learnt little, the flow has many small steps."""
+    return ", slow at first" if isinstance(sampler, ODESampler) else ""
 
 
 def activation_bytes(config: Config) -> int:

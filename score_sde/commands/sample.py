@@ -1,11 +1,15 @@
 """`--mode sample`: images from a checkpoint."""
 
+import itertools
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from score_sde import pictures
 from score_sde.commands.progress import advice_on_memory
@@ -57,7 +61,7 @@ def sample(
             log.say(report)
         log.say(f"drawing {num_samples} images from {path} into {output}")
         parts = draw(config, network, sde, torch.arange(num_samples), device)
-        images, nfe = write_images(log, config, parts, num_samples, output)
+        images, nfe = write_images(log, config, network, parts, num_samples, output)
         pictures.save_png(grid, pictures.grid(images[:100]))
         log.say(f"{num_samples} images, {nfe:.1f} network evaluations each; grid: {grid}")
     return output
@@ -94,12 +98,20 @@ def _numbered(output: Path) -> list[Path]:
 
 
 def write_images(
-    log: Logbook, config: Config, parts: Iterator[Samples], total: int, output: Path
+    log: Logbook,
+    config: Config,
+    network: nn.Module,
+    parts: Iterator[Samples],
+    total: int,
+    output: Path,
 ) -> tuple[Tensor, float]:
-    """Images to files as they come; gives them back, with the mean number of evaluations."""
+    """Images to files as they come; gives them back, with the mean number of evaluations.
+
+    The progress bar also counts the calls of the network, as many images may end at once.
+    """
     inverse_scale = build_inverse_scaler(config)
     images, index, nfe = [], [], []
-    with log.progress(total, unit="image") as bar:
+    with log.progress(total, unit="image") as bar, _counted(network, bar):
         for part in parts:
             _report_unfinished(log, part)
             images.append(pictures.to_uint8(inverse_scale(part.x)).cpu())
@@ -114,6 +126,21 @@ def write_images(
     if older:
         log.say(f"{output} also holds {older} images of an earlier command, of higher numbers")
     return torch.cat(images), torch.cat(nfe).float().mean().item()
+
+
+@contextmanager
+def _counted(network: nn.Module, bar: "tqdm[Any]") -> Iterator[None]:
+    calls = itertools.count(1)
+
+    def show(*_: object) -> None:
+        bar.set_postfix_str(f"{next(calls)} network calls", refresh=False)
+        bar.update(0)
+
+    hook = network.register_forward_hook(show)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _report_unfinished(log: Logbook, part: Samples) -> None:

@@ -28,14 +28,14 @@ from score_sde.likelihoods.bounds import (
 from score_sde.noise import MAX_DRAWS
 from score_sde.objectives import elbo_weights
 from score_sde.score import ScoreFor
-from score_sde.sde import VPSDE, Score
+from score_sde.sde import SDE, Score
 from score_sde.tensor_ops import expand_to, sum_per_sample
 
 _UNIFORMS = MAX_DRAWS // 2  # draw numbers of steps begin here, far above those of noise
 
 
 def discrete_bound(
-    sde: VPSDE,
+    sde: SDE,
     score_for: ScoreFor,
     x: Tensor,
     *,
@@ -97,11 +97,11 @@ def discrete_bound(
 class _Chain:
     """DDPM's chain in float64 on the CPU, with the times at which the score is asked."""
 
-    def __init__(self, sde: VPSDE, continuous: bool) -> None:
+    def __init__(self, sde: SDE, continuous: bool) -> None:
         self.N, self.weights = sde.N, elbo_weights(sde)
-        betas = sde.discrete_betas.double()
+        betas = sde.chain_betas()
         kept = (1 - betas).cumprod(0)
-        self.alpha, self.sigma = kept.sqrt(), (1 - kept).sqrt()
+        self.mean_scale, self.sigma = kept.sqrt(), (1 - kept).sqrt()
         self.decoder_std = math.sqrt(betas[0])
         self.times = sde.chain_times()
         if continuous:
@@ -109,7 +109,7 @@ class _Chain:
 
     def prior_divergence(self, x: Tensor) -> Tensor:
         """L_T = KL(q(x_T | x_0) ‖ N(0, I)): (B,)."""
-        kept = float(self.alpha[-1]) ** 2
+        kept = float(self.mean_scale[-1]) ** 2
         each = kept + math.log1p(-kept)
         return 0.5 * (kept * sum_per_sample(x**2) - math.prod(x.shape[1:]) * each)
 
@@ -136,7 +136,7 @@ class _Chain:
     def last_mean(self, score: Score, x: Tensor, z: Tensor) -> Tensor:
         """μ(x_1), the decoder's mean."""
         x_1, noise = self._predict(score, x, torch.zeros(len(x), dtype=torch.int64), z)
-        return (precise(x_1) - self.decoder_std * precise(noise)) / float(self.alpha[0])
+        return (precise(x_1) - self.decoder_std * precise(noise)) / float(self.mean_scale[0])
 
     def _error(self, score: Score, x: Tensor, step: Tensor, z: Tensor) -> Tensor:
         return precise(sum_per_sample((self._predict(score, x, step, z)[1] - z) ** 2))
@@ -144,7 +144,7 @@ class _Chain:
     def _predict(self, score: Score, x: Tensor, step: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """The data noised up to the steps (B,), and the noise that the score sees in them."""
         sigma = expand_to(self.sigma[step].to(x), x)
-        noised = expand_to(self.alpha[step].to(x), x) * x + sigma * z
+        noised = expand_to(self.mean_scale[step].to(x), x) * x + sigma * z
         return noised, -sigma * score(noised, self.times[step].to(x))
 
 

@@ -3,7 +3,7 @@
 Symbols: B batch, C channels, H and W height and width, E width of the conditioning. `x` and `h`
 are (B, C, H, W); `temb` is (B, E), already through the nonlinearity, or None in an unconditional
 network. A block's children are registered in the order in which data pass through them;
-`models/release_2021.py` counts on it.
+`checkpoints/release_2021.py` counts on it.
 """
 
 import math

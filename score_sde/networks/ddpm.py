@@ -5,12 +5,7 @@ from functools import partial
 
 from score_sde.networks.blocks import AttentionBlock, Head, ResidualBlock
 from score_sde.networks.layers import SigmaTable, SinusoidalEmbedding, activation
-from score_sde.networks.resampling import (
-    downsampler,
-    downsampling_conv,
-    upsampler,
-    upsampling_conv,
-)
+from score_sde.networks.resampling import resampling_layers
 from score_sde.networks.unet import Parts, UNet
 
 _GROUPS = 32
@@ -87,14 +82,9 @@ class DDPM(UNet):
             num_res_blocks=num_res_blocks,
             attn_resolutions=attn_resolutions,
             parts=Parts(
-                block=block,
-                attention=partial(AttentionBlock, groups=_GROUPS),
-                downsample=lambda w: (
-                    downsampling_conv(w, w, None) if resamp_with_conv else downsampler(None)
-                ),
-                upsample=lambda w: (
-                    upsampling_conv(w, w, None) if resamp_with_conv else upsampler(None)
-                ),
+                block,
+                partial(AttentionBlock, groups=_GROUPS),
+                *resampling_layers(None, resamp_with_conv),
             ),
             embedding=SinusoidalEmbedding(nf),
             act=act,

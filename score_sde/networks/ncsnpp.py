@@ -2,7 +2,7 @@
 
 Symbols: B batch, C image channels, H and W height and width. Levels are counted from 0, the full
 resolution. The network is built in the order in which data pass through it, and
-`models/release_2021.py` counts on that order.
+`checkpoints/release_2021.py` counts on that order.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from score_sde.networks.blocks import AttentionBlock, BigGANBlock, Head, ResidualBlock, merger
-from score_sde.networks.layers import activation, choose, conv1x1, embedding_and_sigma
+from score_sde.networks.layers import activation, conv1x1, embedding_and_sigma
 from score_sde.networks.resampling import (
     Taps,
     downsampler,
     downsampling_conv,
+    resampling_layers,
     upsampler,
     upsampling_conv,
 )
 from score_sde.networks.unet import Factory, NoPyramid, Parts, Pyramid, PyramidFactory, UNet
+from score_sde.tensor_ops import choose
 
 
 class InputSkip(Pyramid):
@@ -174,7 +176,7 @@ class NCSNpp(UNet):
         embedding, noise_level = embedding_and_sigma(embedding_type, nf, fourier_scale, table)
         taps = tuple(fir_kernel) if fir else None
         block = partial(
-            choose("resblock_type", resblock_type, {"biggan": BigGANBlock, "ddpm": ResidualBlock}),
+            choose({"biggan": BigGANBlock, "ddpm": ResidualBlock}, resblock_type, "resblock_type"),
             act=act,
             temb_dim=4 * nf if conditional else None,
             dropout=dropout,
@@ -218,25 +220,20 @@ def _resampling(
             lambda width: block(width, width, resample=downsampler(taps)),
             lambda width: block(width, width, resample=upsampler(taps)),
         )
-    if with_conv:
-        return (
-            lambda width: downsampling_conv(width, width, taps),
-            lambda width: upsampling_conv(width, width, taps),
-        )
-    return lambda width: downsampler(taps), lambda width: upsampler(taps)
+    return resampling_layers(taps, with_conv)
 
 
 def _input_pyramid(
     progressive_input: str, combine: str, taps: Taps, rescale: bool
 ) -> PyramidFactory:
     """What stands behind each halving of the sides."""
-    cat = choose("progressive_combine", combine, {"sum": False, "cat": True})
+    cat = choose({"sum": False, "cat": True}, combine, "progressive_combine")
     options: dict[str, PyramidFactory] = {
         "none": NoPyramid,
         "input_skip": partial(InputSkip, taps=taps, cat=cat),
         "residual": partial(InputResidual, taps=taps, rescale=rescale),
     }
-    return choose("progressive_input", progressive_input, options)
+    return choose(options, progressive_input, "progressive_input")
 
 
 def _output_pyramid(
@@ -254,4 +251,4 @@ def _output_pyramid(
             partial(OutputResidual, taps=taps, rescale=rescale),
         ),
     }
-    return choose("progressive", progressive, options)
+    return choose(options, progressive, "progressive")

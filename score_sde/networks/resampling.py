@@ -5,7 +5,7 @@ residual block stands. Symbols: B batch, C channels, H and W height and width, K
 filter; `x` is (B, C, H, W).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -187,3 +187,20 @@ def downsampling_conv(
     if taps is None:
         return StridedDownConv(in_channels, out_channels)
     return FIRDownConv(in_channels, out_channels, taps)
+
+
+def resampling_layers(
+    taps: Taps, with_conv: bool
+) -> tuple[Callable[[int], nn.Module], Callable[[int], nn.Module]]:
+    """What halves and what doubles the sides between two levels: width → layer, each.
+
+    Args:
+        taps: of the FIR filter, or None; see `downsampler`.
+        with_conv: whether each has a convolution.
+    """
+    if with_conv:
+        return (
+            lambda width: downsampling_conv(width, width, taps),
+            lambda width: upsampling_conv(width, width, taps),
+        )
+    return lambda width: downsampler(taps), lambda width: upsampler(taps)

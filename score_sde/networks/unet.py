@@ -2,7 +2,8 @@
 
 Symbols: B batch, C image channels, H and W height and width, E width of the conditioning; a width
 is a number of channels. Levels are counted from 0, the full resolution. Parts are built and
-registered in the order in which data pass through them; `models/release_2021.py` counts on it.
+registered in the order in which data pass through them: `checkpoints/release_2021.py` counts on
+that.
 """
 
 from collections.abc import Callable, Sequence

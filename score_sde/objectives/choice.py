@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from score_sde.objectives.losses import ELBO, SMLD, NoisePrediction, Objective, ScoreMatching
 from score_sde.objectives.times import TIME_SAMPLERS, TimeSampler
 from score_sde.sde import SDE
+from score_sde.tensor_ops import check_name, choose
 
 
 @dataclass(frozen=True)
@@ -53,19 +54,12 @@ def make_objective(
         eps: the smallest continuous time.
 
     Raises:
-        ValueError: an unknown name, or options that exclude each other.
+        UnknownName: a name that is in none of the tables.
+        ValueError: options that exclude each other.
     """
-    if times not in TIME_SAMPLERS:
-        raise ValueError(
-            f"config.training.time_sampling={times!r}: it must be one of "
-            f"{', '.join(TIME_SAMPLERS)}"
-        )
-    if objective not in OBJECTIVES:
-        raise ValueError(
-            f"training.objective={objective!r}: it must be one of {', '.join(OBJECTIVES)}"
-        )
+    check_name(times, TIME_SAMPLERS, "training.time_sampling")
     options = Options(continuous, reduce_mean, likelihood_weighting, times, eps)
-    return OBJECTIVES[objective](sde, options)
+    return choose(OBJECTIVES, objective, "training.objective")(sde, options)
 
 
 def as_options_say(sde: SDE, options: Options) -> Objective:
@@ -104,7 +98,10 @@ def likelihood(sde: SDE, options: Options) -> Objective:
         )
     if options.times == "stratified":
         raise ValueError(
-            f"{given} draws importance-sampled times: set training.time_sampling='importance'"
+            f"{given} is likelihood weighting with importance-sampled times, which replace those "
+            "of training.time_sampling='stratified': set training.time_sampling='importance', or "
+            "keep stratified times with training.objective='auto' and "
+            "training.likelihood_weighting=True"
         )
     return as_options_say(sde, replace(options, likelihood_weighting=True, times="importance"))
 

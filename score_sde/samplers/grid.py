@@ -69,7 +69,24 @@ class Sampler(Protocol):
         dtype: torch.dtype = torch.float32,
         on_step: OnStep | None = None,
     ) -> Iterator[Samples]:
-        """Draws the samples with the given indices, some at a time; see `GridSampler.draw`."""
+        """Draws the samples with the given indices, some at a time.
+
+        Args:
+            score_for: int64 (b,) indices → the score for these samples.
+            index: int64 (n,) sample indices.
+            shape: shape of one sample.
+            seed: of the noise.
+            batch_size: how many samples the score is given at a time.
+            device: where they are drawn.
+            dtype: of the state.
+            on_step: called after every step of every batch.
+
+        Yields:
+            `Samples` of one batch or several, in the order of `index`.
+
+        Raises:
+            ValueError: where batch_size < 1.
+        """
         ...
 
 
@@ -189,24 +206,10 @@ class GridSampler:
         on_step: OnStep | None = None,
         constraint_for: ConstraintFor | None = None,
     ) -> Iterator[Samples]:
-        """Draws the samples with the given indices, `batch_size` at a time.
+        """Draws `batch_size` samples at a time; arguments and errors are those of `Sampler.draw`.
 
-        Args:
-            score_for: int64 (b,) indices → the score for these samples.
-            index: int64 (n,) sample indices.
-            shape: shape of one sample.
-            seed: of the noise.
-            batch_size: how many samples are drawn at a time.
-            device: where they are drawn.
-            dtype: of the state.
-            on_step: called after every step of every batch.
-            constraint_for: gives the constraint of each batch, which also acts on the prior.
-
-        Yields:
-            `Samples` of up to `batch_size`, in the order of `index`.
-
-        Raises:
-            ValueError: where batch_size < 1.
+        One is the grid's own: `constraint_for` gives the constraint of each batch, which also acts
+        on the prior.
         """
         for part in batches(index, batch_size, device):
             noise = SampleNoise(seed, part, dtype=dtype)

@@ -65,10 +65,10 @@ class ODESampler:
         dtype: torch.dtype = torch.float32,
         on_step: OnStep | None = None,
     ) -> Iterator[Samples]:
-        """Draws the samples with the given indices; see `GridSampler.draw`.
+        """Draws several batches at a time; arguments and errors are those of `Sampler.draw`.
 
-        Samples come in parts of several batches, with their status. They have no steps in common,
-        so `on_step` hears of one step a part: the prior, and what became of it.
+        Samples come with their status. They have no steps in common, so `on_step` is called twice
+        for each part: with the prior, and with what became of it.
         """
         for part in batches(index, batch_size * _ROUNDS, device):
             prior = self.sde.prior_sampling(
