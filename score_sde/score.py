@@ -23,12 +23,12 @@ Symbols as in `sde`: x (B, ...), t (B,), or one number for the whole batch.
 """
 
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from score_sde.sde import SDE, VPSDE, Score
+from score_sde.sde import SDE, Score
 from score_sde.tensor_ops import expand_to, look_up, times_for
 
 ScoreFor = Callable[[Tensor], Score]
@@ -121,7 +121,7 @@ class ContinuousNoise:
 class DiscreteNoise:
     """DDPM: the label is the step, the output −σ_i times the score with σ_i from the chain."""
 
-    def __init__(self, sde: VPSDE) -> None:
+    def __init__(self, sde: SDE) -> None:
         self.sde = sde
 
     def label(self, t: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ class DiscreteNoise:
 
     def score_scale(self, t: Tensor) -> Tensor:
         """−1/σ_i, with i the chain's step at time t."""
-        return -1 / look_up(self.sde.sqrt_1m_alphas_cumprod, self.sde.index(t), t)
+        return -1 / look_up(self.sde.chain_scales()[1], self.sde.index(t), t)
 
 
 def parameterisation(sde: SDE, continuous: bool = True) -> Parameterisation:
@@ -144,7 +144,7 @@ def parameterisation(sde: SDE, continuous: bool = True) -> Parameterisation:
     discrete = sde.has_chain and not continuous
     if sde.network_output == "score":
         return DiscreteScore(sde) if discrete else ContinuousScore(sde)
-    return DiscreteNoise(cast(VPSDE, sde)) if discrete else ContinuousNoise(sde)
+    return DiscreteNoise(sde) if discrete else ContinuousNoise(sde)
 
 
 class NetworkScore:

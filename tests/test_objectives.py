@@ -306,6 +306,47 @@ def test_chain_labels_cover_the_chain_and_have_times():
     assert SMLD(ve).time(t)[0] == 5
 
 
+class Cosine(SDE):
+    """Variance preserving with ᾱ = cos² (Nichol & Dhariwal 2021), with a chain on its grid."""
+
+    name, has_chain = "cosine", True
+
+    def mean_scale(self, t):
+        return torch.cos(math.pi / 2 * 0.99 * t + 0.01)
+
+    def std(self, t):
+        return torch.sin(math.pi / 2 * 0.99 * t + 0.01)
+
+
+def test_a_chain_of_ones_own_is_trained_bounded_and_scored_as_ddpms():
+    sde = Cosine(N=50)
+    x_0, z = torch.zeros(50, 3), torch.randn(50, 3, generator=generator())
+    labels = torch.arange(50)
+    stds = torch.sin(math.pi / 2 * 0.99 * labels / 49 + 0.01)
+
+    def net(x, i):
+        return x / stds[i.long()][:, None]
+
+    for objective in ("auto", "simple", "elbo"):
+        loss = make_objective(sde, objective=objective, continuous=False)(net, x_0, labels, z)
+        assert loss.abs().max() < 1e-6 * (1 if objective != "elbo" else elbo_weights(sde).sum())
+    score = NetworkScore(net, sde, continuous=False)(x_0 + 1, sde.chain_times().float())
+    assert_close(score, -1 / stds[:, None].expand(50, 3) ** 2, 1e-5)
+    kept = torch.cos(math.pi / 2 * 0.99 * labels.double() / 49 + 0.01) ** 2
+    beta, tilde = 1 - kept[1:] / kept[:-1], (1 - kept[:-1]) / (1 - kept[1:])
+    expected = beta**2 / (2 * beta * tilde * (1 - beta) * (1 - kept[1:]))
+    assert_close(elbo_weights(sde)[1:], expected, 1e-9)
+
+
+def test_a_chain_that_keeps_no_variance_has_no_variational_bound():
+    class Half(Cosine):
+        def std(self, t):
+            return super().std(t) / 2
+
+    with pytest.raises(ValueError, match="the variational bound belongs to DDPM's chain"):
+        elbo_weights(Half(N=50))
+
+
 def test_elbo_weights_are_those_of_the_divergences():
     sde = VPSDE(0.1, 10.0, 20)
     beta = sde.discrete_betas.double()

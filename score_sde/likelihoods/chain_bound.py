@@ -28,14 +28,14 @@ from score_sde.likelihoods.bounds import (
 from score_sde.noise import MAX_DRAWS
 from score_sde.objectives import elbo_weights
 from score_sde.score import ScoreFor
-from score_sde.sde import VPSDE, Score
+from score_sde.sde import SDE, Score
 from score_sde.tensor_ops import expand_to, sum_per_sample
 
 _UNIFORMS = MAX_DRAWS // 2  # draw numbers of steps begin here, far above those of noise
 
 
 def discrete_bound(
-    sde: VPSDE,
+    sde: SDE,
     score_for: ScoreFor,
     x: Tensor,
     *,
@@ -97,9 +97,9 @@ def discrete_bound(
 class _Chain:
     """DDPM's chain in float64 on the CPU, with the times at which the score is asked."""
 
-    def __init__(self, sde: VPSDE, continuous: bool) -> None:
+    def __init__(self, sde: SDE, continuous: bool) -> None:
         self.N, self.weights = sde.N, elbo_weights(sde)
-        betas = sde.discrete_betas.double()
+        betas = sde.chain_betas()
         kept = (1 - betas).cumprod(0)
         self.alpha, self.sigma = kept.sqrt(), (1 - kept).sqrt()
         self.decoder_std = math.sqrt(betas[0])

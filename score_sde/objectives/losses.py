@@ -18,14 +18,17 @@ Murray & Ermon 2021, "Maximum Likelihood Training of Score-Based Diffusion Model
 """
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from score_sde.objectives.times import TimeSampler, UniformTimes
 from score_sde.score import Network, NetworkScore
-from score_sde.sde import SDE, VESDE, VPSDE
+from score_sde.sde import SDE
 from score_sde.tensor_ops import expand_to, look_up, mean_per_sample, sum_per_sample
+
+_ROUNDING = 1e-5  # of float32 tables
 
 
 class Objective(ABC):
@@ -133,14 +136,30 @@ class ScoreMatching(Objective):
 class _ChainObjective(Objective):
     """What SMLD and DDPM share: times are the integer labels of a chain of N noise levels."""
 
+    network_output: ClassVar[str]  # of the SDEs that the chain belongs to
+    refusal: ClassVar[str]  # of others
+
     def __init__(self, sde: SDE, reduce_mean: bool) -> None:
-        self.N, self.T, self.reduce_mean = sde.N, sde.T, reduce_mean
+        if not sde.has_chain or sde.network_output != self.network_output:
+            raise ValueError(f"{sde.name}: {self.refusal}")
+        self.N, self.reduce_mean = sde.N, reduce_mean
+        self.mean_scales, self.stds = sde.chain_scales()
+        self._times = sde.chain_times().float().clamp_max(sde.T)
 
     def times(
         self, n: int, device: torch.device | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """Draws labels (n,), int64, uniform on 0 … N − 1."""
         return torch.randint(0, self.N, (n,), device=device, generator=generator)
+
+    def time(self, t: Tensor) -> Tensor:
+        """Where the SDE has the noise of the labels, at most T: (B,) → float32 (B,)."""
+        return self._times.to(t.device)[t]
+
+    def _at(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean scale and std of the labels, broadcast over a batch."""
+        mean_scale, std = look_up(self.mean_scales, t, x), look_up(self.stds, t, x)
+        return expand_to(mean_scale, x), expand_to(std, x)
 
 
 class SMLD(_ChainObjective):
@@ -153,27 +172,29 @@ class SMLD(_ChainObjective):
         reduce_mean: mean over the dimensions of a sample; otherwise half their sum.
 
     Raises:
-        ValueError: the SDE is not variance exploding.
+        ValueError: the SDE has no chain whose networks put out the score.
     """
 
-    def __init__(self, sde: SDE, reduce_mean: bool = False) -> None:
-        if not isinstance(sde, VESDE):
-            raise ValueError(
-                f"{sde.name}: SMLD's chain belongs to vesde; use it, or NoisePrediction for vpsde"
-            )
-        super().__init__(sde, reduce_mean)
-        self.sigmas = sde.discrete_sigmas.flip(0)
+    network_output = "score"
+    refusal = (
+        "SMLD's chain belongs to SDEs with a chain whose networks put out the score, as vesde's "
+        "do; take that, or NoisePrediction for vpsde"
+    )
 
-    def time(self, t: Tensor) -> Tensor:
-        """T (1 − label/(N − 1)): (B,) → (B,)."""
-        return self.T * (1 - t / max(self.N - 1, 1))
+    def __init__(self, sde: SDE, reduce_mean: bool = False) -> None:
+        super().__init__(sde, reduce_mean)
+        self.mean_scales, self.stds = self.mean_scales.flip(0), self.stds.flip(0)
+        self._times = self._times.flip(0)
 
     def __call__(
         self, net: Network, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None
     ) -> Tensor:
-        """‖σ_i s(x_0 + σ_i z, i) + z‖² of each sample, reduced over its dimensions: (B,)."""
-        sigma = expand_to(look_up(self.sigmas, t, x_0), x_0)
-        score = _output(net, x_0 + sigma * z, t, label)
+        """‖σ_i s(x_i, i) + z‖² of each sample, reduced over its dimensions: (B,).
+
+        x_i = x_0 + σ_i z for the paper's chain, whose mean scale is 1.
+        """
+        mean_scale, sigma = self._at(t, x_0)
+        score = _output(net, mean_scale * x_0 + sigma * z, t, label)
         return _reduce((sigma * score + z) ** 2, self.reduce_mean)
 
 
@@ -187,28 +208,23 @@ class NoisePrediction(_ChainObjective):
         reduce_mean: mean over the dimensions of a sample; otherwise half their sum.
 
     Raises:
-        ValueError: the SDE is not variance preserving.
+        ValueError: the SDE has no chain whose networks put out the noise.
     """
 
-    def __init__(self, sde: SDE, reduce_mean: bool = True) -> None:
-        if not isinstance(sde, VPSDE):
-            raise ValueError(
-                f"{sde.name}: DDPM's chain belongs to vpsde; use it, or SMLD for vesde"
-            )
-        super().__init__(sde, reduce_mean)
-        self.mean_scales, self.stds = sde.sqrt_alphas_cumprod, sde.sqrt_1m_alphas_cumprod
-        self._times = sde.chain_times().float().clamp_max(sde.T)
+    network_output = "noise"
+    refusal = (
+        "DDPM's chain belongs to SDEs with a chain whose networks put out the noise, as vpsde's "
+        "do; take that, or SMLD for vesde"
+    )
 
-    def time(self, t: Tensor) -> Tensor:
-        """Where the SDE has the noise of the chain's step, at most T: (B,) → float32 (B,)."""
-        return self._times.to(t.device)[t]
+    def __init__(self, sde: SDE, reduce_mean: bool = True) -> None:
+        super().__init__(sde, reduce_mean)
 
     def __call__(
         self, net: Network, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None
     ) -> Tensor:
         """‖ε(x_i, i) − z‖² of each sample, reduced over its dimensions: (B,)."""
-        mean_scale = expand_to(look_up(self.mean_scales, t, x_0), x_0)
-        std = expand_to(look_up(self.stds, t, x_0), x_0)
+        mean_scale, std = self._at(t, x_0)
         noise = _output(net, mean_scale * x_0 + std * z, t, label)
         return _reduce((noise - z) ** 2, self.reduce_mean)
 
@@ -229,7 +245,7 @@ class ELBO(NoisePrediction):
         reduce_mean: mean over the dimensions of a sample; otherwise half their sum.
 
     Raises:
-        ValueError: the SDE is not variance preserving, or its chain has too few scales.
+        ValueError: the SDE has no chain that preserves the variance, or one of too few scales.
     """
 
     nats_per_unit = 1.0
@@ -268,18 +284,21 @@ def elbo_weights(sde: SDE) -> Tensor:
     where √β_0 is wide against the cell; `likelihoods.discrete_bound` integrates.
 
     Raises:
-        ValueError: the SDE is not variance preserving, or a scale has β_i = 1.
+        ValueError: the chain is not variance preserving, or a scale has β_i = 1.
     """
-    if not isinstance(sde, VPSDE):
+    mean_scale, std = sde.chain_scales()
+    preserving = bool(((mean_scale**2 + std**2 - 1).abs() < _ROUNDING).all())
+    if not (sde.has_chain and sde.network_output == "noise" and preserving):
         raise ValueError(
             f"{sde.name}: the variational bound belongs to DDPM's chain; use vpsde, or the "
             "continuous bound and likelihood weighting"
         )
-    betas = sde.discrete_betas.double()
+    betas = sde.chain_betas()
     if betas.max() >= 1:
         raise ValueError(
-            f"N={sde.N}, beta_max={sde.beta_1}: the variational bound needs more scales than "
-            "beta_max, since beta_max/N is a variance below 1"
+            f"{sde.name}, N={sde.N}: a scale of the chain has β_i = 1 and leaves nothing of the "
+            "data, but the variational bound needs variances below 1; for vpsde give more scales "
+            "than beta_max"
         )
     before = 1 - (1 - betas).cumprod(0)[:-1]
     first = betas.new_full((1,), 0.5)

@@ -44,7 +44,8 @@ class SDE(ABC):
         network_output: what a network trained for this SDE puts out, the "score" itself
             (Song & Ermon) or the "noise", −σ times the score (Ho et al.). `score.py` knows what
             follows from it.
-        has_chain: whether the paper defines a discrete chain with its own noise levels.
+        has_chain: whether networks may be trained on a discrete chain of N noise levels: SMLD's
+            where they put out the score, DDPM's where they put out the noise.
         prior_std: standard deviation of the prior N(0, prior_std² I), which stands in for p_T.
     """
 
@@ -143,6 +144,22 @@ class SDE(ABC):
         Evenly spaced up to T, unless the chain has noise levels of its own.
         """
         return torch.linspace(self.T, 0, self.N, dtype=torch.float64).flip(0)
+
+    def chain_scales(self) -> tuple[Tensor, Tensor]:
+        """Mean scale and std of the chain's steps 0 … N − 1: both (N,) on the CPU.
+
+        Those of the SDE at `chain_times`, unless the chain has tables of its own.
+        """
+        times = self.chain_times()
+        return self.mean_scale(times).float(), self.std(times).float()
+
+    def chain_betas(self) -> Tensor:
+        """β_i = 1 − ᾱ_i/ᾱ_{i−1} of a chain that preserves the variance: float64 (N,) on the CPU.
+
+        √ᾱ_i are its mean scales, and ᾱ_{−1} is 1 (Ho et al. 2020, section 2).
+        """
+        kept = self.mean_scale(self.chain_times()) ** 2
+        return 1 - kept / torch.cat([torch.ones_like(kept[:1]), kept[:-1]])
 
     def index(self, t: Tensor) -> Tensor:
         """The chain's step nearest to time t, 0 … N − 1: (B,) → int64 (B,)."""

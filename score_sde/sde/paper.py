@@ -70,6 +70,10 @@ class VESDE(SDE):
         sigma, below, G = self._chain_levels(t)
         return torch.ones_like(t), G, G * below / sigma
 
+    def chain_scales(self) -> tuple[Tensor, Tensor]:
+        """1 and SMLD's noise levels, the smallest first."""
+        return torch.ones_like(self.discrete_sigmas), self.discrete_sigmas
+
     def _chain_step(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(x), self._chain_levels(t)[2]
 
@@ -169,6 +173,14 @@ class VPSDE(_BetaSDE):
         """
         level = self.sqrt_1m_alphas_cumprod.double() / self.sqrt_alphas_cumprod.double()
         return self.time_of_noise_level(level.clamp_max(_NOTHING_LEFT))
+
+    def chain_scales(self) -> tuple[Tensor, Tensor]:
+        """√ᾱ_i and √(1 − ᾱ_i) of DDPM's chain."""
+        return self.sqrt_alphas_cumprod, self.sqrt_1m_alphas_cumprod
+
+    def chain_betas(self) -> Tensor:
+        """DDPM's β_i."""
+        return self.discrete_betas.double()
 
     def index(self, t: Tensor) -> Tensor:
         """The chain's step nearest to time t, 0 … N − 1: (B,) → int64 (B,)."""
