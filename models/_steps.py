@@ -14,8 +14,8 @@ from torch import Tensor
 from score_sde.noise import Noise
 from score_sde.sde import SDE, Score
 from score_sde.solvers import correctors, predictors
-from score_sde.solvers.step import Step, by_name
-from score_sde.tensor_ops import expand_to
+from score_sde.solvers.step import Step
+from score_sde.tensor_ops import choose, expand_to
 
 Update = tuple[Tensor, Tensor]
 """The new state (B, ...), and the same without the noise that was added last."""
@@ -118,18 +118,18 @@ def get_predictor(name: str) -> Any:
     """The class of predictors of this name.
 
     Raises:
-        ValueError: there is none; lists those that there are.
+        UnknownName: there is none; lists those that there are.
     """
-    return by_name(predictors.PREDICTORS | PREDICTORS, name, "predictor")
+    return choose(predictors.PREDICTORS | PREDICTORS, name, "predictor")
 
 
 def get_corrector(name: str) -> Any:
     """The class of correctors of this name.
 
     Raises:
-        ValueError: there is none; lists those that there are.
+        UnknownName: there is none; lists those that there are.
     """
-    return by_name(correctors.CORRECTORS | CORRECTORS, name, "corrector")
+    return choose(correctors.CORRECTORS | CORRECTORS, name, "corrector")
 
 
 class _Stepper(ABC):

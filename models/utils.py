@@ -16,6 +16,7 @@ from models.ncsnv2 import NCSN, NCSNv2, NCSNv2_128, NCSNv2_256
 from score_sde.config.build import NETWORKS, build_device, build_network
 from score_sde.score import NetworkScore
 from score_sde.sde import SDE
+from score_sde.tensor_ops import choose
 
 _OURS: dict[str, type[FromConfig]] = {
     kind.model_name: kind for kind in (NCSNpp, DDPM, NCSN, NCSNv2, NCSNv2_128, NCSNv2_256)
@@ -48,14 +49,10 @@ def get_model(name: str) -> Callable[[Any], nn.Module]:
     """The class, or function, that makes the network of this name from a config.
 
     Raises:
-        ValueError: there is none; lists those that there are.
+        UnknownName: there is none; lists those that there are.
     """
-    if name in _REGISTERED:
-        return _REGISTERED[name]
-    if name in NETWORKS:  # a row that was put into the library's table
-        return _build
-    known = ", ".join(dict.fromkeys([*_REGISTERED, *NETWORKS]))
-    raise ValueError(f"model.name={name!r}: it must be one of {known}, or registered first")
+    # _build makes what was put into the library's own table.
+    return choose(dict.fromkeys(NETWORKS, _build) | _REGISTERED, name, "model.name")
 
 
 def _build(config: Any) -> nn.Module:

@@ -1,11 +1,57 @@
-"""Per-sample arithmetic on batches of any rank.
+"""What every room shares: per-sample arithmetic on batches of any rank, and what tables hold.
 
-The first axis counts samples. Whatever belongs to a sample as a whole (a time, a noise level, a
-norm) has shape (B,).
+The first axis of a batch counts samples. Whatever belongs to a sample as a whole (a time, a noise
+level, a norm) has shape (B,). Tables are looked up by index (`look_up`) or by name (`choose`).
 """
+
+import difflib
+from collections.abc import Collection, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Key = TypeVar("Key")
+Row = TypeVar("Row")
+
+
+class UnknownName(ValueError):  # noqa: N818, it says what happened
+    """A name, or another choice, that is none of those allowed."""
+
+
+def check_name(name: object, allowed: Collection[object], what: str) -> None:
+    """Refuses a choice that is not among those allowed.
+
+    Args:
+        name: the choice.
+        allowed: what it may be; of a table, its keys.
+        what: the option that takes it, such as "config.training.sde".
+
+    Raises:
+        UnknownName: it is none of them; lists them, and says which is nearest.
+    """
+    if name in allowed:
+        return
+    names = [str(other) for other in allowed]
+    alike = {other.lower(): other for other in names}
+    near = difflib.get_close_matches(str(name).lower(), alike, n=1, cutoff=0.4)
+    hint = f"; did you mean {alike[near[0]]!r}?" if near and isinstance(name, str) else ""
+    raise UnknownName(f"{what}={name!r}: it must be one of {', '.join(names)}{hint}")
+
+
+def choose(table: Mapping[Key, Row], name: Key, what: str) -> Row:
+    """The row of a table, as it is filled now.
+
+    Args:
+        table: name → row.
+        name: which one.
+        what: the option that takes the name, such as "config.training.sde".
+
+    Raises:
+        UnknownName: there is no such row; lists those that there are, and says which is nearest.
+    """
+    check_name(name, table.keys(), what)
+    return table[name]
 
 
 def expand_to(v: Tensor, x: Tensor) -> Tensor:

@@ -323,7 +323,7 @@ def test_what_cannot_be_completed_is_refused_with_the_remedy():
     with pytest.raises(ValueError, match="repeated in each channel"):
         known_gray(image[:, :1])
     sde = VPSDE(N=4)
-    with pytest.raises(ValueError, match="unknown predictor"):
+    with pytest.raises(ValueError, match="did you mean 'reverse_diffusion'"):
         get_pc_inpainter(sde, "revers_diffusion", "none", abs, 0.1)
     # The class may be given too, and None for none.
     get_pc_inpainter(sde, ReverseDiffusionPredictor, None, abs, 0.1)

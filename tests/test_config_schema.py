@@ -7,16 +7,27 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT
 
+from models.utils import get_model
+from sampling import get_corrector, get_predictor
 from score_sde import sde as sde_room
 from score_sde.commands import cli
 from score_sde.commands.smoke import reduced
 from score_sde.config import history, listing, parts, schema
 from score_sde.config.build import build_network
 from score_sde.config.check import check_config
+from score_sde.config.holds import Names
 from score_sde.config.schema import FIELDS, Field
-from score_sde.sde import SDES
+from score_sde.data import open_source
+from score_sde.likelihoods.divergence import hutchinson_probes
+from score_sde.networks.layers import activation
+from score_sde.objectives import make_objective
+from score_sde.sde import SDES, VPSDE
+from score_sde.solvers.grids import time_grid
+from score_sde.tensor_ops import UnknownName, choose
+from score_sde.training import make_optimizer
 
 KARRAS = '''
 import torch
@@ -71,7 +82,7 @@ def test_the_page_of_fields_is_made_from_the_rows():
 
 def test_every_default_may_be_held_and_every_field_has_a_group_and_help():
     for name, field in FIELDS.items():
-        assert field.fault(field.default) is None, name
+        field.check(field.default, name)
         assert name.rpartition(".")[0] in schema.GROUPS
         assert field.help
         assert type(field.default) in (bool, int, float, str, tuple)
@@ -117,7 +128,50 @@ def test_a_field_is_refused_by_its_row(word, remedy):
     ],
 )
 def test_a_recipe_may_not_give_a_field_another_kind(name, value, remedy):
-    assert remedy in FIELDS[name].fault(value)
+    with pytest.raises(ValueError, match=f"config.{name}=.*{remedy}"):
+        FIELDS[name].check(value, f"config.{name}")
+
+
+NAMED = [name for name, field in FIELDS.items() if isinstance(field.holds, Names)]
+LIBRARY = {
+    "data set": lambda name: open_source(
+        name, "train", root="", image_size=(8, 8), num_channels=1
+    ),
+    "split": lambda name: open_source("digits", name, root="", image_size=(8, 8), num_channels=1),
+    "objective": lambda name: make_objective(VPSDE(), objective=name),
+    "times": lambda name: make_objective(VPSDE(), times=name),
+    "grid": lambda name: time_grid(VPSDE(), 5, name),
+    "optimiser": lambda name: make_optimizer([], name=name, lr=1e-3, beta1=0.9, eps=1e-8),
+    "probes": lambda name: hutchinson_probes(name, (1,), torch.arange(2), seed=0),
+    "nonlinearity": activation,
+    "predictor of the front": get_predictor,
+    "corrector of the front": get_corrector,
+    "network of the front": get_model,
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_field_refuses_an_unknown_name_as_every_other_does(name):
+    allowed = FIELDS[name].holds.allowed()
+    with pytest.raises(UnknownName) as error:
+        FIELDS[name].check(f"{allowed[0]}x", f"config.{name}")
+    sentence = f"config.{name}='{allowed[0]}x': it must be one of {', '.join(allowed)}; did you"
+    assert str(error.value).startswith(sentence)
+
+
+@pytest.mark.parametrize("what", LIBRARY)
+def test_the_library_refuses_an_unknown_name_as_configs_do(what):
+    with pytest.raises(UnknownName, match=r"='zzz': it must be one of [^;]*$"):
+        LIBRARY[what]("zzz")
+
+
+def test_a_row_that_is_added_later_is_found_and_listed(rows):
+    with pytest.raises(UnknownName, match=r"one of vesde, vpsde, subvpsde$"):
+        choose(rows, "zzz", "training.sde")
+    rows["zzz"] = rows["vesde"]
+    assert choose(rows, "zzz", "training.sde") is rows["vesde"]
+    with pytest.raises(UnknownName, match=r"subvpsde, zzz; did you mean 'zzz'\?"):
+        choose(rows, "ZZ", "training.sde")
 
 
 # ---- Fields of one's own, and fields that are added later ----

@@ -10,7 +10,6 @@ from problems import SDES, Gaussian
 from score_sde.sde import VESDE, VPSDE, subVPSDE
 from score_sde.solvers.grids import paper_grid
 from score_sde.solvers.predictors import PREDICTORS, AncestralSamplingPredictor, NonePredictor
-from score_sde.solvers.step import by_name
 
 MODERATE = {"ve": VESDE(0.1, 5.0), "vp": VPSDE(0.1, 5.0), "subvp": subVPSDE(0.1, 5.0)}
 CASES = [
@@ -158,12 +157,6 @@ def test_none_leaves_the_samples_alone():
     y, y_mean = NonePredictor(VPSDE()).step(x, torch.ones(2), None, None, None)
     assert y is x
     assert y_mean is x
-
-
-def test_an_unknown_name_lists_the_valid_ones_nearest_first():
-    with pytest.raises(ValueError, match=r"predictor 'ancestral': .* one of ancestral_sampling, "):
-        by_name(PREDICTORS, "ancestral", "predictor")
-    assert by_name(PREDICTORS, "none", "predictor") is NonePredictor
 
 
 def test_a_step_says_why_it_refuses_an_sde():

@@ -22,7 +22,8 @@ from score_sde.solvers.correctors import CORRECTORS
 from score_sde.solvers.few_step import FEW_STEP
 from score_sde.solvers.grids import GridKind, chain_grid, paper_grid, time_grid
 from score_sde.solvers.predictors import PREDICTORS
-from score_sde.solvers.step import Step, by_name, make_step
+from score_sde.solvers.step import Step, make_step
+from score_sde.tensor_ops import choose
 from score_sde.training import TrainState, TrainStep, make_optimizer
 
 Config = Any
@@ -81,7 +82,7 @@ def build_sde(config: Config) -> SDE:
     Raises:
         ValueError: an unknown name, a field that the SDE lacks, or parameters that it refuses.
     """
-    row = _row(SDES, config.training.sde, "training.sde")
+    row = choose(SDES, config.training.sde, "config.training.sde")
     return _from_fields(row, config.training.sde, config.model.to_dict())
 
 
@@ -104,16 +105,10 @@ def empty_network(config: Config) -> nn.Module:
 
 
 def _network(config: Config) -> nn.Module:
-    row = _row(NETWORKS, config.model.name, "model.name")
+    row = choose(NETWORKS, config.model.name, "config.model.name")
     fields = schema.defaults("model") | config.model.to_dict()
     fields["centered"] = config.data.centered
     return _from_fields(row, config.model.name, fields, image_shape(config))
-
-
-def _row(table: Mapping[str, Built], name: str, field: str) -> Built:
-    if name not in table:
-        raise ValueError(f"config.{field}={name!r}: it must be one of {', '.join(table)}")
-    return table[name]
 
 
 def _from_fields(
@@ -253,7 +248,8 @@ def build_sampler(config: Config, sde: SDE) -> Sampler:
     are called at its times only.
 
     Raises:
-        ValueError: an unknown name, or a combination that does not run.
+        UnknownName: a name that is in none of the tables.
+        ValueError: a combination that does not run.
     """
     sampling = config.sampling
     eps = sampling.eps or sde.eps
@@ -301,7 +297,7 @@ def _ode_sampler(config: Config, sde: SDE, eps: float) -> Sampler:
 
 def _predictor(config: Config, sde: SDE) -> Step:
     sampling = config.sampling
-    kind = by_name(PREDICTORS, sampling.predictor, "config.sampling.predictor")
+    kind = choose(PREDICTORS, sampling.predictor, "config.sampling.predictor")
     # A step with an order of convergence is deterministic: it follows the ODE anyway.
     heeds = "probability_flow" in kind.arguments or kind.order is not None
     if sampling.probability_flow and not heeds:
@@ -313,13 +309,13 @@ def _predictor(config: Config, sde: SDE) -> Step:
 
 
 def _corrector(config: Config, sde: SDE) -> Step:
-    kind = by_name(CORRECTORS, config.sampling.corrector, "config.sampling.corrector")
+    kind = choose(CORRECTORS, config.sampling.corrector, "config.sampling.corrector")
     return make_step(kind, sde, config.sampling)
 
 
 def _few_step(config: Config, sde: SDE) -> Step:
     sampling = config.sampling
-    kind = by_name(FEW_STEP, sampling.method, "config.sampling.method")
+    kind = choose(FEW_STEP, sampling.method, "config.sampling.method")
     chain = sde.has_chain and not config.training.continuous
     if "s_churn" in kind.arguments and sampling.s_churn and chain:
         raise ValueError(

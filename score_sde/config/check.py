@@ -50,9 +50,8 @@ def check_fields(config: Config) -> None:
         ValueError: the first field at fault, what it holds and what it may hold.
     """
     for name, value in leaves(config).items():
-        fault = FIELDS[name].fault(value) if name in FIELDS else None
-        if fault:
-            raise ValueError(f"config.{name}={value!r}: {fault}")
+        if name in FIELDS:
+            FIELDS[name].check(value, f"config.{name}")
 
 
 def _check_parts(config: Config) -> None:

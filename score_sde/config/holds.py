@@ -4,7 +4,6 @@ Names that are rows of a table are looked up when they are checked, so that rows
 count, and nothing is imported before.
 """
 
-import difflib
 import importlib
 import math
 from collections.abc import Callable, Mapping
@@ -27,11 +26,11 @@ class Number:
     within: Callable[[float], bool]
     refusal: str = ""
 
-    def fault(self, value: float) -> str | None:
-        """What is wrong with a value, or None."""
+    def check(self, value: float, what: str) -> None:
+        """Refuses a value of the field `what` with a ValueError."""
         finite = isinstance(value, Integral) or math.isfinite(value)
-        fits = finite and self.within(value)
-        return None if fits else self.refusal or f"it must be {self.words}"
+        if not (finite and self.within(value)):
+            raise ValueError(f"{what}={value!r}: {self.refusal or f'it must be {self.words}'}")
 
 
 class Names:
@@ -55,14 +54,11 @@ class Names:
         """All of them, now."""
         return [*self.names, *(name for name in _rows(self.table) if name not in self.names)]
 
-    def fault(self, value: object) -> str | None:
-        """What is wrong with a value, or None."""
-        allowed = self.allowed()
-        if value in allowed:
-            return None
-        near = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"it must be one of {', '.join(allowed)}{hint}"
+    def check(self, value: object, what: str) -> None:
+        """Refuses a value of the field `what` with an UnknownName."""
+        from score_sde.tensor_ops import check_name  # here, as `schema` imports no torch
+
+        check_name(value, self.allowed(), what)
 
 
 def _rows(table: str) -> Mapping[str, object]:
@@ -82,9 +78,10 @@ class Numbers:
     words: str
     fits: Callable[[tuple[Any, ...]], bool]
 
-    def fault(self, value: Any) -> str | None:
-        """What is wrong with a value, or None."""
-        return None if self.fits(tuple(value)) else f"give {self.words}"
+    def check(self, value: Any, what: str) -> None:
+        """Refuses a value of the field `what` with a ValueError."""
+        if not self.fits(tuple(value)):
+            raise ValueError(f"{what}={value!r}: give {self.words}")
 
 
 AT_LEAST_1 = Number("at least 1", lambda x: x >= 1)

@@ -64,19 +64,29 @@ class Field:
     from_checkpoint: Literal["yes", "unless_given", "no"] = "no"
     older: Any = None
 
-    def fault(self, value: Any) -> str | None:
-        """What is wrong with a value, or None."""
-        kind = type(self.default)
+    def check(self, value: Any, what: str) -> None:
+        """Refuses a value that the field may not hold.
+
+        Args:
+            value: what it is given.
+            what: the field, for the message.
+
+        Raises:
+            ValueError: another type, or a value outside of what is allowed; an UnknownName for a
+                name that is none of the allowed ones.
+        """
+        kind, number = type(self.default), isinstance(value, Real) and not isinstance(value, bool)
         if kind is bool and not isinstance(value, bool):
-            return "it must be True or False"
-        if kind in (int, float) and (isinstance(value, bool) or not isinstance(value, Real)):
-            return "it must be a number"
+            raise ValueError(f"{what}={value!r}: it must be True or False")
+        if kind in (int, float) and not number:
+            raise ValueError(f"{what}={value!r}: it must be a number")
         if kind is int and not isinstance(value, Integral):
-            return "it must be a whole number"
+            raise ValueError(f"{what}={value!r}: it must be a whole number")
         if kind is tuple and not isinstance(value, list | tuple):
-            return "it must be a tuple, as (1, 2)"
+            raise ValueError(f"{what}={value!r}: it must be a tuple, as (1, 2)")
         holds: Any = self.holds
-        return holds.fault(value) if holds else None
+        if holds:
+            holds.check(value, what)
 
 
 _free = partial(Field, resume="free")

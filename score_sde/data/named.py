@@ -14,7 +14,6 @@ Where the sets lie under `root`, and what happens where they do not:
 | `folder` | `root` itself: a folder of images, or a `.npy` or `.npz` file | no |
 """
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from score_sde.data.public import (
     open_svhn,
 )
 from score_sde.data.sources import MEMORY_LIMIT_BYTES, Request, Source
+from score_sde.tensor_ops import check_name
 
 SPLITS = ("train", "test")
 CELEBA_CENTRE = 140
@@ -85,17 +85,12 @@ def canonical_name(name: str) -> str:
     """A data set's name as this library spells it: `Fashion-MNIST` → `fashion_mnist`.
 
     Raises:
-        ValueError: for an unknown name, listing the known ones with the nearest first.
+        UnknownName: there is no such data set; lists those that there are.
     """
     spelled = {_plain(known): known for known in DATASETS}
-    if _plain(name) in spelled:
-        return spelled[_plain(name)]
-
-    def distance(known: str) -> float:
-        return -difflib.SequenceMatcher(None, _plain(name), _plain(known)).ratio()
-
-    known = ", ".join(sorted(DATASETS, key=distance))
-    raise ValueError(f"unknown data set {name!r}: data.dataset is one of {known}")
+    if _plain(name) not in spelled:
+        check_name(name, DATASETS, "data.dataset")
+    return spelled[_plain(name)]
 
 
 def _plain(name: str) -> str:
@@ -103,11 +98,8 @@ def _plain(name: str) -> str:
 
 
 def _check(request: Request) -> None:
-    if request.split not in SPLITS:
-        raise ValueError(f"unknown split {request.split!r}: use one of {', '.join(SPLITS)}")
-    if request.num_channels not in MODES:
-        allowed = ", ".join(str(channels) for channels in MODES)
-        raise ValueError(f"data.num_channels={request.num_channels}: use one of {allowed}")
+    check_name(request.split, SPLITS, "split")
+    check_name(request.num_channels, MODES, "data.num_channels")
     if min(request.image_size) < 1:
         height, width = request.image_size
         raise ValueError(f"images of {height}x{width} pixels: data.image_size must be at least 1")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from score_sde.noise import Stream, normal, rademacher
-from score_sde.tensor_ops import sum_per_sample
+from score_sde.tensor_ops import check_name, sum_per_sample
 
 HutchinsonType = Literal["Rademacher", "Gaussian"]
 
@@ -86,9 +86,8 @@ def value_and_divergence(
 
 
 def check_kind(kind: str) -> None:
-    """Refuses with a ValueError a kind of probes that there is not."""
-    if kind not in get_args(HutchinsonType):
-        raise ValueError(f"hutchinson_type={kind!r}: it must be 'Rademacher' or 'Gaussian'")
+    """Refuses with an UnknownName a kind of probes that there is not."""
+    check_name(kind, get_args(HutchinsonType), "hutchinson_type")
 
 
 def _unit_vectors(x: Tensor) -> Iterator[Tensor]:

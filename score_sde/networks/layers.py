@@ -6,13 +6,14 @@ dtype, device and memory format of `x`.
 """
 
 import math
-from collections.abc import Mapping
 from functools import partial
 from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from score_sde.tensor_ops import choose
 
 T = TypeVar("T")
 
@@ -25,24 +26,13 @@ _ACTIVATIONS = {
 _SMALLEST_SCALE = 1e-10
 
 
-def choose(option: str, given: str, table: Mapping[str, T]) -> T:
-    """The entry of a table of alternatives.
-
-    Raises:
-        ValueError: There is no such entry; the sentence lists those that there are.
-    """
-    if given not in table:
-        raise ValueError(f"{option}={given!r} is not known: choose one of {', '.join(table)}")
-    return table[given]
-
-
 def activation(name: str) -> nn.Module:
     """The nonlinearity of that name: swish, relu, elu or lrelu (slope 0.2).
 
     Raises:
         ValueError: The name is none of these.
     """
-    return choose("nonlinearity", name, _ACTIVATIONS)()
+    return choose(_ACTIVATIONS, name, "nonlinearity")()
 
 
 def variance_scaling_(weight: Tensor, scale: float = 1.0) -> Tensor:
@@ -215,7 +205,7 @@ def embedding_and_sigma(
     fourier = partial(GaussianFourierProjection, nf, fourier_scale), nn.Identity
     positional = partial(SinusoidalEmbedding, nf), partial(SigmaTable, *table)
     options = {"fourier": fourier, "positional": positional}
-    embedding, sigma = choose("embedding_type", embedding_type, options)
+    embedding, sigma = choose(options, embedding_type, "embedding_type")
     return embedding(), sigma()
 
 

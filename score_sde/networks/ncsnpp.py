@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from score_sde.networks.blocks import AttentionBlock, BigGANBlock, Head, ResidualBlock, merger
-from score_sde.networks.layers import activation, choose, conv1x1, embedding_and_sigma
+from score_sde.networks.layers import activation, conv1x1, embedding_and_sigma
 from score_sde.networks.resampling import (
     Taps,
     downsampler,
@@ -21,6 +21,7 @@ from score_sde.networks.resampling import (
     upsampling_conv,
 )
 from score_sde.networks.unet import Factory, NoPyramid, Parts, Pyramid, PyramidFactory, UNet
+from score_sde.tensor_ops import choose
 
 
 class InputSkip(Pyramid):
@@ -174,7 +175,7 @@ class NCSNpp(UNet):
         embedding, noise_level = embedding_and_sigma(embedding_type, nf, fourier_scale, table)
         taps = tuple(fir_kernel) if fir else None
         block = partial(
-            choose("resblock_type", resblock_type, {"biggan": BigGANBlock, "ddpm": ResidualBlock}),
+            choose({"biggan": BigGANBlock, "ddpm": ResidualBlock}, resblock_type, "resblock_type"),
             act=act,
             temb_dim=4 * nf if conditional else None,
             dropout=dropout,
@@ -230,13 +231,13 @@ def _input_pyramid(
     progressive_input: str, combine: str, taps: Taps, rescale: bool
 ) -> PyramidFactory:
     """What stands behind each halving of the sides."""
-    cat = choose("progressive_combine", combine, {"sum": False, "cat": True})
+    cat = choose({"sum": False, "cat": True}, combine, "progressive_combine")
     options: dict[str, PyramidFactory] = {
         "none": NoPyramid,
         "input_skip": partial(InputSkip, taps=taps, cat=cat),
         "residual": partial(InputResidual, taps=taps, rescale=rescale),
     }
-    return choose("progressive_input", progressive_input, options)
+    return choose(options, progressive_input, "progressive_input")
 
 
 def _output_pyramid(
@@ -254,4 +255,4 @@ def _output_pyramid(
             partial(OutputResidual, taps=taps, rescale=rescale),
         ),
     }
-    return choose("progressive", progressive, options)
+    return choose(options, progressive, "progressive")

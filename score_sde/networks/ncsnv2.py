@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from score_sde.networks.layers import SigmaTable, activation, choose
+from score_sde.networks.layers import SigmaTable, activation
 from score_sde.networks.refinenet import Norm, RefineNet
+from score_sde.tensor_ops import choose
 
 _EPS = 1e-5
 
@@ -175,8 +176,6 @@ class NCSNv2(RefineNet):
         nonlinearity: str = "elu",
         centered: bool = False,
     ) -> None:
-        if size_class not in _STAGES:
-            raise ValueError(f"size_class={size_class} is not known: choose one of 64, 128, 256")
         # The release hands num_scales to the final normalisation, where InstanceNorm takes it for
         # ε.
         norms: dict[str, tuple[Norm, Norm]] = {
@@ -184,12 +183,12 @@ class NCSNv2(RefineNet):
             "InstanceNorm": (InstanceNorm, partial(InstanceNorm, eps=float(num_scales))),
             "VarianceNorm": (VarianceNorm, VarianceNorm),
         }
-        norm, final_norm = choose("normalization", normalization, norms)
+        norm, final_norm = choose(norms, normalization, "normalization")
         table = (sigma_min, sigma_max, num_scales)
         super().__init__(
             num_channels=num_channels,
             nf=nf,
-            stages=_STAGES[size_class],
+            stages=choose(_STAGES, size_class, "size_class"),
             act=activation(nonlinearity),
             norm=norm,
             final_norm=final_norm,

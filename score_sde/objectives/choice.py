@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from score_sde.objectives.losses import ELBO, SMLD, NoisePrediction, Objective, ScoreMatching
 from score_sde.objectives.times import TIME_SAMPLERS, TimeSampler
 from score_sde.sde import SDE
+from score_sde.tensor_ops import check_name, choose
 
 
 @dataclass(frozen=True)
@@ -53,19 +54,12 @@ def make_objective(
         eps: the smallest continuous time.
 
     Raises:
-        ValueError: an unknown name, or options that exclude each other.
+        UnknownName: a name that is in none of the tables.
+        ValueError: options that exclude each other.
     """
-    if times not in TIME_SAMPLERS:
-        raise ValueError(
-            f"config.training.time_sampling={times!r}: it must be one of "
-            f"{', '.join(TIME_SAMPLERS)}"
-        )
-    if objective not in OBJECTIVES:
-        raise ValueError(
-            f"training.objective={objective!r}: it must be one of {', '.join(OBJECTIVES)}"
-        )
+    check_name(times, TIME_SAMPLERS, "training.time_sampling")
     options = Options(continuous, reduce_mean, likelihood_weighting, times, eps)
-    return OBJECTIVES[objective](sde, options)
+    return choose(OBJECTIVES, objective, "training.objective")(sde, options)
 
 
 def as_options_say(sde: SDE, options: Options) -> Objective:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from score_sde.sde import SDE
+from score_sde.tensor_ops import check_name
 
 GridKind = Literal["uniform", "log_snr", "edm"]
 
@@ -42,10 +43,7 @@ def time_grid(
         raise ValueError(f"num_steps={num_steps}: a sampler takes at least one step")
     if not 0 < eps < sde.T:
         raise ValueError(f"eps={eps}: sampling must end between 0 and T={sde.T}, both excluded")
-    if kind not in get_args(GridKind):
-        raise ValueError(
-            f"unknown grid {kind!r}: it must be one of {', '.join(get_args(GridKind))}"
-        )
+    check_name(kind, get_args(GridKind), "grid")
     fraction = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
     ends = torch.tensor([sde.T, eps], dtype=torch.float64)
     if kind == "uniform":

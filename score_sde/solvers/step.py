@@ -1,4 +1,4 @@
-"""What a solver step is, and how steps are found by name.
+"""What a solver step is, and how one is made with the arguments that it declares.
 
 A step moves samples from time t to an earlier time t_next (a predictor), or leaves them at t and
 brings them closer to p_t (a corrector). Grid, loop, progress, call count and final denoising
@@ -7,17 +7,14 @@ belong to the loop in `samplers`.
 Symbols as in `sde`: x (B, ...), t and t_next (B,).
 """
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from score_sde.noise import Noise
 from score_sde.sde import SDE, Score
-
-StepClass = TypeVar("StepClass", bound="type[Step]")
 
 
 class Step(ABC):
@@ -77,27 +74,6 @@ class Step(ABC):
         Returns:
             The new state, and the same without the noise that was added last.
         """
-
-
-def by_name(table: Mapping[str, StepClass], name: str, what: str) -> StepClass:
-    """Looks a step up in a table of them.
-
-    Args:
-        table: name → class.
-        name: what a recipe calls the step.
-        what: what the table holds, for the message.
-
-    Raises:
-        ValueError: where the name is not in the table; lists the valid ones, the nearest first.
-    """
-    if name not in table:
-
-        def likeness(known: str) -> float:
-            return difflib.SequenceMatcher(None, name, known).ratio()
-
-        names = ", ".join(sorted(table, key=likeness, reverse=True))
-        raise ValueError(f"unknown {what} {name!r}: it must be one of {names}")
-    return table[name]
 
 
 def make_step(kind: "type[Step]", sde: SDE, sampling: Mapping[str, Any]) -> Step:

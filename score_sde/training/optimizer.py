@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 
 from score_sde.networks.ema import bare_name, check_fit
+from score_sde.tensor_ops import check_name, choose
 
 OPTIMIZERS: dict[str, type[Adam]] = {"Adam": Adam, "AdamW": AdamW}
 IMPLEMENTATIONS = ("auto", "fused", "foreach")
@@ -38,19 +39,15 @@ def make_optimizer(
             operation at a time on all weights), or "auto": fused where all weights allow it.
 
     Raises:
-        ValueError: an unknown name.
+        UnknownName: there is no such optimiser or implementation.
     """
-    if name not in OPTIMIZERS:
-        raise ValueError(f"optimizer={name!r}: choose one of {', '.join(OPTIMIZERS)}")
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"implementation={implementation!r}: choose one of {', '.join(IMPLEMENTATIONS)}"
-        )
+    kind = choose(OPTIMIZERS, name, "optimizer")
+    check_name(implementation, IMPLEMENTATIONS, "implementation")
     named = [(bare_name(key), parameter) for key, parameter in named_parameters]
     if implementation == "auto":
         can_fuse = all(p.device.type in ("cpu", "cuda") for _, p in named)
         implementation = "fused" if can_fuse else "foreach"
-    optimizer = OPTIMIZERS[name](
+    optimizer = kind(
         named,
         lr=lr,
         betas=(beta1, 0.999),

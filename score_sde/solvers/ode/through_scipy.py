@@ -6,6 +6,7 @@ from scipy import integrate
 from torch import Tensor
 
 from score_sde.solvers.ode.problem import Field, ODEResult, Status, call_field, check_problem
+from score_sde.tensor_ops import check_name
 
 _METHODS = {
     "RK45": integrate.RK45,
@@ -52,8 +53,7 @@ def solve_scipy(
         ValueError: where an argument is outside of what is described here.
     """
     check_problem(y0, t0, t1, rtol, atol)
-    if method not in _METHODS:
-        raise ValueError(f"unknown method {method!r}: scipy's are {', '.join(_METHODS)}")
+    check_name(method, _METHODS, "method")
     field = _HostField(f, y0, eval_dtype or y0.dtype)
     start = y0.flatten().cpu().double().numpy()
     t, y, accepted = t0, start, 0
