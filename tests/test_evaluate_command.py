@@ -1,6 +1,7 @@
 """`--mode eval`: figures against closed forms, resumed, shared between processes, refused."""
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -754,9 +756,14 @@ def shards(tmp_path, rank=0, size=1, **facts):
     return Shards(tmp_path / "shards", facts, World(rank, size), log)
 
 
+def results(kept, index, batch=4, compute=squares, names=("square",), **more):
+    """Results by sample that are whole numbers."""
+    return kept.results("x", index, batch, compute, dict.fromkeys(names, np.int64), **more)
+
+
 def test_shards_hold_every_sample_once_and_in_order(tmp_path):
-    found = shards(tmp_path).results("square", torch.arange(10), 4, squares)
-    assert found["square"].tolist() == [k**2 for k in range(10)]
+    given = results(shards(tmp_path), torch.arange(10))
+    assert given["square"].tolist() == [k**2 for k in range(10)]
     assert len(list(tmp_path.rglob("*.npz"))) == 3
 
 
@@ -770,40 +777,43 @@ def test_only_what_is_missing_is_computed(tmp_path):
         return squares(index)
 
     with pytest.raises(KeyboardInterrupt):
-        shards(tmp_path).results("square", torch.arange(10), 4, failing)
+        results(shards(tmp_path), torch.arange(10), compute=failing)
     assert seen == [0, 1, 2, 3]
     again = []
-    found = shards(tmp_path).results(
-        "square", torch.arange(10), 4, lambda index: again.extend(index.tolist()) or squares(index)
+    given = results(
+        shards(tmp_path),
+        torch.arange(10),
+        compute=lambda index: again.extend(index.tolist()) or squares(index),
     )
     assert again == [4, 5, 6, 7, 8, 9]
-    assert found["square"].tolist() == [k**2 for k in range(10)]
+    assert given["square"].tolist() == [k**2 for k in range(10)]
 
 
 def test_nothing_stale_is_mixed_in(tmp_path):
     four = torch.arange(4)
-    shards(tmp_path, weights="a").results("x", four, 2, squares)
-    other = shards(tmp_path, weights="b").results("x", four, 2, lambda index: {"square": -index})
-    assert other["square"].tolist() == [0, -1, -2, -3]
-    option = shards(tmp_path, weights="a").results("x", four, 2, lambda i: {"square": i}, eps=1)
-    assert option["square"].tolist() == [0, 1, 2, 3]
-    size = shards(tmp_path, weights="a").results("x", four, 4, lambda i: {"square": i + 1})
-    assert size["square"].tolist() == [1, 2, 3, 4]
-    mates = shards(tmp_path, weights="a").results(
-        "x", four.flip(0), 2, lambda i: {"square": 2 * i}
-    )
-    assert mates["square"].tolist() == [6, 4, 2, 0]
+
+    def square(compute, index=four, batch=2, weights="a", **facts):
+        kept = shards(tmp_path, weights=weights)
+        return results(kept, index, batch, compute, **facts)["square"].tolist()
+
+    square(squares)
+    assert square(lambda i: {"square": -i}, weights="b") == [0, -1, -2, -3]
+    assert square(lambda i: {"square": i}, eps=1) == [0, 1, 2, 3]
+    assert square(lambda i: {"square": i + 1}, batch=4) == [1, 2, 3, 4]
+    assert square(lambda i: {"square": 2 * i}, index=four.flip(0)) == [6, 4, 2, 0]
 
 
 def test_more_samples_take_what_fewer_left_and_take_nothing_away(tmp_path):
-    few = shards(tmp_path).results("square", torch.arange(10), 4, squares)
+    few = results(shards(tmp_path), torch.arange(10))
     seen = []
-    more = shards(tmp_path).results(
-        "square", torch.arange(12), 4, lambda index: seen.extend(index.tolist()) or squares(index)
+    more = results(
+        shards(tmp_path),
+        torch.arange(12),
+        compute=lambda index: seen.extend(index.tolist()) or squares(index),
     )
     assert seen == [8, 9, 10, 11]
     assert len(more["square"]) == 12
-    again = shards(tmp_path).results("square", torch.arange(10), 4, None)
+    again = results(shards(tmp_path), torch.arange(10), compute=None)
     assert np.array_equal(again["square"], few["square"])
     assert again["sec"] == few["sec"]
 
@@ -813,13 +823,12 @@ def test_a_shard_that_lacks_an_array_is_computed_again(tmp_path):
         return {"square": index**2, "cube": index**3}
 
     ten = torch.arange(10)
-    shards(tmp_path).results("x", ten, 4, squares, ["square"])
-    more = shards(tmp_path).results("x", ten, 4, both, ["square", "cube"])
+    results(shards(tmp_path), ten)
+    more = results(shards(tmp_path), ten, compute=both, names=("square", "cube"))
     assert more["cube"].tolist() == [k**3 for k in range(10)]
     # One with an array that is not asked for counts, also beside others that lack it.
-    first = min(tmp_path.rglob("*.npz"))
-    first.unlink()
-    fewer = shards(tmp_path).results("x", ten, 4, squares, ["square"])
+    min(tmp_path.rglob("*.npz")).unlink()
+    fewer = results(shards(tmp_path), ten)
     assert fewer["square"].tolist() == more["square"].tolist()
     assert "cube" not in fewer
 
@@ -843,13 +852,9 @@ def test_results_of_earlier_versions_count(tmp_path):
         subject.build_subject(
             config,
             Zero(),
-            weights="df1db27cc1c81af4",
-            raw=False,
-            sources={split: digits(split) for split in ("train", "test")},
-            references=subject.build_references(config),
-            folder=tmp_path / "shards",
-            world=World(),
-            log=Logbook(tmp_path / "log", tensorboard=False, quiet=True),
+            {split: digits(split) for split in ("train", "test")},
+            subject.build_references(config),
+            shards(tmp_path, weights="df1db27cc1c81af4", ema=True),
         )
     )
     assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == [
@@ -875,13 +880,9 @@ def test_the_held_out_loss_of_a_bound_is_in_nats_per_dimension(objective, reduce
     built = subject.build_subject(
         config,
         lambda x, c: 0 * x,
-        weights="",
-        raw=False,
-        sources={"test": digits("test")},
-        references=subject.build_references(config),
-        folder=tmp_path / "shards",
-        world=World(),
-        log=Logbook(tmp_path / "log", tensorboard=False, quiet=True),
+        {"test": digits("test")},
+        subject.build_references(config),
+        shards(tmp_path),
     )
     figure = likelihood.held_out_loss(built)
     # The noise itself is the error: each dimension has mean square 1, at every step.
@@ -894,33 +895,185 @@ def test_shards_may_have_fewer_rows_of_what_is_only_shown(tmp_path):
     def shown(index):
         return {"square": index**2, "image": index[index < 5, None].expand(-1, 3)}
 
-    found = shards(tmp_path).results("shown", torch.arange(10), 4, shown)
-    assert found["image"][:, 0].tolist() == [0, 1, 2, 3, 4]
-    assert len(found["square"]) == 10
+    types = {"square": np.int64, "image": (np.int64, (3,))}
+    for made in (shown, None):  # computed, and read
+        given = shards(tmp_path).results(
+            "shown", torch.arange(10), 4, made, types, first={"image": 5}
+        )
+        assert given["image"][:, 0].tolist() == [0, 1, 2, 3, 4]
+        assert len(given["square"]) == 10
+
+
+def halves(index):
+    return {"square": index**2, "half": index / 2}
+
+
+HALVES = {"square": np.int64, "half": np.float32}
 
 
 def test_a_damaged_shard_is_computed_again(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda _: None)  # the damage is here, not on a disk
 
-    def compute(index):
-        return {"square": index**2, "half": index / 2}
+    def given():
+        return shards(tmp_path).results("x", torch.arange(4), 4, halves, HALVES)
 
-    def found():
-        return shards(tmp_path).results("x", torch.arange(4), 4, compute)
-
-    first = found()
+    first = given()
     (path,) = tmp_path.rglob("*.npz")
     whole = path.read_bytes()
-    flipped = [
-        whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :]
-        for at in range(0, len(whole), 7)
-        for bit in (1 if at % 2 else 64,)
-    ]
-    for content in (b"", b"PK", bytes(4096), whole[:-1], whole[: len(whole) // 2], *flipped):
-        path.write_bytes(content)
-        again = found()
-        for name in ("square", "half"):
+    for at in range(0, len(whole), 7):
+        flipped = whole[at] ^ (1 if at % 2 else 64)
+        path.write_bytes(whole[:at] + bytes([flipped]) + whole[at + 1 :])
+        again = given()
+        for name in HALVES:
             assert np.array_equal(again[name], first[name])
+
+
+def nothing(path, arrays):
+    path.write_bytes(b"")
+
+
+def half(path, arrays):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def folder(path, arrays):
+    path.unlink()
+    (path / "of somebody").mkdir(parents=True)
+
+
+def fifo(path, arrays):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def single(path, arrays):
+    np.save(path.with_suffix(".npy"), np.zeros(3))
+    path.with_suffix(".npy").rename(path)
+
+
+def changed(change):
+    """Every array of numbers with rows becomes another."""
+
+    def spoil(path, arrays):
+        np.savez(
+            path, **{k: change(a) if a.ndim and a.dtype.kind in "uif" else a for k, a in arrays}
+        )
+
+    return spoil
+
+
+def claiming(path, arrays):
+    """An array of 2^50 rows, of which nothing is there."""
+    with zipfile.ZipFile(path, "w") as file:
+        for name, array in arrays:
+            header = {"descr": array.dtype.str, "fortran_order": False, "shape": (2**50,)}
+            with file.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array_header_1_0(member, header)
+
+
+SPOILT = {
+    "an empty file": nothing,
+    "four kilobytes of zeros": lambda path, arrays: path.write_bytes(bytes(4096)),
+    "half a file": half,
+    "a folder": folder,
+    "a FIFO": fifo,
+    "one array": single,
+    "no arrays": lambda path, arrays: np.savez(path, nothing=np.zeros(3)),
+    "claims": claiming,
+    "objects": changed(lambda a: a.astype(object)),
+    "text": changed(lambda a: a.astype(str)),
+    "complex numbers": changed(lambda a: a.astype(complex)),
+    "another type": changed(lambda a: a.astype(np.float16)),
+    "too few rows": changed(lambda a: a[:-1]),
+    "too many rows": changed(lambda a: np.concatenate([a, a])),
+    "another shape": changed(lambda a: a[..., None, None]),
+    "a single number": changed(lambda a: a.reshape(-1)[0]),
+    "no rows": changed(lambda a: a[:0]),
+    "NaN": changed(lambda a: a * math.nan),
+    "infinity": changed(lambda a: a + math.inf),
+}
+
+
+def spoil(path, kind):
+    with np.load(path) as file:
+        arrays = [(name, file[name]) for name in file.files]
+    SPOILT[kind](path, arrays)
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_a_shard_that_is_none_is_computed_again_with_a_word(tmp_path, kind):
+    eight = torch.arange(8)
+    first = shards(tmp_path).results("x", eight, 4, halves, HALVES)
+    path = min(tmp_path.rglob("*.npz"))
+    spoil(path, kind)
+    seen = []
+
+    def compute(index):
+        seen.extend(index.tolist())
+        return halves(index)
+
+    again = shards(tmp_path).results("x", eight, 4, compute, HALVES)
+    assert seen == [0, 1, 2, 3]
+    for name in HALVES:
+        assert np.array_equal(again[name], first[name])
+        assert again[name].dtype == first[name].dtype
+    log = (tmp_path / "log" / "log.txt").read_text()
+    assert log.count("computed again: 1 shard") == 1
+    assert path.name in log
+    shards(tmp_path).results("x", eight, 4, None, HALVES)  # what was written counts
+
+
+def test_numbers_of_samples_that_were_given_up_need_not_be_finite(tmp_path):
+    def compute(index):
+        return {"bits": torch.where(index == 2, math.nan, index / 2), "status": (index == 2) * 1}
+
+    types = {"bits": np.float32, "status": np.int64}
+    for made in (compute, None):
+        given = shards(tmp_path).results("x", torch.arange(4), 4, made, types)
+        assert np.isnan(given["bits"]).tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_kept_statistics_that_are_none_are_computed_again_with_a_word(tmp_path, kind):
+    config = cli.parse(words(tmp_path, "--mode=stats", stats(tmp_path))).config
+
+    def kept(say):
+        references = subject.build_references(config, say)
+        return references.statistics(test), references.path(test)
+
+    test, told = digits("test"), []
+    first, path = kept(told.append)
+    spoil(path, kind)
+    assert not told
+    again, _ = kept(told.append)
+    assert len(told) == 1
+    assert str(path) in told[0]
+    assert torch.equal(again.mu, first.mu)
+    assert torch.equal(again.features, first.features)
+    told.clear()
+    assert torch.equal(kept(told.append)[0].sigma, first.sigma)
+    assert not told
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SPOILT if kind != "another type"])
+def test_a_reference_that_is_none_is_refused_in_a_sentence(tmp_path, kind):
+    path = tmp_path / "given.npz"
+    np.savez(path, mu=np.zeros(2), sigma=np.eye(2), pool_3=np.eye(2), n=2)
+    evaluation.Reference.load(path)
+    spoil(path, kind)
+    with pytest.raises((ValueError, FileNotFoundError), match="reference statistics") as raised:
+        evaluation.Reference.load(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_spoilt_evaluation_comes_to_the_same_report(evaluated, again):
+    first, kinds = read(evaluated), itertools.cycle(SPOILT)
+    for path in sorted(again.folder.rglob("*.npz")):
+        spoil(path, next(kinds))
+    (again.folder / "step_00000004.json").write_text("[1, NaN]")
+    report = again()
+    for name in (*FIGURES, *OF_SAMPLES):
+        assert without_sec(report[name]) == without_sec(first[name])
 
 
 def test_processes_compute_their_own_share(tmp_path):
@@ -929,10 +1082,9 @@ def test_processes_compute_their_own_share(tmp_path):
     def noted(rank):
         return lambda index: seen[rank].extend(index.tolist()) or squares(index)
 
-    with pytest.raises(
-        OSError, match="lacks shards"
-    ):  # without a barrier the first comes too soon
-        shards(tmp_path, rank=1, size=2).results("square", torch.arange(10), 2, noted(1))
-    found = shards(tmp_path, rank=0, size=2).results("square", torch.arange(10), 2, noted(0))
+    ten = torch.arange(10)
+    with pytest.raises(OSError, match="lacks shards"):  # without a barrier the first is too soon
+        results(shards(tmp_path, rank=1, size=2), ten, 2, noted(1))
+    given = results(shards(tmp_path, rank=0, size=2), ten, 2, noted(0))
     assert seen == {0: [0, 1, 4, 5, 8, 9], 1: [2, 3, 6, 7]}
-    assert np.array_equal(found["square"], np.arange(10) ** 2)
+    assert given["square"].tolist() == [k**2 for k in range(10)]
