@@ -9,16 +9,16 @@ import shutil
 import subprocess
 import sys
 import time
-import zipfile
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, TINY
 from PIL import Image
 from problems import Gaussian
+from spoilt import SPOILT, spoil
 from torch import nn
 
 from configs.vp import digits as digits_recipe
@@ -30,7 +30,7 @@ from score_sde.config.build import open_split
 from score_sde.data import MemorySource, dequantise, open_source
 from score_sde.evaluation import likelihood, quality, report
 from score_sde.evaluation.figures import compute
-from score_sde.evaluation.shards import Shards, shard_size
+from score_sde.evaluation.shards import Shards
 from score_sde.logbook import Logbook
 from score_sde.objectives import elbo_weights
 from score_sde.parallel import World
@@ -38,16 +38,8 @@ from score_sde.samplers import Samples
 from score_sde.sde import VPSDE
 from score_sde.tensor_ops import expand_to
 
-TINY = (
-    "--config.model.nf=8",
-    "--config.model.ch_mult=(1,)",
-    "--config.model.attn_resolutions=()",
-    "--config.device=cpu",
-    "--config.training.batch_size=8",
-    "--config.training.n_iters=4",
-    "--config.training.snapshot_freq=2",
-    "--config.training.snapshot_sampling=False",
-    "--config.optim.warmup=0",
+SMALL = (
+    *TINY,
     "--config.model.num_res_blocks=1",
     "--config.eval.batch_size=50",
     "--config.eval.bpd_batch_size=2",
@@ -60,7 +52,7 @@ TINY = (
 
 
 def words(workdir, *more, recipe="configs/vp/digits.py"):
-    return ["main.py", "--config", recipe, f"--workdir={workdir}", *TINY, *map(str, more)]
+    return ["main.py", "--config", recipe, f"--workdir={workdir}", *SMALL, *map(str, more)]
 
 
 SAMPLES = (
@@ -281,13 +273,6 @@ def test_part_of_a_data_set_is_a_sample_of_it_and_the_same_for_ever():
     everything = likelihood.subset(source, 5000)
     assert torch.equal(everything[:400], more)
     assert everything.sort().values.tolist() == list(range(1497))
-
-
-def test_shards_are_whole_batches_and_enough_to_share():
-    assert shard_size(300, 50) == 50
-    assert shard_size(10_000, 128) == 3 * 128
-    assert shard_size(50_000, 64) == 4 * 64
-    assert shard_size(5, 5) == 5
 
 
 class Exact(nn.Module):
@@ -571,14 +556,30 @@ def test_samples_are_measured_by_the_network_for_digits(evaluated):
     assert report["fd"]["value"] == pytest.approx(distance, rel=1e-6)  # float32 features
 
 
-def test_test_images_are_near_themselves(sampled, monkeypatch):
-    source = digits("test")
+@pytest.fixture
+def drawn(monkeypatch):
+    """Puts a function of sample indices in the place of drawing."""
 
-    def real(config, network, sde, index, device):
-        x = source.images(index).float() / 8 - 1
-        yield Samples(index, x, torch.zeros_like(index))
+    def draws(images):
+        monkeypatch.setattr(
+            subject,
+            "draw",
+            lambda config, network, sde, index, device: iter(
+                [Samples(index, images(index), torch.zeros_like(index))]
+            ),
+        )
 
-    monkeypatch.setattr(subject, "draw", real)
+    return draws
+
+
+def stored(split):
+    """Images of a split by index, as the network sees them."""
+    source = digits(split)
+    return lambda index: source.images(index).float() / 8 - 1
+
+
+def test_test_images_are_near_themselves(sampled, drawn):
+    drawn(stored("test"))
     report = sampled("--config.eval.num_samples=300")
     assert abs(report["fd"]["value"]) < 1e-6
     assert report["precision"]["value"] == report["recall"]["value"] == 1
@@ -586,14 +587,8 @@ def test_test_images_are_near_themselves(sampled, monkeypatch):
     assert near["value"] == pytest.approx(near["of_test"]["value"])
 
 
-def test_a_memory_of_the_training_set_is_seen(sampled, monkeypatch):
-    source = digits("train")
-
-    def copies(config, network, sde, index, device):
-        x = source.images(index).float() / 8 - 1
-        yield Samples(index, x, torch.zeros_like(index))
-
-    monkeypatch.setattr(subject, "draw", copies)
+def test_a_memory_of_the_training_set_is_seen(sampled, drawn):
+    drawn(stored("train"))
     near = sampled()["nearest_train"]
     assert near["value"] < 1e-3 * near["of_test"]["value"]
 
@@ -665,24 +660,21 @@ def test_few_samples_leave_out_what_they_cannot_tell(sampled, count, missing):
     assert ("kd" in report, "precision" in report) == (count > 3, count > 3)
 
 
-def test_samples_that_are_no_numbers_are_not_counted(sampled, monkeypatch):
-    source = digits("test")
+def test_samples_that_are_no_numbers_are_not_counted(sampled, drawn):
+    whole = stored("test")
 
-    def half(config, network, sde, index, device):
-        x = source.images(index).float() / 8 - 1
+    def half(index):
+        x = whole(index)
         x[index % 2 == 1, :, 3] = math.nan
-        yield Samples(index, x, torch.zeros_like(index))
+        return x
 
-    monkeypatch.setattr(subject, "draw", half)
+    drawn(half)
     report = sampled("--config.eval.num_samples=300")
     assert (report["fd"]["n"], report["fd"]["given_up"]) == (150, 150)
     assert report["precision"]["value"] == 1
     assert report["nearest_train"]["n"] == 150
 
-    def none(config, network, sde, index, device):
-        yield Samples(index, torch.full((len(index), 1, 8, 8), math.nan), torch.zeros_like(index))
-
-    monkeypatch.setattr(subject, "draw", none)
+    drawn(lambda index: torch.full((len(index), 1, 8, 8), math.nan))
     report = sampled("--config.eval.num_samples=20", "--config.seed=1")
     assert report["left_out"]["samples"] == "only 0 of 20 are finite images: check the weights"
 
@@ -744,93 +736,9 @@ def test_the_whole_way_with_weights_of_inception(random_inception, sampled, monk
     assert not {"fd", "kd", "score"} & report.keys()
 
 
-# ---- Shards ----
-
-
-def squares(index):
-    return {"square": index**2}
-
-
-def shards(tmp_path, rank=0, size=1, **facts):
+def shards(tmp_path, **facts):
     log = Logbook(tmp_path / "log", tensorboard=False, quiet=True)
-    return Shards(tmp_path / "shards", facts, World(rank, size), log)
-
-
-def results(kept, index, batch=4, compute=squares, names=("square",), **more):
-    """Results by sample that are whole numbers."""
-    return kept.results("x", index, batch, compute, dict.fromkeys(names, np.int64), **more)
-
-
-def test_shards_hold_every_sample_once_and_in_order(tmp_path):
-    given = results(shards(tmp_path), torch.arange(10))
-    assert given["square"].tolist() == [k**2 for k in range(10)]
-    assert len(list(tmp_path.rglob("*.npz"))) == 3
-
-
-def test_only_what_is_missing_is_computed(tmp_path):
-    seen = []
-
-    def failing(index):
-        if index[0] == 4:
-            raise KeyboardInterrupt
-        seen.extend(index.tolist())
-        return squares(index)
-
-    with pytest.raises(KeyboardInterrupt):
-        results(shards(tmp_path), torch.arange(10), compute=failing)
-    assert seen == [0, 1, 2, 3]
-    again = []
-    given = results(
-        shards(tmp_path),
-        torch.arange(10),
-        compute=lambda index: again.extend(index.tolist()) or squares(index),
-    )
-    assert again == [4, 5, 6, 7, 8, 9]
-    assert given["square"].tolist() == [k**2 for k in range(10)]
-
-
-def test_nothing_stale_is_mixed_in(tmp_path):
-    four = torch.arange(4)
-
-    def square(compute, index=four, batch=2, weights="a", **facts):
-        kept = shards(tmp_path, weights=weights)
-        return results(kept, index, batch, compute, **facts)["square"].tolist()
-
-    square(squares)
-    assert square(lambda i: {"square": -i}, weights="b") == [0, -1, -2, -3]
-    assert square(lambda i: {"square": i}, eps=1) == [0, 1, 2, 3]
-    assert square(lambda i: {"square": i + 1}, batch=4) == [1, 2, 3, 4]
-    assert square(lambda i: {"square": 2 * i}, index=four.flip(0)) == [6, 4, 2, 0]
-
-
-def test_more_samples_take_what_fewer_left_and_take_nothing_away(tmp_path):
-    few = results(shards(tmp_path), torch.arange(10))
-    seen = []
-    more = results(
-        shards(tmp_path),
-        torch.arange(12),
-        compute=lambda index: seen.extend(index.tolist()) or squares(index),
-    )
-    assert seen == [8, 9, 10, 11]
-    assert len(more["square"]) == 12
-    again = results(shards(tmp_path), torch.arange(10), compute=None)
-    assert np.array_equal(again["square"], few["square"])
-    assert again["sec"] == few["sec"]
-
-
-def test_a_shard_that_lacks_an_array_is_computed_again(tmp_path):
-    def both(index):
-        return {"square": index**2, "cube": index**3}
-
-    ten = torch.arange(10)
-    results(shards(tmp_path), ten)
-    more = results(shards(tmp_path), ten, compute=both, names=("square", "cube"))
-    assert more["cube"].tolist() == [k**3 for k in range(10)]
-    # One with an array that is not asked for counts, also beside others that lack it.
-    min(tmp_path.rglob("*.npz")).unlink()
-    fewer = results(shards(tmp_path), ten)
-    assert fewer["square"].tolist() == more["square"].tolist()
-    assert "cube" not in fewer
+    return Shards(tmp_path / "shards", facts, World(), log)
 
 
 def test_results_of_earlier_versions_count(tmp_path):
@@ -891,181 +799,6 @@ def test_the_held_out_loss_of_a_bound_is_in_nats_per_dimension(objective, reduce
     assert figure["se"] < 0.02 * figure["value"]
 
 
-def test_shards_may_have_fewer_rows_of_what_is_only_shown(tmp_path):
-    def shown(index):
-        return {"square": index**2, "image": index[index < 5, None].expand(-1, 3)}
-
-    types = {"square": np.int64, "image": (np.int64, (3,))}
-    for made in (shown, None):  # computed, and read
-        given = shards(tmp_path).results(
-            "shown", torch.arange(10), 4, made, types, first={"image": 5}
-        )
-        assert given["image"][:, 0].tolist() == [0, 1, 2, 3, 4]
-        assert len(given["square"]) == 10
-
-
-def halves(index):
-    return {"square": index**2, "half": index / 2}
-
-
-HALVES = {"square": np.int64, "half": np.float32}
-
-
-def test_a_damaged_shard_is_computed_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda _: None)  # the damage is here, not on a disk
-
-    def given():
-        return shards(tmp_path).results("x", torch.arange(4), 4, halves, HALVES)
-
-    first = given()
-    (path,) = tmp_path.rglob("*.npz")
-    whole = path.read_bytes()
-    for at in range(0, len(whole), 7):
-        flipped = whole[at] ^ (1 if at % 2 else 64)
-        path.write_bytes(whole[:at] + bytes([flipped]) + whole[at + 1 :])
-        again = given()
-        for name in HALVES:
-            assert np.array_equal(again[name], first[name])
-
-
-def nothing(path, arrays):
-    path.write_bytes(b"")
-
-
-def half(path, arrays):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def folder(path, arrays):
-    path.unlink()
-    (path / "of somebody").mkdir(parents=True)
-
-
-def fifo(path, arrays):
-    path.unlink()
-    os.mkfifo(path)
-
-
-def single(path, arrays):
-    np.save(path.with_suffix(".npy"), np.zeros(3))
-    path.with_suffix(".npy").rename(path)
-
-
-def changed(change):
-    """Every array of numbers with rows becomes another."""
-
-    def spoil(path, arrays):
-        np.savez(
-            path, **{k: change(a) if a.ndim and a.dtype.kind in "uif" else a for k, a in arrays}
-        )
-
-    return spoil
-
-
-def claiming(path, arrays):
-    """An array of 2^50 rows, of which nothing is there."""
-    with zipfile.ZipFile(path, "w") as file:
-        for name, array in arrays:
-            header = {"descr": array.dtype.str, "fortran_order": False, "shape": (2**50,)}
-            with file.open(f"{name}.npy", "w") as member:
-                np.lib.format.write_array_header_1_0(member, header)
-
-
-SPOILT = {
-    "an empty file": nothing,
-    "four kilobytes of zeros": lambda path, arrays: path.write_bytes(bytes(4096)),
-    "half a file": half,
-    "a folder": folder,
-    "a FIFO": fifo,
-    "one array": single,
-    "no arrays": lambda path, arrays: np.savez(path, nothing=np.zeros(3)),
-    "claims": claiming,
-    "objects": changed(lambda a: a.astype(object)),
-    "text": changed(lambda a: a.astype(str)),
-    "complex numbers": changed(lambda a: a.astype(complex)),
-    "another type": changed(lambda a: a.astype(np.float16)),
-    "too few rows": changed(lambda a: a[:-1]),
-    "too many rows": changed(lambda a: np.concatenate([a, a])),
-    "another shape": changed(lambda a: a[..., None, None]),
-    "a single number": changed(lambda a: a.reshape(-1)[0]),
-    "no rows": changed(lambda a: a[:0]),
-    "NaN": changed(lambda a: a * math.nan),
-    "infinity": changed(lambda a: a + math.inf),
-}
-
-
-def spoil(path, kind):
-    with np.load(path) as file:
-        arrays = [(name, file[name]) for name in file.files]
-    SPOILT[kind](path, arrays)
-
-
-@pytest.mark.parametrize("kind", SPOILT)
-def test_a_shard_that_is_none_is_computed_again_with_a_word(tmp_path, kind):
-    eight = torch.arange(8)
-    first = shards(tmp_path).results("x", eight, 4, halves, HALVES)
-    path = min(tmp_path.rglob("*.npz"))
-    spoil(path, kind)
-    seen = []
-
-    def compute(index):
-        seen.extend(index.tolist())
-        return halves(index)
-
-    again = shards(tmp_path).results("x", eight, 4, compute, HALVES)
-    assert seen == [0, 1, 2, 3]
-    for name in HALVES:
-        assert np.array_equal(again[name], first[name])
-        assert again[name].dtype == first[name].dtype
-    log = (tmp_path / "log" / "log.txt").read_text()
-    assert log.count("computed again: 1 shard") == 1
-    assert path.name in log
-    shards(tmp_path).results("x", eight, 4, None, HALVES)  # what was written counts
-
-
-def test_numbers_of_samples_that_were_given_up_need_not_be_finite(tmp_path):
-    def compute(index):
-        return {"bits": torch.where(index == 2, math.nan, index / 2), "status": (index == 2) * 1}
-
-    types = {"bits": np.float32, "status": np.int64}
-    for made in (compute, None):
-        given = shards(tmp_path).results("x", torch.arange(4), 4, made, types)
-        assert np.isnan(given["bits"]).tolist() == [False, False, True, False]
-
-
-@pytest.mark.parametrize("kind", SPOILT)
-def test_kept_statistics_that_are_none_are_computed_again_with_a_word(tmp_path, kind):
-    config = cli.parse(words(tmp_path, "--mode=stats", stats(tmp_path))).config
-
-    def kept(say):
-        references = subject.build_references(config, say)
-        return references.statistics(test), references.path(test)
-
-    test, told = digits("test"), []
-    first, path = kept(told.append)
-    spoil(path, kind)
-    assert not told
-    again, _ = kept(told.append)
-    assert len(told) == 1
-    assert str(path) in told[0]
-    assert torch.equal(again.mu, first.mu)
-    assert torch.equal(again.features, first.features)
-    told.clear()
-    assert torch.equal(kept(told.append)[0].sigma, first.sigma)
-    assert not told
-
-
-@pytest.mark.parametrize("kind", [kind for kind in SPOILT if kind != "another type"])
-def test_a_reference_that_is_none_is_refused_in_a_sentence(tmp_path, kind):
-    path = tmp_path / "given.npz"
-    np.savez(path, mu=np.zeros(2), sigma=np.eye(2), pool_3=np.eye(2), n=2)
-    evaluation.Reference.load(path)
-    spoil(path, kind)
-    with pytest.raises((ValueError, FileNotFoundError), match="reference statistics") as raised:
-        evaluation.Reference.load(path)
-    assert "\n" not in str(raised.value)
-
-
 def test_a_spoilt_evaluation_comes_to_the_same_report(evaluated, again):
     first, kinds = read(evaluated), itertools.cycle(SPOILT)
     for path in sorted(again.folder.rglob("*.npz")):
@@ -1074,17 +807,3 @@ def test_a_spoilt_evaluation_comes_to_the_same_report(evaluated, again):
     report = again()
     for name in (*FIGURES, *OF_SAMPLES):
         assert without_sec(report[name]) == without_sec(first[name])
-
-
-def test_processes_compute_their_own_share(tmp_path):
-    seen = {0: [], 1: []}
-
-    def noted(rank):
-        return lambda index: seen[rank].extend(index.tolist()) or squares(index)
-
-    ten = torch.arange(10)
-    with pytest.raises(OSError, match="lacks shards"):  # without a barrier the first is too soon
-        results(shards(tmp_path, rank=1, size=2), ten, 2, noted(1))
-    given = results(shards(tmp_path, rank=0, size=2), ten, 2, noted(0))
-    assert seen == {0: [0, 1, 4, 5, 8, 9], 1: [2, 3, 6, 7]}
-    assert given["square"].tolist() == [k**2 for k in range(10)]

@@ -118,7 +118,7 @@ class _Evaluation:
         log.say(f"evaluating {self.path} on {references.device}, into {self.folder}")
         weights = {"weights": checkpoints.fingerprint(self.path), "ema": not self.raw}
         with advice_on_memory(ON_MEMORY):
-            compared = sources.get(config.eval.reference_split, ())
+            compared = sources[config.eval.reference_split if measured else "test"]
             if measured and len(compared) > 1:  # first, so that no hours are lost if it is refused
                 with parallel.main_first(self.world):
                     references.reference(compared)

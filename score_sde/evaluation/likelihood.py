@@ -177,19 +177,18 @@ def bits_per_dim(subject: Subject, split: str) -> Figure:
     if kind != "exact":
         how["bpd_probes"] = options["bpd_probes"]
 
-    def probes(row: Tensor, draw: int) -> Tensor:
-        n, shape = options["bpd_probes"], info.shape
-        return likelihoods.hutchinson_probes(
-            kind, shape, row, seed=subject.seed, n_probes=n, first=draw * n
-        )
-
     def compute(shard: _Images) -> dict[str, Tensor]:
-        exact, row = kind == "exact", shard.row
+        probes, n = None, options["bpd_probes"]
+        if kind != "exact":  # n for each draw
+            probes = likelihoods.hutchinson_probes(
+                kind, info.shape, shard.row, seed=subject.seed, n_probes=draws * n
+            )
+            probes = probes.unflatten(0, (draws, n)).transpose(0, 1).flatten(1, 2)
         result = likelihoods.log_likelihood(
             subject.sde,
             shard.score_for(draws),
             torch.cat([shard.pixels(k) for k in range(draws)]),
-            probes=None if exact else torch.cat([probes(row, k) for k in range(draws)], dim=1),
+            probes=probes,
             rtol=options["rtol"],
             atol=options["atol"],
             eps=options["bpd_eps"],

@@ -98,9 +98,14 @@ def frechet(subject: Subject) -> Figure:
         resamples=RESAMPLES if compared.network.dimensions < 1000 else RESAMPLES // 4,
         seed=subject.seed,
     )
-    how = {"bias": spread.bias, "resamples": spread.resamples}
-    # The error is of the samples alone: the reference stays as it is.
-    return compared.figure(spread.value, spread.std, len(features), "frechet", **how)
+    return compared.figure(
+        spread.value,
+        spread.std,  # of the samples alone: the reference stays as it is
+        len(features),
+        "frechet",
+        bias=spread.bias,
+        resamples=spread.resamples,
+    )
 
 
 def kernel(subject: Subject) -> Figure:
@@ -109,9 +114,14 @@ def kernel(subject: Subject) -> Figure:
     real, features = compared.features, compared.samples.features
     subset = min(KID_SUBSET, len(real) // 2, len(features) // 2)
     distance = kernel_distance(real, features, subset_size=subset)
-    # The spread over subsets is what is published with KID.
-    how = {"subset_std": distance.std, "subset_size": subset}
-    return compared.figure(distance.mean, distance.error, len(features), "kernel", **how)
+    return compared.figure(
+        distance.mean,
+        distance.error,
+        len(features),
+        "kernel",
+        subset_std=distance.std,  # which is what is published with KID
+        subset_size=subset,
+    )
 
 
 def covered(subject: Subject, real: bool) -> Figure:
@@ -120,8 +130,8 @@ def covered(subject: Subject, real: bool) -> Figure:
     sets = compared.features, compared.samples.features
     shares = subject.once("covered", lambda: precision_recall(*sets, k=NEIGHBOUR))
     share, n = (shares.recall, len(sets[0])) if real else (shares.precision, len(sets[1]))
-    of = {"of": "real images"} if real else {}
-    return compared.figure(share, _share_error(share, n), n, **of)
+    figure = compared.figure(share, _share_error(share, n), n)
+    return figure | {"of": "real images"} if real else figure
 
 
 def _share_error(share: float, n: int) -> float:

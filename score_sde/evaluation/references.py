@@ -139,13 +139,12 @@ class References:
             OSError, ValueError: as `network`.
         """
         try:
-            network = self.network
+            facts = self._facts()
         except LeftOut:
             return False
         if self._given:
-            split = self.options["reference_split"]
-            check_comparable(self._given.facts, self._facts(canonical_name(self.dataset), split))
-        return bool(network)
+            check_comparable(self._given.facts, facts)
+        return True
 
     def reference(self, source: Source) -> Reference:
         """What samples are compared with: `eval.reference`, or the data set's own statistics.
@@ -159,7 +158,7 @@ class References:
         """
         if not self._given:
             return self.statistics(source)
-        check_comparable(self._given.facts, self._facts_of(source.info))
+        check_comparable(self._given.facts, self._facts(source.info))
         return self._given
 
     def statistics(self, source: Source) -> Reference:
@@ -175,7 +174,7 @@ class References:
 
     def path(self, source: Source) -> Path:
         """Where the statistics of a split are kept."""
-        name = cache_name(self._facts_of(source.info), source.info.fingerprint)
+        name = cache_name(self._facts(source.info), source.info.fingerprint)
         return Path(self.options["stats_folder"]) / name
 
     def _read(self, source: Source) -> Reference | None:
@@ -192,7 +191,7 @@ class References:
         try:
             read_arrays(path, types)
             reference = Reference.load(path)
-            if reference.facts == replace(self._facts_of(source.info), n=n):
+            if reference.facts == replace(self._facts(source.info), n=n):
                 return reference
             why: object = "it is of other images or another network"
         except Exception as error:  # of many types
@@ -207,7 +206,7 @@ class References:
             for part in source.stream(parts)
         )
         collected = collect(self.network, images, keep=self.keeps_features(source))
-        facts = self._facts_of(source.info)
+        facts = self._facts(source.info)
         reference = Reference.of(facts, collected.moments, collected.features, collected.logits)
         _save(reference, self.path(source))
         return reference
@@ -216,19 +215,17 @@ class References:
         """Whether a data set is small enough for its features to be kept."""
         return len(source) * self.network.dimensions <= KEPT_NUMBERS
 
-    def _facts_of(self, info: DatasetInfo) -> Facts:
-        return self._facts(info.name, info.split, info.policy)
-
-    def _facts(self, dataset: str, split: str, preprocessing: str = "") -> Facts:
-        """What samples must be compared with."""
+    def _facts(self, info: DatasetInfo | None = None) -> Facts:
+        """What samples must be compared with, as far as that is known before data are read."""
+        network, name = self.network, canonical_name(self.dataset)
         return Facts(
-            dataset=dataset,
-            split=split,
+            dataset=info.name if info else name,
+            split=info.split if info else self.options["reference_split"],
             shape=self.shape,
-            preprocessing=preprocessing,
-            network=self.network.name,
-            fingerprint=self.network.fingerprint,
-            dimensions=self.network.dimensions,
+            preprocessing=info.policy if info else "",
+            network=network.name,
+            fingerprint=network.fingerprint,
+            dimensions=network.dimensions,
         )
 
     def train(self, train: Source) -> Classifier:

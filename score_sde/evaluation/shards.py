@@ -135,12 +135,10 @@ class _Shard:
 
     def fault(self) -> str:
         """Why it must be computed, empty where it need not. Nothing is kept in memory."""
-        if not self.path.exists():
-            return _MISSING
-        if not self.path.is_file():
-            return f"{self.path.name} is no file"
         try:
             arrays = self.read()
+        except FileNotFoundError:
+            return _MISSING
         except Exception as error:  # zipfile and numpy meet damage with errors of many types
             return f"{self.path.name} is damaged ({error})"
         if not np.array_equal(arrays["index"], self.index.numpy()):
@@ -157,9 +155,7 @@ class _Shard:
         """Its index, seconds and arrays.
 
         Raises:
-            FileNotFoundError: it is not there.
-            Exception: it is damaged, or has arrays of other types or shapes; of those no more is
-                read than there should be.
+            Exception: as `read_arrays`.
         """
         n = len(self.index)
         types: dict[str, tuple[Any, Any]] = {"index": (np.int64, (n,)), "sec": (np.float64, ())}
@@ -177,8 +173,11 @@ def read_arrays(path: Path, types: Mapping[str, tuple[Any, Any]]) -> dict[str, n
         types: by name, type and shape.
 
     Raises:
-        Exception: of many types: it is damaged, or its arrays are others.
+        FileNotFoundError: it is not there.
+        Exception: of many types: it is no file, or damaged, or its arrays are others.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"{path.name} is no file")
     arrays = dict[str, np.ndarray]()
     with zipfile.ZipFile(path) as file:
         for name, expected in types.items():

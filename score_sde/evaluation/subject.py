@@ -120,11 +120,8 @@ class Subject:
         def measure(images: Tensor) -> dict[str, Tensor]:
             features, logits = network(images)
             values = {f"each {name}": of(images) for name, of in self.each_sample.items()}
-            return {
-                "features": features,
-                **values,
-                **({} if logits is None else {"logits": logits}),
-            }
+            values |= {} if logits is None else {"logits": logits}
+            return {"features": features, **values}
 
         def compute(index: Tensor) -> dict[str, Tensor]:
             parts = []
@@ -147,26 +144,19 @@ class Subject:
             "samples", index, batch, compute, types, first={"images": SHOWN}, **facts
         )
         finite = results["status"] == Status.DONE
-        images = results["images"]
+        images, method = results["images"], self.sampling["method"]
+        how: dict[str, Any] = {"method": method}
+        if method == "pc":
+            how["method"] = f"pc ({self.sampling['predictor']}, {self.sampling['corrector']})"
+        if method != "ode":
+            how["num_steps"] = self.sampling["num_steps"] or self.sde.N
+        if self.num_classes:
+            how["labels"] = "each class equally often"
+        how |= {"nfe": float(results["nfe"].mean()), "given_up": int((~finite).sum())}
         return SampleSet(
             torch.from_numpy(images[finite[: len(images)]]),
             torch.from_numpy(results["features"][finite]),
             torch.from_numpy(results["logits"][finite]) if "logits" in results else None,
             {of: results[f"each {name}"][finite] for name, of in self.each_sample.items()},
-            self._how_drawn()
-            | {
-                "nfe": float(results["nfe"].mean()),
-                "given_up": int((~finite).sum()),
-                "sec": results["sec"],
-            },
+            {**how, "sec": results["sec"]},
         )
-
-    def _how_drawn(self) -> dict[str, Any]:
-        sampling, method = self.sampling, self.sampling["method"]
-        steps = f"pc ({sampling['predictor']}, {sampling['corrector']})"
-        how = {"method": steps if method == "pc" else method}
-        if method != "ode":
-            how["num_steps"] = sampling["num_steps"] or self.sde.N
-        if self.num_classes:
-            how["labels"] = "each class equally often"
-        return how
