@@ -153,7 +153,7 @@ def test_a_shard_that_is_none_is_computed_again_with_a_word(tmp_path, kind):
         assert np.array_equal(again[name], first[name])
         assert again[name].dtype == first[name].dtype
     log = (tmp_path / "log" / "log.txt").read_text()
-    assert log.count("computed again: 1 shard") == 1
+    assert log.count("computed again: 1 of 2 shards") == 1
     assert path.name in log
     shards(tmp_path).results("x", eight, 4, None, HALVES)  # what was written counts
 

@@ -91,7 +91,8 @@ class Shards:
         mine = shards[self.world.rank :: self.world.size]
         faults = {shard: fault for shard in mine if (fault := shard.fault())}
         if passed_over := [fault for fault in faults.values() if fault != _MISSING]:
-            self.log.say(f"computed again: {len(passed_over)} shards in {home}: {passed_over[0]}")
+            n, why = f"{len(passed_over)} of {len(mine)} shards", passed_over[0]
+            self.log.say(f"computed again: {n} in {home}, as {why}")
         ahead = sum(len(shard.index) for shard in mine)
         done = ahead - sum(len(shard.index) for shard in faults)
         with self.log.progress(ahead, done, unit="image") as bar:
