@@ -20,6 +20,18 @@ torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+TINY = (
+    "--config.model.nf=8",
+    "--config.model.ch_mult=(1,)",
+    "--config.model.attn_resolutions=()",
+    "--config.device=cpu",
+    "--config.training.batch_size=8",
+    "--config.training.n_iters=4",
+    "--config.training.snapshot_freq=2",
+    "--config.training.snapshot_sampling=False",
+    "--config.optim.warmup=0",
+)
+"""What makes a recipe of digits a run of four steps in a second, with checkpoints at 2 and 4."""
 
 TABLES = {
     "SDES": "score_sde.sde",

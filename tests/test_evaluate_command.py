@@ -1,6 +1,7 @@
 """`--mode eval`: figures against closed forms, resumed, shared between processes, refused."""
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -14,9 +15,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, TINY
 from PIL import Image
 from problems import Gaussian
+from spoilt import SPOILT, spoil
 from torch import nn
 
 from configs.vp import digits as digits_recipe
@@ -28,7 +30,7 @@ from score_sde.config.build import open_split
 from score_sde.data import MemorySource, dequantise, open_source
 from score_sde.evaluation import likelihood, quality, report
 from score_sde.evaluation.figures import compute
-from score_sde.evaluation.shards import Shards, shard_size
+from score_sde.evaluation.shards import Shards
 from score_sde.logbook import Logbook
 from score_sde.objectives import elbo_weights
 from score_sde.parallel import World
@@ -36,16 +38,8 @@ from score_sde.samplers import Samples
 from score_sde.sde import VPSDE
 from score_sde.tensor_ops import expand_to
 
-TINY = (
-    "--config.model.nf=8",
-    "--config.model.ch_mult=(1,)",
-    "--config.model.attn_resolutions=()",
-    "--config.device=cpu",
-    "--config.training.batch_size=8",
-    "--config.training.n_iters=4",
-    "--config.training.snapshot_freq=2",
-    "--config.training.snapshot_sampling=False",
-    "--config.optim.warmup=0",
+SMALL = (
+    *TINY,
     "--config.model.num_res_blocks=1",
     "--config.eval.batch_size=50",
     "--config.eval.bpd_batch_size=2",
@@ -58,7 +52,7 @@ TINY = (
 
 
 def words(workdir, *more, recipe="configs/vp/digits.py"):
-    return ["main.py", "--config", recipe, f"--workdir={workdir}", *TINY, *map(str, more)]
+    return ["main.py", "--config", recipe, f"--workdir={workdir}", *SMALL, *map(str, more)]
 
 
 SAMPLES = (
@@ -279,13 +273,6 @@ def test_part_of_a_data_set_is_a_sample_of_it_and_the_same_for_ever():
     everything = likelihood.subset(source, 5000)
     assert torch.equal(everything[:400], more)
     assert everything.sort().values.tolist() == list(range(1497))
-
-
-def test_shards_are_whole_batches_and_enough_to_share():
-    assert shard_size(300, 50) == 50
-    assert shard_size(10_000, 128) == 3 * 128
-    assert shard_size(50_000, 64) == 4 * 64
-    assert shard_size(5, 5) == 5
 
 
 class Exact(nn.Module):
@@ -569,14 +556,30 @@ def test_samples_are_measured_by_the_network_for_digits(evaluated):
     assert report["fd"]["value"] == pytest.approx(distance, rel=1e-6)  # float32 features
 
 
-def test_test_images_are_near_themselves(sampled, monkeypatch):
-    source = digits("test")
+@pytest.fixture
+def drawn(monkeypatch):
+    """Puts a function of sample indices in the place of drawing."""
 
-    def real(config, network, sde, index, device):
-        x = source.images(index).float() / 8 - 1
-        yield Samples(index, x, torch.zeros_like(index))
+    def draws(images):
+        monkeypatch.setattr(
+            subject,
+            "draw",
+            lambda config, network, sde, index, device: iter(
+                [Samples(index, images(index), torch.zeros_like(index))]
+            ),
+        )
 
-    monkeypatch.setattr(subject, "draw", real)
+    return draws
+
+
+def stored(split):
+    """Images of a split by index, as the network sees them."""
+    source = digits(split)
+    return lambda index: source.images(index).float() / 8 - 1
+
+
+def test_test_images_are_near_themselves(sampled, drawn):
+    drawn(stored("test"))
     report = sampled("--config.eval.num_samples=300")
     assert abs(report["fd"]["value"]) < 1e-6
     assert report["precision"]["value"] == report["recall"]["value"] == 1
@@ -584,14 +587,8 @@ def test_test_images_are_near_themselves(sampled, monkeypatch):
     assert near["value"] == pytest.approx(near["of_test"]["value"])
 
 
-def test_a_memory_of_the_training_set_is_seen(sampled, monkeypatch):
-    source = digits("train")
-
-    def copies(config, network, sde, index, device):
-        x = source.images(index).float() / 8 - 1
-        yield Samples(index, x, torch.zeros_like(index))
-
-    monkeypatch.setattr(subject, "draw", copies)
+def test_a_memory_of_the_training_set_is_seen(sampled, drawn):
+    drawn(stored("train"))
     near = sampled()["nearest_train"]
     assert near["value"] < 1e-3 * near["of_test"]["value"]
 
@@ -663,24 +660,21 @@ def test_few_samples_leave_out_what_they_cannot_tell(sampled, count, missing):
     assert ("kd" in report, "precision" in report) == (count > 3, count > 3)
 
 
-def test_samples_that_are_no_numbers_are_not_counted(sampled, monkeypatch):
-    source = digits("test")
+def test_samples_that_are_no_numbers_are_not_counted(sampled, drawn):
+    whole = stored("test")
 
-    def half(config, network, sde, index, device):
-        x = source.images(index).float() / 8 - 1
+    def half(index):
+        x = whole(index)
         x[index % 2 == 1, :, 3] = math.nan
-        yield Samples(index, x, torch.zeros_like(index))
+        return x
 
-    monkeypatch.setattr(subject, "draw", half)
+    drawn(half)
     report = sampled("--config.eval.num_samples=300")
     assert (report["fd"]["n"], report["fd"]["given_up"]) == (150, 150)
     assert report["precision"]["value"] == 1
     assert report["nearest_train"]["n"] == 150
 
-    def none(config, network, sde, index, device):
-        yield Samples(index, torch.full((len(index), 1, 8, 8), math.nan), torch.zeros_like(index))
-
-    monkeypatch.setattr(subject, "draw", none)
+    drawn(lambda index: torch.full((len(index), 1, 8, 8), math.nan))
     report = sampled("--config.eval.num_samples=20", "--config.seed=1")
     assert report["left_out"]["samples"] == "only 0 of 20 are finite images: check the weights"
 
@@ -742,86 +736,9 @@ def test_the_whole_way_with_weights_of_inception(random_inception, sampled, monk
     assert not {"fd", "kd", "score"} & report.keys()
 
 
-# ---- Shards ----
-
-
-def squares(index):
-    return {"square": index**2}
-
-
-def shards(tmp_path, rank=0, size=1, **facts):
+def shards(tmp_path, **facts):
     log = Logbook(tmp_path / "log", tensorboard=False, quiet=True)
-    return Shards(tmp_path / "shards", facts, World(rank, size), log)
-
-
-def test_shards_hold_every_sample_once_and_in_order(tmp_path):
-    found = shards(tmp_path).results("square", torch.arange(10), 4, squares)
-    assert found["square"].tolist() == [k**2 for k in range(10)]
-    assert len(list(tmp_path.rglob("*.npz"))) == 3
-
-
-def test_only_what_is_missing_is_computed(tmp_path):
-    seen = []
-
-    def failing(index):
-        if index[0] == 4:
-            raise KeyboardInterrupt
-        seen.extend(index.tolist())
-        return squares(index)
-
-    with pytest.raises(KeyboardInterrupt):
-        shards(tmp_path).results("square", torch.arange(10), 4, failing)
-    assert seen == [0, 1, 2, 3]
-    again = []
-    found = shards(tmp_path).results(
-        "square", torch.arange(10), 4, lambda index: again.extend(index.tolist()) or squares(index)
-    )
-    assert again == [4, 5, 6, 7, 8, 9]
-    assert found["square"].tolist() == [k**2 for k in range(10)]
-
-
-def test_nothing_stale_is_mixed_in(tmp_path):
-    four = torch.arange(4)
-    shards(tmp_path, weights="a").results("x", four, 2, squares)
-    other = shards(tmp_path, weights="b").results("x", four, 2, lambda index: {"square": -index})
-    assert other["square"].tolist() == [0, -1, -2, -3]
-    option = shards(tmp_path, weights="a").results("x", four, 2, lambda i: {"square": i}, eps=1)
-    assert option["square"].tolist() == [0, 1, 2, 3]
-    size = shards(tmp_path, weights="a").results("x", four, 4, lambda i: {"square": i + 1})
-    assert size["square"].tolist() == [1, 2, 3, 4]
-    mates = shards(tmp_path, weights="a").results(
-        "x", four.flip(0), 2, lambda i: {"square": 2 * i}
-    )
-    assert mates["square"].tolist() == [6, 4, 2, 0]
-
-
-def test_more_samples_take_what_fewer_left_and_take_nothing_away(tmp_path):
-    few = shards(tmp_path).results("square", torch.arange(10), 4, squares)
-    seen = []
-    more = shards(tmp_path).results(
-        "square", torch.arange(12), 4, lambda index: seen.extend(index.tolist()) or squares(index)
-    )
-    assert seen == [8, 9, 10, 11]
-    assert len(more["square"]) == 12
-    again = shards(tmp_path).results("square", torch.arange(10), 4, None)
-    assert np.array_equal(again["square"], few["square"])
-    assert again["sec"] == few["sec"]
-
-
-def test_a_shard_that_lacks_an_array_is_computed_again(tmp_path):
-    def both(index):
-        return {"square": index**2, "cube": index**3}
-
-    ten = torch.arange(10)
-    shards(tmp_path).results("x", ten, 4, squares, ["square"])
-    more = shards(tmp_path).results("x", ten, 4, both, ["square", "cube"])
-    assert more["cube"].tolist() == [k**3 for k in range(10)]
-    # One with an array that is not asked for counts, also beside others that lack it.
-    first = min(tmp_path.rglob("*.npz"))
-    first.unlink()
-    fewer = shards(tmp_path).results("x", ten, 4, squares, ["square"])
-    assert fewer["square"].tolist() == more["square"].tolist()
-    assert "cube" not in fewer
+    return Shards(tmp_path / "shards", facts, World(), log)
 
 
 def test_results_of_earlier_versions_count(tmp_path):
@@ -843,13 +760,9 @@ def test_results_of_earlier_versions_count(tmp_path):
         subject.build_subject(
             config,
             Zero(),
-            weights="df1db27cc1c81af4",
-            raw=False,
-            sources={split: digits(split) for split in ("train", "test")},
-            references=subject.build_references(config),
-            folder=tmp_path / "shards",
-            world=World(),
-            log=Logbook(tmp_path / "log", tensorboard=False, quiet=True),
+            {split: digits(split) for split in ("train", "test")},
+            subject.build_references(config),
+            shards(tmp_path, weights="df1db27cc1c81af4", ema=True),
         )
     )
     assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == [
@@ -875,13 +788,9 @@ def test_the_held_out_loss_of_a_bound_is_in_nats_per_dimension(objective, reduce
     built = subject.build_subject(
         config,
         lambda x, c: 0 * x,
-        weights="",
-        raw=False,
-        sources={"test": digits("test")},
-        references=subject.build_references(config),
-        folder=tmp_path / "shards",
-        world=World(),
-        log=Logbook(tmp_path / "log", tensorboard=False, quiet=True),
+        {"test": digits("test")},
+        subject.build_references(config),
+        shards(tmp_path),
     )
     figure = likelihood.held_out_loss(built)
     # The noise itself is the error: each dimension has mean square 1, at every step.
@@ -890,49 +799,11 @@ def test_the_held_out_loss_of_a_bound_is_in_nats_per_dimension(objective, reduce
     assert figure["se"] < 0.02 * figure["value"]
 
 
-def test_shards_may_have_fewer_rows_of_what_is_only_shown(tmp_path):
-    def shown(index):
-        return {"square": index**2, "image": index[index < 5, None].expand(-1, 3)}
-
-    found = shards(tmp_path).results("shown", torch.arange(10), 4, shown)
-    assert found["image"][:, 0].tolist() == [0, 1, 2, 3, 4]
-    assert len(found["square"]) == 10
-
-
-def test_a_damaged_shard_is_computed_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda _: None)  # the damage is here, not on a disk
-
-    def compute(index):
-        return {"square": index**2, "half": index / 2}
-
-    def found():
-        return shards(tmp_path).results("x", torch.arange(4), 4, compute)
-
-    first = found()
-    (path,) = tmp_path.rglob("*.npz")
-    whole = path.read_bytes()
-    flipped = [
-        whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :]
-        for at in range(0, len(whole), 7)
-        for bit in (1 if at % 2 else 64,)
-    ]
-    for content in (b"", b"PK", bytes(4096), whole[:-1], whole[: len(whole) // 2], *flipped):
-        path.write_bytes(content)
-        again = found()
-        for name in ("square", "half"):
-            assert np.array_equal(again[name], first[name])
-
-
-def test_processes_compute_their_own_share(tmp_path):
-    seen = {0: [], 1: []}
-
-    def noted(rank):
-        return lambda index: seen[rank].extend(index.tolist()) or squares(index)
-
-    with pytest.raises(
-        OSError, match="lacks shards"
-    ):  # without a barrier the first comes too soon
-        shards(tmp_path, rank=1, size=2).results("square", torch.arange(10), 2, noted(1))
-    found = shards(tmp_path, rank=0, size=2).results("square", torch.arange(10), 2, noted(0))
-    assert seen == {0: [0, 1, 4, 5, 8, 9], 1: [2, 3, 6, 7]}
-    assert np.array_equal(found["square"], np.arange(10) ** 2)
+def test_a_spoilt_evaluation_comes_to_the_same_report(evaluated, again):
+    first, kinds = read(evaluated), itertools.cycle(SPOILT)
+    for path in sorted(again.folder.rglob("*.npz")):
+        spoil(path, next(kinds))
+    (again.folder / "step_00000004.json").write_text("[1, NaN]")
+    report = again()
+    for name in (*FIGURES, *OF_SAMPLES):
+        assert without_sec(report[name]) == without_sec(first[name])

@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from spoilt import SPOILT, spoil
 
+from configs.vp import digits as digits_recipe
+from score_sde.config.build import open_split
+from score_sde.config.subject import build_references
 from score_sde.evaluation import (
     INCEPTION_FILE,
     Classifier,
@@ -157,6 +161,40 @@ def test_files_without_statistics_are_refused_in_a_sentence(tmp_path):
     path.write_bytes(whole.read_bytes()[:2000])
     with pytest.raises(ValueError, match="no file of reference statistics"):
         Reference.load(path)
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_kept_statistics_that_are_none_are_computed_again_with_a_word(tmp_path, kind):
+    config = digits_recipe.get_config()
+    config.eval.stats_folder, config.device = str(tmp_path), "cpu"
+    test, told = open_split(config, "test"), []
+
+    def kept(say):
+        references = build_references(config, say)
+        return references.statistics(test), references.path(test)
+
+    first, path = kept(told.append)
+    spoil(path, kind)
+    assert not told
+    again, _ = kept(told.append)
+    assert len(told) == 1
+    assert str(path) in told[0]
+    assert torch.equal(again.mu, first.mu)
+    assert torch.equal(again.features, first.features)
+    told.clear()
+    assert torch.equal(kept(told.append)[0].sigma, first.sigma)
+    assert not told
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SPOILT if kind != "another type"])
+def test_a_reference_that_is_none_is_refused_in_a_sentence(tmp_path, kind):
+    path = tmp_path / "given.npz"
+    np.savez(path, mu=np.zeros(2), sigma=np.eye(2), pool_3=np.eye(2), n=2)
+    Reference.load(path)
+    spoil(path, kind)
+    with pytest.raises((ValueError, FileNotFoundError), match="reference statistics") as raised:
+        Reference.load(path)
+    assert "\n" not in str(raised.value)
 
 
 OTHERS = {

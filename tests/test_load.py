@@ -8,25 +8,15 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, TINY
 
 import score_sde
 from score_sde import checkpoints
 from score_sde.commands import cli
 from score_sde.samplers import ODESampler
+from score_sde.tensor_ops import UnknownName
 
-TINY = (
-    "--config.model.nf=8",
-    "--config.model.ch_mult=(1,)",
-    "--config.model.attn_resolutions=()",
-    "--config.device=cpu",
-    "--config.training.batch_size=8",
-    "--config.training.n_iters=4",
-    "--config.training.snapshot_freq=2",
-    "--config.training.snapshot_sampling=False",
-    "--config.optim.warmup=0",
-    "--config.sampling.num_steps=4",
-)
+STEPS = "--config.sampling.num_steps=4"
 
 
 def run(*words):
@@ -36,7 +26,7 @@ def run(*words):
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("load") / "run"
-    run("--config=configs/vp/digits.py", f"--workdir={folder}", "--mode=train", *TINY)
+    run("--config=configs/vp/digits.py", f"--workdir={folder}", "--mode=train", *TINY, STEPS)
     return folder
 
 
@@ -46,7 +36,7 @@ def drawn(folder, *more):
         "--mode=sample",
         "--num_samples=5",
         f"--output={folder / 'images.npz'}",
-        *("--config.device=cpu", "--config.sampling.num_steps=4"),
+        *("--config.device=cpu", STEPS),
         *more,
     )
     with np.load(folder / "images.npz") as file:
@@ -123,7 +113,7 @@ def test_a_folder_of_diffusers_with_its_recipe(tmp_path):
         "--config.model.progressive=output_skip",
         "--config.model.progressive_input=input_skip",
     )
-    recipe = ("--config=configs/ve/colour_digits.py", "--mode=train", *TINY, *skip)
+    recipe = ("--config=configs/ve/colour_digits.py", "--mode=train", *TINY, STEPS, *skip)
     run(f"--workdir={tmp_path / 'run'}", *recipe)
     ours = checkpoints.path_of(tmp_path / "run" / "checkpoints", 4)
     run("--mode=convert", f"--checkpoint={ours}", f"--output={tmp_path / 'unet'}")
@@ -140,6 +130,15 @@ def test_what_is_not_there_is_one_sentence(workdir, tmp_path):
         score_sde.load(tmp_path / "empty")
     with pytest.raises(ValueError, match=r"did you mean configs/vp/digits\.py"):
         score_sde.load(workdir, "vp/digit")
+
+
+def test_a_name_that_only_a_recipe_knows_is_refused_with_the_remedy(workdir, tmp_path):
+    state = checkpoints.load(checkpoints.path_of(workdir / "checkpoints", 4))
+    for known, unknown in (("vpsde", "mine"), ("ncsnpp", "my_network")):
+        config = state["config"].replace(f'"{known}"', f'"{unknown}"')
+        checkpoints.save_as(tmp_path / f"{unknown}.pt", {**state, "config": config})
+        with pytest.raises(UnknownName, match=rf"'{unknown}'.*name the recipe too"):
+            score_sde.load(tmp_path / f"{unknown}.pt", device="cpu")
 
 
 def test_the_readme_begins_its_notebook_section_with_it(workdir, tmp_path, monkeypatch):

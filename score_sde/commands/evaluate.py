@@ -2,7 +2,6 @@
 
 import json
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,12 @@ from score_sde.config.build import Config, allow_tf32, open_split
 from score_sde.config.check import check_config, check_data
 from score_sde.config.subject import build_references, build_subject
 from score_sde.data import Source
-from score_sde.evaluation import Figure, LeftOut, References, Subject
+from score_sde.evaluation import Figure, Subject
 from score_sde.evaluation.figures import compute
-from score_sde.evaluation.likelihood import SPLITS, bits_of_images
+from score_sde.evaluation.likelihood import SPLITS
 from score_sde.evaluation.quality import shown
 from score_sde.evaluation.report import lines, standard, table
+from score_sde.evaluation.shards import Shards
 from score_sde.logbook import Logbook
 
 ON_MEMORY = (
@@ -110,26 +110,23 @@ class _Evaluation:
         config, log, start = self.config, self.log, time.monotonic()
         check_config(config)
         allow_tf32(False)  # a solver's tolerance is finer than that
-        references = build_references(config)
-        measured = config.eval.enable_sampling and _has_network(references)
+        references = build_references(config, log.say)
+        measured = config.eval.enable_sampling and references.are_there()
         with parallel.main_first(self.world):  # it fetches what is missing
             sources = self._sources(measured)
         same = self._are_those_trained_on(sources)
         log.say(f"evaluating {self.path} on {references.device}, into {self.folder}")
+        weights = {"weights": checkpoints.fingerprint(self.path), "ema": not self.raw}
         with advice_on_memory(ON_MEMORY):
-            if measured:
-                self._prepare_reference(references, sources)
-            subject = build_subject(
-                config,
-                network_of(config, self.state, raw=self.raw),
-                weights=checkpoints.fingerprint(self.path),
-                raw=self.raw,
-                sources=sources,
-                references=references,
-                folder=self.folder / "shards",
-                world=self.world,
-                log=log,
-            )
+            compared = sources[config.eval.reference_split if measured else "test"]
+            if measured and len(compared) > 1:  # first, so that no hours are lost if it is refused
+                with parallel.main_first(self.world):
+                    references.reference(compared)
+                path = config.eval.reference or references.path(compared)
+                log.say(f"samples are compared with {path}")
+            network = network_of(config, self.state, raw=self.raw)
+            shards = Shards(self.folder / "shards", weights, self.world, log)
+            subject = build_subject(config, network, sources, references, shards)
             figures, left_out = compute(subject)
         if self.world.is_main:
             facts = {key: fact for key, fact in subject.shards.facts.items() if key != "recipe"}
@@ -171,14 +168,6 @@ class _Evaluation:
             )
         return same
 
-    def _prepare_reference(self, references: References, sources: dict[str, Source]) -> None:
-        """Computes the reference before all else: if it is refused, no hours of work are lost."""
-        source = sources[self.config.eval.reference_split]
-        if len(source) > 1:
-            with parallel.main_first(self.world):
-                _, path = references.reference(source)
-            self.log.say(f"samples are compared with {path}")
-
     def _write(
         self,
         figures: dict[str, Figure],
@@ -209,16 +198,14 @@ class _Evaluation:
 
     def _draw(self, subject: Subject, figures: dict[str, Figure]) -> None:
         """The report as a picture: samples, bits/dim by image, loss by noise level."""
-        step, bits = self.state["step"], {}
+        step, results = self.state["step"], subject.results
         grids = {
             title: pictures.grid(images, columns)
             for title, (images, columns) in shown(subject).items()
         }
         for title, grid in grids.items():
             self.log.images(step, f"eval/{title}", grid)
-        for split in ("test", "train"):
-            with suppress(LeftOut):
-                bits[split] = bits_of_images(subject, split)
+        bits = {k: results[f"bits {k}"] for k in ("test", "train") if f"bits {k}" in results}
         by_level = figures.get("held_out_loss", {}).get("by_level", [])
         columns = (
             [sum(level["t"]) / 2 for level in by_level],
@@ -239,15 +226,6 @@ class _Evaluation:
         return self.folder / f"step_{self.state['step']:08d}{raw}{suffix}"
 
 
-def _has_network(references: References) -> bool:
-    """Whether samples can be measured; what they are compared with is checked if so."""
-    try:
-        references.check_reference()
-        return bool(references.network)
-    except LeftOut:
-        return False
-
-
 def _decided_by_checkpoint(recipe: Config, adopted: Config) -> str:
     """What the checkpoint decided against the recipe, for the log."""
     wanted, fields = history.of_checkpoint(recipe), history.of_checkpoint(adopted)
@@ -260,7 +238,8 @@ def _is_like(path: Path, report: dict[str, Any]) -> bool:
     """Whether a report was made of the same weights with the same options."""
     try:
         before = json.loads(path.read_text())
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     now = json.loads(json.dumps(standard(report)))
-    return all(before.get(name) == now[name] for name in ("weights", "ema", "config"))
+    names = ("weights", "ema", "config")
+    return isinstance(before, dict) and all(before.get(name) == now[name] for name in names)

@@ -21,6 +21,7 @@ from score_sde.config.build import (
 )
 from score_sde.samplers import Sampler
 from score_sde.sde import SDE, Score
+from score_sde.tensor_ops import UnknownName
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,13 @@ def load(
     checkpoint = None if (path / "checkpoints").is_dir() else path
     try:
         adopted, path, state = open_checkpoint(recipe, checkpoint, path)
-    except ValueError as error:
-        if recipe is None and "it must be one of" in str(error):  # a row that only a recipe adds
-            raise ValueError(
-                f"{error} (where a recipe of yours adds it, name the recipe too: "
-                f"score_sde.load({str(workdir_or_file)!r}, 'mine.py'))"
-            ) from error
-        raise
+    except UnknownName as error:
+        if recipe is not None:
+            raise
+        raise UnknownName(
+            f"{error} (where a recipe of yours adds it, name the recipe too: "
+            f"score_sde.load({str(workdir_or_file)!r}, 'mine.py'))"
+        ) from error
     if device or recipe is None:  # the device of the run may not be here
         adopted.device = device or "auto"
     network, sde = network_of(adopted, state, raw=raw), build_sde(adopted)

@@ -1,9 +1,14 @@
 """`--mode stats`: the feature network and the reference statistics of a data set."""
 
+import torch
+
 from score_sde.config.build import Config, open_split
 from score_sde.config.check import check_config
 from score_sde.config.subject import build_references
-from score_sde.evaluation import LeftOut, suits_classifier
+from score_sde.data import Source
+from score_sde.evaluation import LeftOut, References, suits_classifier
+from score_sde.evaluation.classifier_training import accuracy
+from score_sde.evaluation.references import all_images
 
 
 def stats(config: Config) -> str:
@@ -18,8 +23,8 @@ def stats(config: Config) -> str:
         OSError, ValueError: missing data, or a folder that cannot be written to.
     """
     check_config(config)
-    references, done = build_references(config), list[str]()
-    sources = {}
+    done, sources = list[str](), {}
+    references = build_references(config, done.append)
     try:
         network = references.network
     except (FileNotFoundError, LeftOut):
@@ -27,11 +32,22 @@ def stats(config: Config) -> str:
         if asked_for_inception or not suits_classifier(references.shape):
             raise
         sources = {split: open_split(config, split) for split in ("train", "test")}
-        done.append(references.train(sources["train"], sources["test"]))
+        done.append(_train(references, sources["train"], sources["test"]))
         network = references.network
     for split in ("train", "test"):
         source = sources.get(split) or open_split(config, split)
         if len(source) > 1:
-            reference, path = references.statistics(source)
-            done.append(f"{split}: {reference.facts.n:,} images under {network.name}, in {path}")
+            n, path = references.statistics(source).facts.n, references.path(source)
+            done.append(f"{split}: {n:,} images under {network.name}, in {path}")
     return "\n".join(done)
+
+
+def _train(references: References, train: Source, test: Source) -> str:
+    """Trains the small classifier of a data set; what it is, in one sentence."""
+    network = references.train(train)
+    n, path = train.info.num_images, references.classifier_path
+    sentence = f"{network.name}: trained on {n:,} images, in {path}"
+    if train.info.num_classes > 1 and len(test):
+        share = accuracy(network, all_images(test), test.labels(torch.arange(len(test))))
+        sentence += f"; it classifies {share:.1%} of the test images correctly"
+    return sentence

@@ -1,13 +1,13 @@
 """Config → what an evaluation takes. Below this layer nothing sees a config."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from score_sde import parallel
 from score_sde.config import history
 from score_sde.config.build import (
     Config,
@@ -28,12 +28,13 @@ from score_sde.evaluation.figures import each_sample
 from score_sde.evaluation.references import References
 from score_sde.evaluation.shards import Shards
 from score_sde.evaluation.subject import Subject
-from score_sde.logbook import Logbook
 from score_sde.sde import SDE
 
 
-def build_references(config: Config) -> References:
-    """The feature network and the statistics of the config's data set."""
+def build_references(
+    config: Config, say: Callable[[str], None] = lambda sentence: None
+) -> References:
+    """The feature network and the statistics of the config's data set; `say` as there."""
     return References(
         options=config.eval.to_dict(),
         dataset=config.data.dataset,
@@ -42,38 +43,29 @@ def build_references(config: Config) -> References:
         shape=image_shape(config),
         device=build_device(config),
         seed=config.seed,
+        say=say,
     )
 
 
 def build_subject(
     config: Config,
     network: nn.Module,
-    *,
-    weights: str,
-    raw: bool,
     sources: Mapping[str, Source],
     references: References,
-    folder: Path,
-    world: parallel.World,
-    log: Logbook,
+    shards: Shards,
 ) -> Subject:
     """A checkpoint as figures are computed of it.
 
     Args:
         config: of the checkpoint, with the evaluation's own options.
         network: with its weights in place.
-        weights: digest of the checkpoint's file.
-        raw: whether they are the weights as trained and not their moving average.
         sources: images by split.
         references: as `build_references` gives them.
-        folder: where results are kept.
-        world: the processes that share the work.
-        log: shows the progress.
+        shards: where results are kept; its facts, which say which weights these are, are joined by
+            those of the config.
     """
     sde, device = build_sde(config), build_device(config)
     facts = {
-        "weights": weights,
-        "ema": not raw,
         "seed": config.seed,
         "device": device.type,
         "arithmetic": "float32",
@@ -96,7 +88,7 @@ def build_subject(
         objective=build_objective(config, sde),
         sources=sources,
         references=references,
-        shards=Shards(folder, facts, world, log),
+        shards=replace(shards, facts={**shards.facts, **facts}),
         each_sample=each_sample(),
     )
 

@@ -21,7 +21,8 @@ class EachSample:
     Samples that an earlier evaluation has drawn without it are drawn again.
 
     Args:
-        of: uint8 images (b, C, H, W), on the device → (b,).
+        of: uint8 images (b, C, H, W), on the device → (b,). A black image shows first of which
+            type its numbers are.
     """
 
     of: Callable[[Tensor], Tensor]
@@ -29,10 +30,9 @@ class EachSample:
     def __call__(self, subject: Subject) -> Figure:
         """The mean and its standard error over the samples that are finite images."""
         samples = subject.samples
-        name = next(name for name, of in subject.each_sample.items() if of is self.of)
-        if not len(samples.values[name]):
+        if not len(values := samples.values[self.of]):
             raise LeftOut("no sample is a finite image: check the weights")
-        return mean_figure(samples.values[name], of="samples", **samples.how)
+        return mean_figure(values, of="samples", **samples.how)
 
 
 FIGURES: dict[str, FigureOf] = {
@@ -41,17 +41,15 @@ FIGURES: dict[str, FigureOf] = {
     "bits_per_dim": partial(likelihood.bits_per_dim, split="test"),
     "bound_train": partial(likelihood.bound, split="train"),
     "bits_per_dim_train": partial(likelihood.bits_per_dim, split="train"),
-    "fid": partial(quality.frechet, inception=True),
-    "fd": partial(quality.frechet, inception=False),
-    "kid": partial(quality.kernel, inception=True),
-    "kd": partial(quality.kernel, inception=False),
+    "fid": quality.frechet,
+    "kid": quality.kernel,
     "precision": partial(quality.covered, real=False),
     "recall": partial(quality.covered, real=True),
-    "is": partial(quality.class_score, inception=True),
-    "score": partial(quality.class_score, inception=False),
+    "is": quality.class_score,
     "nearest_train": quality.nearest_train,
 }
-"""From a figure's name in the report to the function that computes it."""
+"""From a figure's name in the report to the function that computes it. With another feature
+network than Inception's the report has `fd`, `kd` and `score` for `fid`, `kid` and `is`."""
 
 
 def each_sample() -> dict[str, Callable[[Tensor], Tensor]]:
@@ -75,7 +73,7 @@ def compute(subject: Subject) -> tuple[dict[str, Figure], dict[str, str]]:
                 left_out[reason.what or name] = reason.why
             continue
         if isinstance(figure, dict) and {"value", "se", "n"} <= figure.keys():
-            figures[name] = figure
+            figures[figure.pop("key", name)] = figure
         else:  # a user's row, whose mistake must not cost what the others have computed
             left_out[name] = (
                 f"FIGURES[{name!r}] gave {figure!r:.60}: a figure is a dict with value, se and n, "

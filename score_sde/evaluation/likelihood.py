@@ -1,6 +1,8 @@
 """Loss and likelihood: figures that are means over images, computed in shards."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +12,9 @@ from torch import Tensor
 from score_sde import likelihoods, noise
 from score_sde.data import Source, dequantise, to_unit
 from score_sde.evaluation.figure import Figure, LeftOut, mean_figure
-from score_sde.evaluation.shards import shard_size
 from score_sde.evaluation.subject import Subject
 from score_sde.noise import Stream
-from score_sde.sde import VPSDE
+from score_sde.sde import Score
 from score_sde.solvers.ode import Status
 
 SDE_DRAWS, SDE_TIMES, CHAIN_DRAWS = 2, 16, 16
@@ -32,36 +33,95 @@ def subset(source: Source, count: int) -> Tensor:
     return noise.permutation(len(source), 0, 0)[:count]
 
 
+@dataclass(frozen=True)
+class _Images:
+    """Images of a split: all that a figure is of, or those of a shard.
+
+    Attributes:
+        subject: what is evaluated.
+        source: the split.
+        index: int64 (n,) which images.
+        size: of a batch.
+    """
+
+    subject: Subject
+    source: Source
+    index: Tensor
+    size: int
+
+    @property
+    def row(self) -> Tensor:
+        """`index` on the device."""
+        return self.index.to(self.subject.device)
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The classes, int64 (n,) on the device; None for a network without."""
+        classes = self.subject.num_classes
+        return self.source.labels(self.index).to(self.subject.device) if classes else None
+
+    def pixels(self, draw: int | None = None) -> Tensor:
+        """As the network sees them, (n, C, H, W): dequantised by one draw of noise, or plain."""
+        subject, levels = self.subject, self.source.info.levels
+        stored = self.source.images(self.index).to(subject.device)
+        if draw is None:
+            return subject.scale(to_unit(stored, levels))
+        shape, seed = stored.shape[1:], subject.seed
+        u = noise.uniform(seed, self.row, draw, shape, stream=Stream.DEQUANTISE)
+        return subject.scale(dequantise(stored, levels, u))
+
+    def score_for(self, draws: int = 1) -> Callable[[Tensor], Score]:
+        """Rows of the images, those of each draw after one another, → their score."""
+        labels = self.labels
+        return self.subject.score_for(None if labels is None else labels.repeat(draws).__getitem__)
+
+    def results(
+        self,
+        name: str,
+        compute: Callable[["_Images"], dict[str, Tensor]],
+        arrays: tuple[str, ...],
+        *row: int,
+        **facts: Any,
+    ) -> dict[str, Any]:
+        """What `compute` gives for all, shard by shard: `arrays` by name, (n, *row).
+
+        `facts` are what the numbers depend on beside subject and images. `nfe` and `status` are
+        int64, others float64.
+        """
+
+        def of_shard(index: Tensor) -> dict[str, Tensor]:
+            made = compute(replace(self, index=index)).items()
+            return {key: x.cpu().double() if x.is_floating_point() else x for key, x in made}
+
+        counts = ("nfe", "status")
+        types = {key: (np.int64 if key in counts else np.float64, row) for key in arrays}
+        facts["data"] = self.source.info.fingerprint
+        shards = self.subject.shards
+        return shards.results(name, self.index, self.size, of_shard, types, **facts)
+
+
 @torch.no_grad()
 def held_out_loss(subject: Subject) -> Figure:
     """The training objective, per dimension, on every test image, each at one random time."""
     if not subject.options["enable_loss"]:
         raise LeftOut
-    source, seed, objective = subject.sources["test"], subject.seed, subject.objective
+    source, objective = subject.sources["test"], subject.objective
+    images = _Images(subject, source, torch.arange(len(source)), subject.options["batch_size"])
     # Drawn for all images at once: an image's time depends on neither shard nor process.
-    times = objective.times(len(source), generator=_generator(seed))
-    batch_size = subject.options["batch_size"]
+    times = objective.times(len(source), generator=_generator(subject.seed))
+    shape = source.info.shape
 
-    def compute(index: Tensor) -> dict[str, Tensor]:
-        losses = [compute_batch(part) for part in index.split(batch_size)]
-        return {"loss": torch.cat(losses), "t": objective.time(times[index]).double()}
+    def of_batch(batch: _Images) -> Tensor:
+        t = times[batch.index].to(subject.device)
+        z = noise.normal(subject.seed, batch.row, 0, shape, stream=Stream.HELD_OUT)
+        return objective(subject.network, batch.pixels(), t, z, batch.labels)
 
-    def compute_batch(index: Tensor) -> Tensor:
-        images = to_unit(source.images(index).to(subject.device), source.info.levels)
-        x_0, t = subject.scale(images), times[index].to(subject.device)
-        sample = index.to(subject.device)
-        z = noise.normal(seed, sample, 0, x_0.shape[1:], stream=Stream.HELD_OUT)
-        return objective(subject.network, x_0, t, z, subject.labels(source, index)).cpu().double()
+    def compute(shard: _Images) -> dict[str, Tensor]:
+        losses = [of_batch(replace(shard, index=k)) for k in shard.index.split(shard.size)]
+        return {"loss": torch.cat(losses), "t": objective.time(times[shard.index])}
 
-    results = subject.shards.results(
-        "loss",
-        torch.arange(len(source)),
-        shard_size(len(source), batch_size),
-        compute,
-        ("loss", "t"),
-        data=source.info.fingerprint,
-    )
-    losses = results["loss"] * objective.per_dimension(math.prod(source.info.shape))
+    results = images.results("loss", compute, ("loss", "t"))
+    losses = results["loss"] * objective.per_dimension(math.prod(shape))
     return mean_figure(
         losses,
         split=source.info.split,
@@ -89,19 +149,59 @@ def _by_level(t: np.ndarray, losses: np.ndarray, end: float, parts: int = 10) ->
     ]
 
 
-def _images(subject: Subject, split: str) -> tuple[Source, Tensor]:
-    """A split and which of its images likelihoods are of, where they are asked for."""
-    if not subject.options["enable_bpd"] or split not in SPLITS[subject.options["bpd_dataset"]]:
+def _images(subject: Subject, split: str) -> _Images:
+    """Those that likelihoods are of, where they are asked for."""
+    options, sources = subject.options, subject.sources
+    if not options["enable_bpd"] or split not in SPLITS[options["bpd_dataset"]]:
         raise LeftOut
     # As many training images as test images: what is compared has the same error.
-    count = subject.options["bpd_images"] or len(subject.sources["test"])
-    return subject.sources[split], subset(subject.sources[split], count)
+    index = subset(sources[split], options["bpd_images"] or len(sources["test"]))
+    return _Images(subject, sources[split], index, min(options["bpd_batch_size"], len(index)))
 
 
 def bits_per_dim(subject: Subject, split: str) -> Figure:
-    """Bits per dimension of images, uniformly dequantised, by the probability-flow ODE."""
-    source, _ = _images(subject, split)
-    results, how = _flow(subject, split)
+    """Bits per dimension of images, uniformly dequantised, by the probability-flow ODE.
+
+    `subject.results` then has `bits` and the split, those of each image (N,).
+    """
+    images = _images(subject, split)
+    if subject.sde.has_chain and not subject.continuous:
+        raise LeftOut(
+            "its network knows the times of a discrete chain only, and the ODE needs all times"
+        )
+    options, info = subject.options, images.source.info
+    width = likelihoods.bin_width(subject.inverse_scale, info.levels)
+    draws, kind = options["bpd_draws"], options["hutchinson_type"]
+    names = ("bpd_draws", "hutchinson_type", "rtol", "atol", "bpd_eps", "max_steps")
+    how = {name: options[name] for name in names}
+    if kind != "exact":
+        how["bpd_probes"] = options["bpd_probes"]
+
+    def compute(shard: _Images) -> dict[str, Tensor]:
+        probes, n = None, options["bpd_probes"]
+        if kind != "exact":  # n for each draw
+            probes = likelihoods.hutchinson_probes(
+                kind, info.shape, shard.row, seed=subject.seed, n_probes=draws * n
+            )
+            probes = probes.unflatten(0, (draws, n)).transpose(0, 1).flatten(1, 2)
+        result = likelihoods.log_likelihood(
+            subject.sde,
+            shard.score_for(draws),
+            torch.cat([shard.pixels(k) for k in range(draws)]),
+            probes=probes,
+            rtol=options["rtol"],
+            atol=options["atol"],
+            eps=options["bpd_eps"],
+            batch_size=images.size,
+            max_steps=options["max_steps"],
+        )
+        bits = likelihoods.bits_per_dim(result.logp, math.prod(info.shape), width)
+        made = {"bits": bits, "nfe": result.nfe, "status": result.status}
+        return {name: value.view(draws, -1).T for name, value in made.items()}
+
+    arrays, facts = ("bits", "nfe", "status"), {"batch_size": images.size, **how}
+    results = images.results("bits", compute, arrays, draws, **facts)
+    subject.results[f"bits {split}"] = results["bits"].mean(1)
     done = (results["status"] == Status.DONE).all(1)
     bits = results["bits"][done]
     if not len(bits):
@@ -109,105 +209,19 @@ def bits_per_dim(subject: Subject, split: str) -> Figure:
             "the ODE reached the prior for no image: check the weights, or raise eval.rtol, "
             "eval.atol or eval.bpd_eps"
         )
-    draws = bits.shape[1]
     # Of the mean over all images, what comes from dequantisation and probes alone.
     se_draws = float(np.sqrt(bits.var(1, ddof=1).sum() / draws) / len(bits)) if draws > 1 else None
     return mean_figure(
         bits.mean(1),
         se_draws=se_draws,
-        split=source.info.split,
-        levels=source.info.levels,
+        split=info.split,
+        levels=info.levels,
         nfe=float(results["nfe"].mean()),
         given_up=int((~done).sum()),
         sec=results["sec"],
         **how,
         method="Dormand–Prince 5(4), an error norm for each image",
     )
-
-
-def bits_of_images(subject: Subject, split: str) -> np.ndarray:
-    """Bits per dimension of each image (N,), the mean over draws of dequantisation.
-
-    Raises:
-        LeftOut: as for `bits_per_dim`.
-    """
-    return _flow(subject, split)[0]["bits"].mean(1)
-
-
-def _flow(subject: Subject, split: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Bits of the images of a split, (N, draws), and the options that they depend on."""
-    source, chosen = _images(subject, split)
-    if subject.sde.has_chain and not subject.continuous:
-        raise LeftOut(
-            "its network knows the times of a discrete chain only, and the ODE needs all times"
-        )
-    options, seed = subject.options, subject.seed
-    shape, levels = source.info.shape, source.info.levels
-    width = likelihoods.bin_width(subject.inverse_scale, levels)
-    draws, probes = options["bpd_draws"], options["bpd_probes"]
-    exact = options["hutchinson_type"] == "exact"
-    batch_size = min(options["bpd_batch_size"], len(chosen))
-
-    def compute(index: Tensor) -> dict[str, Tensor]:
-        images, row = source.images(index).to(subject.device), index.to(subject.device)
-        x, probe = [], []
-        for draw in range(draws):
-            u = noise.uniform(seed, row, draw, shape, stream=Stream.DEQUANTISE)
-            x.append(subject.scale(dequantise(images, levels, u)))
-            if not exact:
-                kind, first = options["hutchinson_type"], draw * probes
-                probe.append(
-                    likelihoods.hutchinson_probes(
-                        kind, shape, row, seed=seed, n_probes=probes, first=first
-                    )
-                )
-        labels = subject.labels(source, index)
-        result = likelihoods.log_likelihood(
-            subject.sde,
-            subject.score_for(None if labels is None else labels.repeat(draws).__getitem__),
-            torch.cat(x),
-            probes=None if exact else torch.cat(probe, dim=1),
-            rtol=options["rtol"],
-            atol=options["atol"],
-            eps=options["bpd_eps"],
-            batch_size=batch_size,
-            max_steps=options["max_steps"],
-        )
-        bits = likelihoods.bits_per_dim(result.logp, math.prod(shape), width)
-        rows = {"bits": bits.cpu().double(), "nfe": result.nfe, "status": result.status}
-        return {name: value.view(draws, -1).T for name, value in rows.items()}
-
-    names = ("bpd_draws", "hutchinson_type", "rtol", "atol", "bpd_eps", "max_steps")
-    how = {name: options[name] for name in (*names, *(() if exact else ("bpd_probes",)))}
-    results = subject.once(
-        f"bits {split}",
-        lambda: subject.shards.results(
-            "bits",
-            chosen,
-            shard_size(len(chosen), batch_size),
-            compute,
-            ("bits", "nfe", "status"),
-            data=source.info.fingerprint,
-            batch_size=batch_size,
-            **how,
-        ),
-    )
-    return results, how
-
-
-def _chain(subject: Subject) -> VPSDE | None:
-    """DDPM's chain, where the model is that and not a reverse-time SDE."""
-    sde = subject.sde
-    if subject.continuous or not sde.has_chain:
-        return None
-    if not isinstance(sde, VPSDE):
-        raise LeftOut("SMLD's chain has none, and its network knows no other times", "bound")
-    if sde.discrete_betas.max() >= 1:
-        raise LeftOut(
-            "the last step of its chain leaves nothing of an image: beta_max is num_scales",
-            "bound",
-        )
-    return sde
 
 
 @torch.no_grad()
@@ -217,52 +231,40 @@ def bound(subject: Subject, split: str) -> Figure:
     With a learnt score that is another model than the ODE, so that the bound may lie below the
     ODE's bits/dim.
     """
-    source, chosen = _images(subject, split)
-    chain, options, seed = _chain(subject), subject.options, subject.seed
-    shape, levels = source.info.shape, source.info.levels
-    dimensions = math.prod(shape)
-    width = likelihoods.bin_width(subject.inverse_scale, levels)
-    batch_size = min(options["bpd_batch_size"], len(chosen))
-
-    def compute(index: Tensor) -> dict[str, Tensor]:
-        images, row = source.images(index).to(subject.device), index.to(subject.device)
-        labels = subject.labels(source, index)
-        score_for = subject.score_for(None if labels is None else labels.__getitem__)
-        shared: Any = {"index": row, "seed": seed, "batch_size": batch_size}
-        if chain:
-            x = subject.scale(to_unit(images, levels))
-            shared |= {"inverse_scaler": subject.inverse_scale, "levels": levels}
-            shared |= {"n_draws": CHAIN_DRAWS, "all_steps": False}
-            result = likelihoods.discrete_bound(chain, score_for, x, **shared)
-            bits = result.nats / (dimensions * math.log(2))
-        else:
-            u = noise.uniform(seed, row, 0, shape, stream=Stream.DEQUANTISE)
-            x = subject.scale(dequantise(images, levels, u))
-            shared |= {"eps": options["bpd_eps"], "n_draws": SDE_DRAWS, "n_times": SDE_TIMES}
-            result = likelihoods.continuous_bound(subject.sde, score_for, x, **shared)
-            bits = likelihoods.bits_per_dim(-result.nats, dimensions, width)
-        error = result.error / (dimensions * math.log(2))
-        return {"bits": bits.cpu().double(), "error": error.cpu().double()}
-
+    images, sde = _images(subject, split), subject.sde
+    chain = sde.has_chain and not subject.continuous
+    if chain and sde.network_output == "score":
+        raise LeftOut("SMLD's chain has none, and its network knows no other times", "bound")
+    if chain and sde.chain_betas().max() >= 1:
+        why = "the last step of its chain leaves nothing of an image: beta_max is num_scales"
+        raise LeftOut(why, "bound")
+    info, to_unit_range = images.source.info, subject.inverse_scale
+    dimensions, width = math.prod(info.shape), likelihoods.bin_width(to_unit_range, info.levels)
     how: dict[str, Any] = {"draws": CHAIN_DRAWS}
     if not chain:
-        how = {"draws": SDE_DRAWS, "times": SDE_TIMES, "bpd_eps": options["bpd_eps"]}
-    results = subject.shards.results(
-        "bound",
-        chosen,
-        shard_size(len(chosen), batch_size),
-        compute,
-        ("bits", "error"),
-        data=source.info.fingerprint,
-        chain=bool(chain),
-        **how,
-    )
+        how = {"draws": SDE_DRAWS, "times": SDE_TIMES, "bpd_eps": subject.options["bpd_eps"]}
+
+    def compute(shard: _Images) -> dict[str, Tensor]:
+        score_for = shard.score_for()
+        more: Any = {"index": shard.row, "seed": subject.seed, "batch_size": shard.size}
+        more["n_draws"] = how["draws"]
+        if chain:
+            more |= {"inverse_scaler": to_unit_range, "levels": info.levels, "all_steps": False}
+            result = likelihoods.discrete_bound(sde, score_for, shard.pixels(), **more)
+            bits = result.nats / (dimensions * math.log(2))
+        else:
+            more |= {"n_times": how["times"], "eps": how["bpd_eps"]}
+            result = likelihoods.continuous_bound(sde, score_for, shard.pixels(draw=0), **more)
+            bits = likelihoods.bits_per_dim(-result.nats, dimensions, width)
+        return {"bits": bits, "error": result.error / (dimensions * math.log(2))}
+
+    results = images.results("bound", compute, ("bits", "error"), chain=chain, **how)
     return mean_figure(
         results["bits"],
         # Of the mean over all images, what comes from times, steps and noise alone.
-        se_draws=float(np.sqrt(np.square(results["error"]).sum()) / len(chosen)),
-        split=source.info.split,
-        levels=levels,
+        se_draws=float(np.sqrt(np.square(results["error"]).sum()) / len(images.index)),
+        split=info.split,
+        levels=info.levels,
         model="DDPM's chain" if chain else "the reverse-time SDE",
         nfe=float(2 * CHAIN_DRAWS if chain else SDE_DRAWS * SDE_TIMES),
         sec=results["sec"],

@@ -2,19 +2,20 @@
 
 import hashlib
 import importlib.util
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from score_sde.atomic import cannot_write
 from score_sde.data import DatasetInfo, Source, canonical_name
 from score_sde.evaluation.classifier import Classifier, digits_classifier, suits_classifier
-from score_sde.evaluation.classifier_training import accuracy, train_classifier
+from score_sde.evaluation.classifier_training import train_classifier
 from score_sde.evaluation.features import (
     INCEPTION_FILE,
     FeatureNetwork,
@@ -24,6 +25,7 @@ from score_sde.evaluation.features import (
     spread_levels,
 )
 from score_sde.evaluation.figure import LeftOut
+from score_sde.evaluation.shards import make_way, read_arrays
 from score_sde.evaluation.statistics import Facts, Reference, cache_name, check_comparable
 
 KEPT_NUMBERS = 2 * 10**8
@@ -44,6 +46,7 @@ class References:
         shape: (C, H, W) of the images.
         device: where features are computed.
         seed: of a classifier that is trained.
+        say: is given a sentence on statistics that are computed again.
     """
 
     options: Mapping[str, Any]
@@ -53,7 +56,8 @@ class References:
     shape: tuple[int, int, int]
     device: torch.device
     seed: int
-    _kept: dict[str, tuple[Reference, Path]] = field(default_factory=dict, repr=False)
+    say: Callable[[str], None] = lambda sentence: None
+    _kept: dict[str, Reference] = field(default_factory=dict, repr=False)
 
     @cached_property
     def network(self) -> FeatureNetwork:
@@ -115,131 +119,145 @@ class References:
         """Refuses, before anything else is done, files named for the evaluation that are missing.
 
         Raises:
-            OSError, ValueError: as `network` and `check_reference`.
+            OSError, ValueError: as `network` and `reference`.
         """
         if self._named_inception:
             inception_file(self.options["inception_path"])
-        if self.options["reference"]:
-            Reference.load(Path(self.options["reference"]))
+        _ = self._given
 
-    def check_reference(self) -> None:
-        """Refuses, before data are read, an `eval.reference` that samples can't be compared with.
+    @cached_property
+    def _given(self) -> Reference | None:
+        """The statistics of `eval.reference`, where it names a file."""
+        path = self.options["reference"]
+        return Reference.load(Path(path)) if path else None
+
+    def are_there(self) -> bool:
+        """Whether samples can be measured, before data are read.
 
         Raises:
-            ValueError: it is no file of statistics, or of other images, or of another network.
-            OSError: it is not there.
+            ValueError: `eval.reference` is of other images or of another network.
+            OSError, ValueError: as `network`.
         """
-        if not self.options["reference"]:
-            return
-        known = self._facts(canonical_name(self.dataset), self.options["reference_split"])
-        check_comparable(Reference.load(Path(self.options["reference"])).facts, known)
+        try:
+            facts = self._facts()
+        except LeftOut:
+            return False
+        if self._given:
+            check_comparable(self._given.facts, facts)
+        return True
 
-    def reference(self, source: Source) -> tuple[Reference, Path]:
+    def reference(self, source: Source) -> Reference:
         """What samples are compared with: `eval.reference`, or the data set's own statistics.
 
         Args:
             source: the split to compare with.
 
-        Returns:
-            The statistics, and the file that they are in.
-
         Raises:
             ValueError: the statistics are of other images or of another network.
             OSError: a file that cannot be read or written.
         """
-        if not self.options["reference"]:
+        if not self._given:
             return self.statistics(source)
-        if "" not in self._kept:
-            path = Path(self.options["reference"])
-            reference = Reference.load(path)
-            check_comparable(reference.facts, self._facts_of(source.info))
-            self._kept[""] = reference, path
-        return self._kept[""]
+        check_comparable(self._given.facts, self._facts(source.info))
+        return self._given
 
-    def statistics(self, source: Source) -> tuple[Reference, Path]:
+    def statistics(self, source: Source) -> Reference:
         """The statistics of a split, computed once and kept in `eval.stats_folder`.
 
-        Arguments, results and errors as of `reference`.
+        A file that is damaged, or of other images, is computed again. Arguments and errors as of
+        `reference`.
         """
         split = source.info.split
         if split not in self._kept:
-            name = cache_name(self._facts_of(source.info), source.info.fingerprint)
-            path = Path(self.options["stats_folder"]) / name
-            try:
-                self._kept[split] = Reference.load(path), path
-            except (FileNotFoundError, ValueError):  # missing, or damaged
-                self._kept[split] = self._computed(source, path), path
+            self._kept[split] = self._read(source) or self._computed(source)
         return self._kept[split]
 
-    def _computed(self, source: Source, path: Path) -> Reference:
+    def path(self, source: Source) -> Path:
+        """Where the statistics of a split are kept."""
+        name = cache_name(self._facts(source.info), source.info.fingerprint)
+        return Path(self.options["stats_folder"]) / name
+
+    def _read(self, source: Source) -> Reference | None:
+        """What is kept of a split; None where there is nothing, or something else."""
+        path, n, D = self.path(source), len(source), self.network.dimensions
+        if not path.exists():
+            return None
+        types: dict[str, tuple[Any, Any]] = {
+            "mu": (np.float64, (D,)),
+            "sigma": (np.float64, (D, D)),
+        }
+        if self.keeps_features(source):
+            types["pool_3"] = np.float32, (n, D)
+        try:
+            read_arrays(path, types)
+            reference = Reference.load(path)
+            if reference.facts == replace(self._facts(source.info), n=n):
+                return reference
+            why: object = "it is of other images or another network"
+        except Exception as error:  # of many types
+            why = error
+        self.say(f"computed again, as {path} is not what was kept there: {why}")
+        return None
+
+    def _computed(self, source: Source) -> Reference:
         parts = torch.arange(len(source)).split(self.options["batch_size"])
         images = (
             spread_levels(part, source.info.levels).to(self.device)
             for part in source.stream(parts)
         )
         collected = collect(self.network, images, keep=self.keeps_features(source))
-        facts = self._facts_of(source.info)
+        facts = self._facts(source.info)
         reference = Reference.of(facts, collected.moments, collected.features, collected.logits)
-        _save(reference, path)
+        _save(reference, self.path(source))
         return reference
 
     def keeps_features(self, source: Source) -> bool:
         """Whether a data set is small enough for its features to be kept."""
         return len(source) * self.network.dimensions <= KEPT_NUMBERS
 
-    def _facts_of(self, info: DatasetInfo) -> Facts:
-        return self._facts(info.name, info.split, info.policy)
-
-    def _facts(self, dataset: str, split: str, preprocessing: str = "") -> Facts:
-        """What samples must be compared with."""
+    def _facts(self, info: DatasetInfo | None = None) -> Facts:
+        """What samples must be compared with, as far as that is known before data are read."""
+        network, name = self.network, canonical_name(self.dataset)
         return Facts(
-            dataset=dataset,
-            split=split,
+            dataset=info.name if info else name,
+            split=info.split if info else self.options["reference_split"],
             shape=self.shape,
-            preprocessing=preprocessing,
-            network=self.network.name,
-            fingerprint=self.network.fingerprint,
-            dimensions=self.network.dimensions,
+            preprocessing=info.policy if info else "",
+            network=network.name,
+            fingerprint=network.fingerprint,
+            dimensions=network.dimensions,
         )
 
-    def train(self, train: Source, test: Source) -> str:
+    def train(self, train: Source) -> Classifier:
         """Trains the small classifier of the data set, and keeps it at `classifier_path`.
-
-        Returns:
-            What it is, in one sentence.
 
         Raises:
             OSError: the file can't be written.
         """
-        info, labelled = train.info, train.info.num_classes > 1
+        labelled = train.info.num_classes > 1
         network = train_classifier(
-            _all_images(train),
+            all_images(train),
             train.labels(torch.arange(len(train))) if labelled else None,
-            info.num_classes,
+            train.info.num_classes,
             dataset=self._label,
             seed=self.seed,
             device=self.device,
         )
         _save(network, self.classifier_path)
-        sentence = (
-            f"{network.name}: trained on {info.num_images:,} images, in {self.classifier_path}"
-        )
-        if labelled and len(test):
-            labels = test.labels(torch.arange(len(test)))
-            share = accuracy(network, _all_images(test), labels)
-            sentence += f"; it classifies {share:.1%} of the test images correctly"
-        return sentence
+        return network
+
+
+def all_images(source: Source) -> Tensor:
+    """All images of a split, uint8 (N, C, H, W) of 256 levels."""
+    return spread_levels(source.images(torch.arange(len(source))), source.info.levels)
 
 
 def _save(what: Reference | Classifier, path: Path) -> None:
     try:
+        make_way(path)
         what.save(path)
     except OSError as error:
         raise cannot_write(path, error, "--config.eval.stats_folder") from error
-
-
-def _all_images(source: Source) -> Tensor:
-    return spread_levels(source.images(torch.arange(len(source))), source.info.levels)
 
 
 def _inception_is_here() -> bool:

@@ -8,12 +8,14 @@ never mixed in.
 import hashlib
 import json
 import math
+import secrets
 import time
 import zipfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,7 @@ from torch import Tensor
 from score_sde import parallel
 from score_sde.atomic import write_whole
 from score_sde.logbook import Logbook
-
-Arrays = dict[str, np.ndarray]
+from score_sde.solvers.ode import Status
 
 FORMAT = 3
 """To be raised when code changes the numbers: shards of an earlier one are then not taken."""
@@ -31,10 +32,6 @@ FORMAT = 3
 SHARDS, SHARD_BATCHES = 32, 4
 """How many shards a figure should have, to be resumed and shared, and the most batches in one.
 In more than one batch the slot that a finished image leaves is filled with the next."""
-
-_INDEX, _SEC, _NAMES = "index", "sec", "names"
-_DAMAGED = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile)
-"""What reading a damaged archive ends in."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class Shards:
         folder: of all shards.
         facts: what every number depends on: weights, data, seed, options.
         world: the processes that share the work.
-        log: shows the progress.
+        log: shows the progress, and says which shards are computed again.
     """
 
     folder: Path
@@ -57,22 +54,24 @@ class Shards:
         self,
         name: str,
         index: Tensor,
-        size: int,
+        batch: int,
         compute: Callable[[Tensor], Mapping[str, Tensor]],
-        needed: Collection[str] = (),
+        types: Mapping[str, Any],
+        first: Mapping[str, int] = MappingProxyType({}),
         **facts: Any,
     ) -> dict[str, Any]:
         """What `compute` gives for all samples, read from shards where these exist.
 
-        Every process must call it, and gets everything.
+        A shard that is damaged, or whose arrays have other types or shapes or are not finite, is
+        computed again. Every process must call it, and gets everything.
 
         Args:
             name: of the figure.
             index: int64 (N,) the samples.
-            size: samples in a shard; the same for any number of processes.
-            compute: int64 (n,) some of `index` → arrays, of (n, ...) or fewer rows.
-            needed: names of arrays that a shard must have. One that lacks an array, since it was
-                written before the array was asked for, is computed again.
+            batch: samples in a batch, of which shards are made.
+            compute: int64 (n,) some of `index` → by name, (n, ...).
+            types: by name, what an array has for each sample: a numpy type, or (type, shape).
+            first: by name, which arrays have rows for samples below a number alone.
             **facts: what else the numbers depend on.
 
         Returns:
@@ -82,83 +81,125 @@ class Shards:
         Raises:
             OSError: a shard that cannot be written.
         """
+        size = shard_size(len(index), batch)
         home = self.folder / f"{name}_{_digest({**self.facts, **facts, 'size': size})}"
-        parts = [
-            _Part(home / _name(k * size, part), part, frozenset(needed))
+        shards = [
+            # The last shard may be shorter than the same one of more samples: both are kept.
+            _Shard(home / f"{k * size:06d}_{len(part)}.npz", part, types, first)
             for k, part in enumerate(index.split(size))
         ]
-        mine = parts[self.world.rank :: self.world.size]
-        to_do = [part for part in mine if not part.is_whole()]
-        ahead = sum(len(part.index) for part in mine)
-        done = ahead - sum(len(part.index) for part in to_do)
+        mine = shards[self.world.rank :: self.world.size]
+        faults = {shard: fault for shard in mine if (fault := shard.fault())}
+        if passed_over := [fault for fault in faults.values() if fault != _MISSING]:
+            n, why = f"{len(passed_over)} of {len(mine)} shards", passed_over[0]
+            self.log.say(f"computed again: {n} in {home}, as {why}")
+        ahead = sum(len(shard.index) for shard in mine)
+        done = ahead - sum(len(shard.index) for shard in faults)
         with self.log.progress(ahead, done, unit="image") as bar:
-            for part in to_do:
+            for shard in faults:
                 start = time.monotonic()
-                results = compute(part.index)
-                arrays = {key: value.cpu().numpy() for key, value in results.items()}
-                part.write(arrays, time.monotonic() - start)
-                bar.update(len(part.index))
+                results = compute(shard.index)
+                shard.write(results, time.monotonic() - start)
+                bar.update(len(shard.index))
         parallel.barrier()
-        return _joined(parts, home)
+        try:
+            contents = [shard.read() for shard in shards]
+        except FileNotFoundError as error:
+            message = f"{home} lacks shards that were just written: does every process see it?"
+            raise OSError(message) from error
+        arrays = {key: np.concatenate([each[key] for each in contents]) for key in types}
+        return {**arrays, "sec": float(sum(each["sec"] for each in contents))}
 
 
-def shard_size(count: int, batch_size: int) -> int:
+def shard_size(count: int, batch: int) -> int:
     """Samples in a shard: whole batches, the same for any number of processes."""
-    return batch_size * max(1, min(SHARD_BATCHES, math.ceil(count / (SHARDS * batch_size))))
+    return batch * max(1, min(SHARD_BATCHES, math.ceil(count / (SHARDS * batch))))
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A shard: its file, the samples that belong into it, and arrays that it must have."""
+_MISSING = "it is not there"
+
+
+@dataclass(frozen=True, eq=False)
+class _Shard:
+    """A file, the samples that belong into it, and the arrays that it must have."""
 
     path: Path
     index: Tensor
-    needed: frozenset[str]
+    types: Mapping[str, Any]
+    first: Mapping[str, int]
 
-    def write(self, arrays: Arrays, sec: float) -> None:
-        names = np.array(sorted(arrays))
-        whole = {_INDEX: self.index.numpy(), _SEC: np.float64(sec), _NAMES: names, **arrays}
+    def write(self, results: Mapping[str, Tensor], sec: float) -> None:
+        arrays = {name: value.cpu().numpy() for name, value in results.items()}
+        whole = {"index": self.index.numpy(), "sec": np.float64(sec), **arrays}
+        make_way(self.path)
         write_whole(self.path, partial(np.savez, **whole), "--eval_folder")
 
-    def is_whole(self) -> bool:
-        """Whether it is undamaged, complete and of these samples; nothing is kept in memory."""
+    def fault(self) -> str:
+        """Why it must be computed, empty where it need not. Nothing is kept in memory."""
         try:
-            with zipfile.ZipFile(self.path) as file:
-                return file.testzip() is None and self.read() is not None
-        except _DAMAGED:
-            return False
+            arrays = self.read()
+        except FileNotFoundError:
+            return _MISSING
+        except Exception as error:  # zipfile and numpy meet damage with errors of many types
+            return f"{self.path.name} is damaged ({error})"
+        if not np.array_equal(arrays["index"], self.index.numpy()):
+            return f"{self.path.name} is of other samples"
+        # What was given up has no numbers.
+        known = arrays.get("status", np.array(Status.DONE)) == Status.DONE
+        for name, array in arrays.items():
+            finite = np.isfinite(array)
+            if not (finite | ~known if array.shape == known.shape else finite).all():
+                return f"{self.path.name} has numbers in {name} that are not finite"
+        return ""
 
-    def read(self) -> tuple[Arrays, float] | None:
-        """Its arrays and seconds; None where it is missing, damaged, incomplete or of others."""
-        try:
-            with np.load(self.path, allow_pickle=False) as file:
-                names = file[_NAMES].tolist()
-                if not np.array_equal(file[_INDEX], self.index.numpy()):
-                    return None
-                if not self.needed <= set(names):
-                    return None
-                return {key: file[key] for key in names}, float(file[_SEC])
-        except _DAMAGED:
-            return None
+    def read(self) -> dict[str, np.ndarray]:
+        """Its index, seconds and arrays.
+
+        Raises:
+            Exception: as `read_arrays`.
+        """
+        n = len(self.index)
+        types: dict[str, tuple[Any, Any]] = {"index": (np.int64, (n,)), "sec": (np.float64, ())}
+        for name, of_row in self.types.items():
+            rows = int((self.index < self.first[name]).sum()) if name in self.first else n
+            types[name] = np.dtype(of_row).base, (rows, *np.dtype(of_row).shape)
+        return read_arrays(self.path, types)
 
 
-def _joined(parts: Sequence[_Part], home: Path) -> dict[str, Any]:
-    read = [content for part in parts if (content := part.read())]
-    if len(read) < len(parts):
-        raise OSError(f"{home} lacks shards that were just written: does every process see it?")
-    # Some may have arrays that an earlier evaluation asked for and this one does not.
-    common = set.intersection(*(set(arrays) for arrays, _ in read))
-    arrays = {key: np.concatenate([arrays[key] for arrays, _ in read]) for key in sorted(common)}
-    return {**arrays, "sec": sum(sec for _, sec in read)}
+def read_arrays(path: Path, types: Mapping[str, tuple[Any, Any]]) -> dict[str, np.ndarray]:
+    """Arrays of an `.npz`, of known types and shapes; no more is unpacked of it than these need.
 
+    Args:
+        path: the file.
+        types: by name, type and shape.
 
-def _name(start: int, index: Tensor) -> str:
-    """The first sample's place and the number of samples.
-
-    The last shard of an evaluation may be shorter than the same shard of one with more samples:
-    both are kept.
+    Raises:
+        FileNotFoundError: it is not there.
+        Exception: of many types: it is no file, or damaged, or its arrays are others.
     """
-    return f"{start:06d}_{len(index)}.npz"
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"{path.name} is no file")
+    arrays = dict[str, np.ndarray]()
+    with zipfile.ZipFile(path) as file:
+        for name, expected in types.items():
+            with file.open(f"{name}.npy") as member:
+                if np.lib.format.read_magic(member) != (1, 0):
+                    raise ValueError(f"{name} is in another format")
+                shape, by_columns, dtype = np.lib.format.read_array_header_1_0(member)
+                if (dtype, shape) != expected:
+                    raise ValueError(f"{name} is {dtype} {shape}, not {np.dtype(expected)}")
+                size = math.prod(shape) * dtype.itemsize
+                content = member.read(size + 1)  # to the end, where its checksum is compared
+            if len(content) != size:
+                raise ValueError(f"{name} has another length")
+            arrays[name] = np.ndarray(shape, dtype, content, order="F" if by_columns else "C")
+    return arrays
+
+
+def make_way(path: Path) -> None:
+    """Renames a folder that lies where a file is to be written."""
+    if path.is_dir():
+        path.rename(path.with_name(f"{path.name}.{secrets.token_hex(4)}.folder"))
 
 
 def _digest(facts: Mapping[str, Any]) -> str:

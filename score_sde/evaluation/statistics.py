@@ -8,7 +8,6 @@ few of these facts, or none; what a file lacks is not compared.
 
 import hashlib
 import re
-import zipfile
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -108,19 +107,20 @@ class Reference:
             OSError: the file can't be opened.
             ValueError: it is damaged, or holds no statistics.
         """
-        try:
-            with path.open("rb") as raw:
-                file = np.load(raw, allow_pickle=False)
-                if not isinstance(file, np.lib.npyio.NpzFile):
-                    raise ValueError("it holds one array, not several by name")
-                with file:
-                    return _from_arrays({name: file[name] for name in file.files if _known(name)})
-        except (FileNotFoundError, IsADirectoryError):
+        if not path.is_file():
             raise FileNotFoundError(
                 f"no reference statistics at {path}: make them with --mode stats, or name another "
                 "file"
-            ) from None
-        except (ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            )
+        try:
+            file = np.load(path, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one array, not several by name")
+            with file:
+                return _from_arrays({name: file[name] for name in file.files if _known(name)})
+        except Exception as error:  # zipfile and numpy meet damage with errors of many types
+            if isinstance(error, OSError) and error.errno:
+                raise
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
             if "pickle" in reason:  # numpy's message advises to run what is in the file
                 reason = "it is no archive of arrays of numbers by name"
@@ -136,33 +136,49 @@ def _known(name: str) -> bool:
 
 
 def _from_arrays(arrays: dict[str, np.ndarray]) -> Reference:
-    name = next((key for key in FEATURE_KEYS if key in arrays), None)
-    features = None if name is None else torch.from_numpy(arrays[name]).float().flatten(1)
-    facts = _facts(arrays)
-    if "mu" in arrays and "sigma" in arrays:
-        mu, sigma = (torch.from_numpy(arrays[key]).double() for key in ("mu", "sigma"))
-        n = facts.n or (0 if features is None else len(features))
-    elif features is not None:
+    facts, n = _facts(arrays), 0
+    mu, sigma, logits = (_numbers(arrays, key) for key in ("mu", "sigma", "logits"))
+    name = next((key for key in FEATURE_KEYS if key in arrays), "")
+    features = _numbers(arrays, name)
+    if features is not None:
+        features = features.float().reshape(len(features), -1)
+        n = len(features)
+    if logits is not None and (logits.ndim != 2 or len(logits) != (n or len(logits))):
+        raise ValueError(
+            f"its logits have the shape {tuple(logits.shape)} and its features {n} rows"
+        )
+    if mu is None or sigma is None:
+        if features is None:
+            raise ValueError("it has neither mu and sigma nor pool_3")
         moments = Moments(features.shape[1])
         moments.update(features)
-        mu, sigma, n = moments.mu, moments.sigma, moments.n
+        mu, sigma = moments.mu, moments.sigma
     else:
-        raise ValueError("it has neither mu and sigma nor pool_3")
+        n, mu, sigma = facts.n or n, mu.double(), sigma.double()
     _check_arrays(mu, sigma, features)
-    logits = torch.from_numpy(arrays["logits"]).float() if "logits" in arrays else None
+    logits = None if logits is None else logits.float()
     return Reference(replace(facts, n=n, dimensions=len(mu)), mu, sigma, features, logits)
 
 
+def _numbers(arrays: dict[str, np.ndarray], name: str) -> Tensor | None:
+    array = arrays.get(name)
+    if array is None:
+        return None
+    if array.dtype.kind not in "fiu" or not array.size:
+        raise ValueError(f"its {name} of type {array.dtype} and shape {array.shape} is no numbers")
+    if not np.isfinite(array).all():
+        raise ValueError("its numbers are not all finite")
+    return torch.from_numpy(array)
+
+
 def _check_arrays(mu: Tensor, sigma: Tensor, features: Tensor | None) -> None:
-    if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
+    if mu.ndim != 1 or not len(mu) or sigma.shape != (len(mu), len(mu)):
         raise ValueError(
             f"mu has the shape {tuple(mu.shape)} and sigma {tuple(sigma.shape)}, "
             "not (D,) and (D, D)"
         )
     if features is not None and features.shape[1] != len(mu):
         raise ValueError(f"its features have {features.shape[1]} numbers, its mu {len(mu)}")
-    if not (mu.isfinite().all() and sigma.isfinite().all()):
-        raise ValueError("its numbers are not all finite")
     size = sigma.abs().max().item()
     lowest = torch.linalg.eigvalsh(sigma)[0].item() if size else 0.0
     if (sigma - sigma.T).abs().max().item() > 1e-6 * size or lowest < -1e-6 * size:

@@ -12,7 +12,7 @@ from score_sde.data import Source
 from score_sde.evaluation.features import to_uint8
 from score_sde.evaluation.figure import LeftOut
 from score_sde.evaluation.references import References
-from score_sde.evaluation.shards import Shards, shard_size
+from score_sde.evaluation.shards import Shards
 from score_sde.sde import SDE, Score
 from score_sde.solvers.ode import Status
 
@@ -21,6 +21,9 @@ SHOWN = 100
 
 Labels = Callable[[Tensor], Tensor]
 """int64 (b,) sample indices → their classes, int64 (b,)."""
+
+Measure = Callable[[Tensor], Tensor]
+"""uint8 images (b, C, H, W) → what is computed of each, (b, ...)."""
 
 Value = TypeVar("Value")
 
@@ -33,14 +36,14 @@ class SampleSet:
         images: uint8 (n, C, H, W), the first ones, `SHOWN` at most.
         features: float32 (N, D), of all.
         logits: float32 (N, K), where the feature network knows classes.
-        values: by name, what `Subject.each_sample` gives for each, (N, ...).
+        values: what each of `Subject.each_sample` gives, (N, ...).
         how: for the report: how they were drawn, the mean `nfe`, how many were `given_up`.
     """
 
     images: Tensor
     features: Tensor
     logits: Tensor | None
-    values: Mapping[str, np.ndarray]
+    values: Mapping[Measure, np.ndarray]
     how: Mapping[str, Any]
 
 
@@ -70,8 +73,8 @@ class Subject:
         sources: images by split, `train` and `test`, as far as they are needed.
         references: what samples are measured by and compared with.
         shards: where results are kept by sample.
-        each_sample: by name, what else is computed of every sample: uint8 images (b, C, H, W) →
-            (b, ...).
+        each_sample: by name, what else is computed of every sample.
+        results: by name, what figures share with others and with the picture.
     """
 
     network: Callable[..., Tensor]
@@ -91,18 +94,14 @@ class Subject:
     sources: Mapping[str, Source]
     references: References
     shards: Shards
-    each_sample: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
-    _results: dict[str, Any] = field(default_factory=dict, repr=False)
+    each_sample: Mapping[str, Measure] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def once(self, name: str, compute: Callable[[], Value]) -> Value:
         """What `compute` gives, computed at the first call: for what several figures share."""
-        if name not in self._results:
-            self._results[name] = compute()
-        return self._results[name]
-
-    def labels(self, source: Source, index: Tensor) -> Tensor | None:
-        """The classes of images, int64 (b,) on the device; None for a network without labels."""
-        return source.labels(index).to(self.device) if self.num_classes else None
+        if name not in self.results:
+            self.results[name] = compute()
+        return self.results[name]
 
     @property
     def samples(self) -> SampleSet:
@@ -116,56 +115,48 @@ class Subject:
         return self.once("samples", self._samples)
 
     def _samples(self) -> SampleSet:
-        results, sampling = self._draw_all(), self.sampling
-        finite = results["status"] == Status.DONE
-        images = torch.from_numpy(results["images"])
-        method = sampling["method"]
-        how = {
-            "method": f"pc ({sampling['predictor']}, {sampling['corrector']})"
-            if method == "pc"
-            else method,
-            **({} if method == "ode" else {"num_steps": sampling["num_steps"] or self.sde.N}),
-            **({"labels": "each class equally often"} if self.num_classes else {}),
-            "nfe": float(results["nfe"].mean()),
-            "given_up": int((~finite).sum()),
-            "sec": results["sec"],
-        }
-        return SampleSet(
-            images[torch.from_numpy(finite[: len(images)])],
-            torch.from_numpy(results["features"][finite]),
-            torch.from_numpy(results["logits"][finite]) if "logits" in results else None,
-            {name: results[f"each {name}"][finite] for name in self.each_sample},
-            how,
-        )
+        network, shape = self.references.network, self.references.shape
 
-    def _draw_all(self) -> dict[str, Any]:
-        """Features and the first images of all samples, by index."""
-        network = self.references.network
+        def measure(images: Tensor) -> dict[str, Tensor]:
+            features, logits = network(images)
+            values = {f"each {name}": of(images) for name, of in self.each_sample.items()}
+            values |= {} if logits is None else {"logits": logits}
+            return {"features": features, **values}
 
         def compute(index: Tensor) -> dict[str, Tensor]:
-            rows: dict[str, list[Tensor]] = {}
+            parts = []
             for part in self.draw(index):
                 status = torch.zeros_like(part.nfe) if part.status is None else part.status.clone()
                 x = self.inverse_scale(part.x)
                 status[~x.flatten(1).isfinite().all(1)] = Status.NON_FINITE
                 images = to_uint8(x.nan_to_num(0.0))
-                features, logits = network(images)
                 shown = images[part.index.to(images.device) < SHOWN]  # all would be gigabytes
-                row = {"images": shown, "features": features, "nfe": part.nfe, "status": status}
-                row |= {} if logits is None else {"logits": logits}
-                row |= {f"each {name}": of(images) for name, of in self.each_sample.items()}
-                for name, value in row.items():
-                    rows.setdefault(name, []).append(value.cpu())
-            return {name: torch.cat(values) for name, values in rows.items()}
+                made = {"images": shown, "nfe": part.nfe, "status": status, **measure(images)}
+                parts.append({name: value.cpu() for name, value in made.items()})
+            return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-        count = self.options["num_samples"]
-        needed = ("images", "features", "nfe", "status")
-        return self.shards.results(
-            "samples",
-            torch.arange(count),
-            shard_size(count, self.sampling["batch_size"]),
-            compute,
-            (*needed, *(f"each {name}" for name in self.each_sample)),
-            **self.draw_facts,
-            network=network.fingerprint,
+        black = measure(torch.zeros(1, *shape, dtype=torch.uint8, device=self.device))
+        types = {name: (a.cpu().numpy().dtype, a.shape[1:]) for name, a in black.items()}
+        types |= {"images": (np.uint8, shape), "nfe": np.int64, "status": np.int64}
+        index, batch = torch.arange(self.options["num_samples"]), self.sampling["batch_size"]
+        facts = {**self.draw_facts, "network": network.fingerprint}
+        results = self.shards.results(
+            "samples", index, batch, compute, types, first={"images": SHOWN}, **facts
+        )
+        finite = results["status"] == Status.DONE
+        images, method = results["images"], self.sampling["method"]
+        how: dict[str, Any] = {"method": method}
+        if method == "pc":
+            how["method"] = f"pc ({self.sampling['predictor']}, {self.sampling['corrector']})"
+        if method != "ode":
+            how["num_steps"] = self.sampling["num_steps"] or self.sde.N
+        if self.num_classes:
+            how["labels"] = "each class equally often"
+        how |= {"nfe": float(results["nfe"].mean()), "given_up": int((~finite).sum())}
+        return SampleSet(
+            torch.from_numpy(images[finite[: len(images)]]),
+            torch.from_numpy(results["features"][finite]),
+            torch.from_numpy(results["logits"][finite]) if "logits" in results else None,
+            {of: results[f"each {name}"][finite] for name, of in self.each_sample.items()},
+            {**how, "sec": results["sec"]},
         )
