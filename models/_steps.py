@@ -5,7 +5,7 @@ becomes a step of the library's loop by `as_step`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -120,7 +120,7 @@ def get_predictor(name: str) -> Any:
     Raises:
         ValueError: there is none; lists those that there are.
     """
-    return by_name(predictors.PREDICTORS | PREDICTORS, name, "predictor")
+    return by_name(_rows(predictors.PREDICTORS, PREDICTORS), name, "predictor")
 
 
 def get_corrector(name: str) -> Any:
@@ -129,7 +129,18 @@ def get_corrector(name: str) -> Any:
     Raises:
         ValueError: there is none; lists those that there are.
     """
-    return by_name(correctors.CORRECTORS | CORRECTORS, name, "corrector")
+    return by_name(_rows(correctors.CORRECTORS, CORRECTORS), name, "corrector")
+
+
+def _rows(library: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows of both tables: the front's, unless the library's row has been replaced."""
+    known = (predictors.__name__, correctors.__name__, __name__)
+    replaced = {
+        name: row
+        for name, row in library.items()
+        if getattr(row, "name", None) != name or row.__module__ not in known
+    }
+    return {**library, **ours, **replaced}
 
 
 class _Stepper(ABC):

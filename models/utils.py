@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models._release import FromConfig, complete, finish, reachable_as_module
+from models._release import FromConfig, complete, finish, take_release_names
 from models.ddpm import DDPM
 from models.ncsnpp import NCSNpp
 from models.ncsnv2 import NCSN, NCSNv2, NCSNv2_128, NCSNv2_256
@@ -79,8 +79,10 @@ def create_model(config: Any) -> nn.Module:
     """
     kind, device = get_model(config.model.name), build_device(complete(config))
     ours = kind is _OURS.get(config.model.name)
-    net = (_build if ours else kind)(config).to(device)
-    reachable_as_module(net)
+    make = _build if ours else kind
+    net = make(config).to(device)
+    if make is not _build and not isinstance(net, FromConfig):  # a class of a user's
+        take_release_names(net)
     _write_device(config, device)
     return net
 
