@@ -5,6 +5,7 @@ objects that are made of them, never of their names, so that it is true of what 
 """
 
 import torch
+from ml_collections import ConfigDict
 from torch import nn
 
 from score_sde.config.build import (
@@ -49,7 +50,13 @@ def check_fields(config: Config) -> None:
     Raises:
         ValueError: the first field at fault, what it holds and what it may hold.
     """
-    for name, value in leaves(config).items():
+    for name in FIELDS:
+        group, _, leaf = name.rpartition(".")
+        fields = config.get(group, {}) if group else config
+        if isinstance(fields.get(leaf), ConfigDict):
+            raise ValueError(f"config.{name} is a group of fields: give it a single value")
+    given = leaves(config) | {"device": str(config.device)}  # it may be a torch.device
+    for name, value in given.items():
         fault = FIELDS[name].fault(value) if name in FIELDS else None
         if fault:
             raise ValueError(f"config.{name}={value!r}: {fault}")

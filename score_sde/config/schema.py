@@ -73,6 +73,10 @@ class Field:
             return "it must be a number"
         if kind is int and not isinstance(value, Integral):
             return "it must be a whole number"
+        if kind is int and not -(2**63) <= value < 2**63:
+            return "it must be a whole number of 64 bits"
+        if kind is str and not isinstance(value, str):
+            return "it must be text"
         if kind is tuple and not isinstance(value, list | tuple):
             return "it must be a tuple, as (1, 2)"
         holds: Any = self.holds
