@@ -133,6 +133,15 @@ def reachable_as_module(net: nn.Module) -> None:
         vars(net)["module"] = net  # not a part: names and parameters stay as they are
 
 
+def defined_again(before: Any, now: Any) -> bool:
+    """Whether two classes are one that was defined twice: a command runs its recipe repeatedly."""
+    places = [
+        (getattr(kind, "__module__", None), getattr(kind, "__qualname__", None))
+        for kind in (before, now)
+    ]
+    return before is now or (None not in places[0] and places[0] == places[1])
+
+
 def without_module(weights: Mapping[str, Any]) -> dict[str, Any]:
     """Weights by their names without DataParallel's `module.`."""
     return {name.removeprefix(_PREFIX): value for name, value in weights.items()}

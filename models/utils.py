@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models._release import FromConfig, complete, finish, take_release_names
+from models._release import FromConfig, complete, defined_again, finish, take_release_names
 from models.ddpm import DDPM
 from models.ncsnpp import NCSNpp
 from models.ncsnv2 import NCSN, NCSNv2, NCSNv2_128, NCSNv2_256
@@ -36,7 +36,8 @@ def register_model(cls: Any = None, *, name: str | None = None) -> Any:
 
     def register(cls: Any) -> Any:
         key = cls.__name__ if name is None else name
-        if key in _REGISTERED or key in NETWORKS:
+        again = key in _REGISTERED and defined_again(_REGISTERED[key], cls)
+        if not again and (key in _REGISTERED or key in NETWORKS):
             raise ValueError(f"there is a network {key!r} already: give another name")
         _REGISTERED[key] = cls
         return cls

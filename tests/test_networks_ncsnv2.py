@@ -107,10 +107,12 @@ def test_mistakes_are_refused():
 
 
 @pytest.mark.parametrize(("name", "side"), [("ncsn", 2), ("ncsnv2_64", 2), ("ncsnv2_256", 8)])
-def test_images_that_come_down_to_one_pixel_are_refused(name, side):
+def test_labels_and_images_that_come_down_to_one_pixel_are_refused(name, side):
     fields = schema.defaults("model") | {"nf": 4, "nonlinearity": "elu", "centered": False}
     with pytest.raises(ValueError, match=rf"more than {side} a side"):
         NETWORKS[name](fields, (1, side, side))
+    with pytest.raises(ValueError, match=r"num_classes=3.*takes no class labels"):
+        NETWORKS[name](fields | {"num_classes": 3}, (1, 9, 9))
     net = NETWORKS[name](fields, (1, side, side + 1)).train()
     x = torch.randn(2, 1, side, side + 1)
     assert net(x, torch.tensor([0, 4])).shape == x.shape

@@ -22,7 +22,7 @@ from score_sde.solvers.correctors import CORRECTORS
 from score_sde.solvers.few_step import FEW_STEP
 from score_sde.solvers.grids import GridKind, chain_grid, paper_grid, time_grid
 from score_sde.solvers.predictors import PREDICTORS
-from score_sde.solvers.step import Step, by_name, make_step
+from score_sde.solvers.step import Step, arguments_of, by_name, make_step
 from score_sde.training import TrainState, TrainStep, make_optimizer
 
 Config = Any
@@ -82,7 +82,8 @@ def build_sde(config: Config) -> SDE:
         ValueError: an unknown name, a field that the SDE lacks, or parameters that it refuses.
     """
     row = _row(SDES, config.training.sde, "training.sde")
-    return _from_fields(row, config.training.sde, config.model.to_dict())
+    sde = _from_fields(row, config.training.sde, config.model.to_dict())
+    return _checked(sde, SDE, f"SDES[{config.training.sde!r}]")
 
 
 def build_network(config: Config) -> nn.Module:
@@ -107,7 +108,8 @@ def _network(config: Config) -> nn.Module:
     row = _row(NETWORKS, config.model.name, "model.name")
     fields = schema.defaults("model") | config.model.to_dict()
     fields["centered"] = config.data.centered
-    return _from_fields(row, config.model.name, fields, image_shape(config))
+    network = _from_fields(row, config.model.name, fields, image_shape(config))
+    return _checked(network, nn.Module, f"NETWORKS[{config.model.name!r}]")
 
 
 def _row(table: Mapping[str, Built], name: str, field: str) -> Built:
@@ -129,6 +131,13 @@ def _from_fields(
                 "recipe"
             ) from error
         raise
+
+
+def _checked(made: Built, kind: type[Built], row: str) -> Built:
+    """What a row gave, if it is what its table is of."""
+    if not isinstance(made, kind):
+        raise ValueError(f"{row} gives {made!r:.60} where it must give a {kind.__name__}")
+    return made
 
 
 def channels_last(config: Config, device: torch.device) -> torch.memory_format:
@@ -302,14 +311,15 @@ def _ode_sampler(config: Config, sde: SDE, eps: float) -> Sampler:
 def _predictor(config: Config, sde: SDE) -> Step:
     sampling = config.sampling
     kind = by_name(PREDICTORS, sampling.predictor, "config.sampling.predictor")
+    step = make_step(kind, sde, sampling)
     # A step with an order of convergence is deterministic: it follows the ODE anyway.
-    heeds = "probability_flow" in kind.arguments or kind.order is not None
+    heeds = "probability_flow" in arguments_of(kind) or step.order is not None
     if sampling.probability_flow and not heeds:
         raise ValueError(
-            f"config.sampling.probability_flow=True: {kind.name} has no form for the ODE; set it "
-            "to False, or take reverse_diffusion or euler_maruyama"
+            f"config.sampling.probability_flow=True: {sampling.predictor} has no form for the "
+            "ODE; set it to False, or take reverse_diffusion or euler_maruyama"
         )
-    return make_step(kind, sde, sampling)
+    return step
 
 
 def _corrector(config: Config, sde: SDE) -> Step:
@@ -320,13 +330,14 @@ def _corrector(config: Config, sde: SDE) -> Step:
 def _few_step(config: Config, sde: SDE) -> Step:
     sampling = config.sampling
     kind = by_name(FEW_STEP, sampling.method, "config.sampling.method")
-    chain = sde.has_chain and not config.training.continuous
-    if "s_churn" in kind.arguments and sampling.s_churn and chain:
+    step = make_step(kind, sde, sampling)
+    chain, churn = sde.has_chain and not config.training.continuous, getattr(step, "s_churn", 0.0)
+    if chain and churn:
         raise ValueError(
-            f"config.sampling.s_churn={sampling.s_churn} leads to times between those of the "
+            f"config.sampling.s_churn={churn} leads to times between those of the "
             "discrete chain, which this network does not know: set it to 0"
         )
-    return make_step(kind, sde, sampling)
+    return step
 
 
 def _grid_kind(config: Config, step: Step) -> GridKind:

@@ -55,6 +55,10 @@ class Names:
         """All of them, now."""
         return [*self.names, *(name for name in _rows(self.table) if name not in self.names)]
 
+    def row(self, name: str) -> object:
+        """What the table has under a name; None where the name is in no table."""
+        return _rows(self.table).get(name)
+
     def fault(self, value: object) -> str | None:
         """What is wrong with a value, or None."""
         allowed = self.allowed()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from score_sde.data import Source
+from score_sde.evaluation.code import fingerprint
 from score_sde.evaluation.features import to_uint8
 from score_sde.evaluation.figure import LeftOut
 from score_sde.evaluation.references import References
@@ -134,7 +135,7 @@ class Subject:
             images[torch.from_numpy(finite[: len(images)])],
             torch.from_numpy(results["features"][finite]),
             torch.from_numpy(results["logits"][finite]) if "logits" in results else None,
-            {name: results[f"each {name}"][finite] for name in self.each_sample},
+            {name: results[_kept_as(name, of)][finite] for name, of in self.each_sample.items()},
             how,
         )
 
@@ -153,7 +154,8 @@ class Subject:
                 shown = images[part.index.to(images.device) < SHOWN]  # all would be gigabytes
                 row = {"images": shown, "features": features, "nfe": part.nfe, "status": status}
                 row |= {} if logits is None else {"logits": logits}
-                row |= {f"each {name}": of(images) for name, of in self.each_sample.items()}
+                for name, of in self.each_sample.items():
+                    row[_kept_as(name, of)] = _of_each(of(images), images, name)
                 for name, value in row.items():
                     rows.setdefault(name, []).append(value.cpu())
             return {name: torch.cat(values) for name, values in rows.items()}
@@ -165,7 +167,22 @@ class Subject:
             torch.arange(count),
             shard_size(count, self.sampling["batch_size"]),
             compute,
-            (*needed, *(f"each {name}" for name in self.each_sample)),
+            (*needed, *(_kept_as(name, of) for name, of in self.each_sample.items())),
             **self.draw_facts,
             network=network.fingerprint,
         )
+
+
+def _kept_as(name: str, of: Callable[[Tensor], Tensor]) -> str:
+    """The array in which shards keep what a user's function gives: another one for other code."""
+    return f"each {name} {fingerprint(of)}".rstrip()
+
+
+def _of_each(value: Any, images: Tensor, name: str) -> Tensor:
+    if not isinstance(value, Tensor) or value.shape[:1] != images.shape[:1]:
+        given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f"FIGURES[{name!r}] gives {given} for {len(images)} images: EachSample takes a "
+            "function that gives one number for each, (b,)"
+        )
+    return value

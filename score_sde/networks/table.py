@@ -59,20 +59,25 @@ def _ddpm(fields: Mapping[str, Any], shape: Shape) -> nn.Module:
 
 def _ncsn(fields: Mapping[str, Any], shape: Shape) -> nn.Module:
     plain = _some(fields, "nf", "num_scales", "nonlinearity", "centered")
-    return _not_too_small(NCSN(num_channels=shape[0], **plain), shape)
+    return _checked(NCSN(num_channels=shape[0], **plain), fields, shape)
 
 
 def _ncsnv2(size_class: int) -> Callable[[Mapping[str, Any], Shape], nn.Module]:
     def build(fields: Mapping[str, Any], shape: Shape) -> nn.Module:
         plain = _some(fields, "nf", "normalization", "nonlinearity", "centered")
         net = NCSNv2(num_channels=shape[0], size_class=size_class, **plain, **_levels(fields))
-        return _not_too_small(net, shape)
+        return _checked(net, fields, shape)
 
     return build
 
 
-def _not_too_small(net: RefineNet, shape: Shape) -> nn.Module:
-    """Refuses images of which instance normalisation would be given a single pixel."""
+def _checked(net: RefineNet, fields: Mapping[str, Any], shape: Shape) -> nn.Module:
+    """Refuses labels, and images of which instance normalisation would be given a single pixel."""
+    if fields["num_classes"]:
+        raise ValueError(
+            f"model.num_classes={fields['num_classes']}: {type(net).__name__} takes no class "
+            "labels; set 0, or take ncsnpp or ddpm"
+        )
     if max(shape[1:]) <= net.divisor:
         raise ValueError(
             f"images of {shape[1]}x{shape[2]} pixels: {type(net).__name__} halves them to a "

@@ -65,7 +65,18 @@ def make_objective(
             f"training.objective={objective!r}: it must be one of {', '.join(OBJECTIVES)}"
         )
     options = Options(continuous, reduce_mean, likelihood_weighting, times, eps)
-    return OBJECTIVES[objective](sde, options)
+    row = OBJECTIVES[objective]
+    if row in (ScoreMatching, SMLD, NoisePrediction, ELBO):  # they would take options for a flag
+        raise ValueError(
+            f"OBJECTIVES[{objective!r}] is the class {row.__name__}, which does not take options: "
+            f"give a function, such as lambda sde, options: {row.__name__}(sde, …)"
+        )
+    made = row(sde, options)
+    if not isinstance(made, Objective):
+        raise ValueError(
+            f"OBJECTIVES[{objective!r}] gives {made!r:.60} where it must give an Objective"
+        )
+    return made
 
 
 def as_options_say(sde: SDE, options: Options) -> Objective:
