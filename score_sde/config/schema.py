@@ -73,7 +73,7 @@ class Field:
             return "it must be a number"
         if kind is int and not isinstance(value, Integral):
             return "it must be a whole number"
-        if kind is int and not -(2**63) <= value < 2**63:
+        if kind is int and not -(2**63) <= int(value) < 2**63:
             return "it must be a whole number of 64 bits"
         if kind is str and not isinstance(value, str):
             return "it must be text"
