@@ -81,9 +81,9 @@ def build_sde(config: Config) -> SDE:
     Raises:
         ValueError: an unknown name, a field that the SDE lacks, or parameters that it refuses.
     """
-    row = _row(SDES, config.training.sde, "training.sde")
-    sde = _from_fields(row, config.training.sde, config.model.to_dict())
-    return _checked(sde, SDE, f"SDES[{config.training.sde!r}]")
+    name = config.training.sde
+    row = _row(SDES, name, "training.sde")
+    return _checked(_from_fields(row, name, config.model.to_dict()), SDE, f"SDES[{name!r}]")
 
 
 def build_network(config: Config) -> nn.Module:
@@ -105,11 +105,11 @@ def empty_network(config: Config) -> nn.Module:
 
 
 def _network(config: Config) -> nn.Module:
-    row = _row(NETWORKS, config.model.name, "model.name")
+    name = config.model.name
     fields = schema.defaults("model") | config.model.to_dict()
     fields["centered"] = config.data.centered
-    network = _from_fields(row, config.model.name, fields, image_shape(config))
-    return _checked(network, nn.Module, f"NETWORKS[{config.model.name!r}]")
+    made = _from_fields(_row(NETWORKS, name, "model.name"), name, fields, image_shape(config))
+    return _checked(made, nn.Module, f"NETWORKS[{name!r}]")
 
 
 def _row(table: Mapping[str, Built], name: str, field: str) -> Built:
@@ -277,8 +277,7 @@ def build_sampler(config: Config, sde: SDE) -> Sampler:
     predictor = _predictor(config, sde) if pc else _few_step(config, sde)
     steps = sampling.num_steps or sde.N
     discrete = not config.training.continuous
-    chain = discrete and predictor.chain_steps and steps == sde.N
-    if chain:
+    if chain := discrete and predictor.chain_steps and steps == sde.N:
         times = paper_grid(sde, eps=0.0)
     elif discrete:
         times = chain_grid(sde, sampling.num_steps or sde.N - 1)
@@ -323,16 +322,15 @@ def _predictor(config: Config, sde: SDE) -> Step:
 
 
 def _corrector(config: Config, sde: SDE) -> Step:
-    kind = by_name(CORRECTORS, config.sampling.corrector, "config.sampling.corrector")
-    return make_step(kind, sde, config.sampling)
+    name = config.sampling.corrector
+    return make_step(by_name(CORRECTORS, name, "config.sampling.corrector"), sde, config.sampling)
 
 
 def _few_step(config: Config, sde: SDE) -> Step:
     sampling = config.sampling
-    kind = by_name(FEW_STEP, sampling.method, "config.sampling.method")
-    step = make_step(kind, sde, sampling)
-    chain, churn = sde.has_chain and not config.training.continuous, getattr(step, "s_churn", 0.0)
-    if chain and churn:
+    step = make_step(by_name(FEW_STEP, sampling.method, "config.sampling.method"), sde, sampling)
+    churn = getattr(step, "s_churn", 0.0)
+    if churn and sde.has_chain and not config.training.continuous:
         raise ValueError(
             f"config.sampling.s_churn={churn} leads to times between those of the "
             "discrete chain, which this network does not know: set it to 0"
