@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from models._optimizer import SETTINGS, load_by_name, state_by_name
-from models._release import bare
+from models._release import bare, without_module
 from score_sde.checkpoints import files, from_published, release_2021, save_published
 from score_sde.checkpoints.state import load_any
 from score_sde.networks.ema import ExponentialMovingAverage
@@ -124,4 +124,7 @@ def _part(content: Any, name: str, path: Path, target: Any) -> None:
             f"{path} has {', '.join(content)} but no {name}: give a file with model, ema, "
             "optimizer and step"
         )
-    (bare(target) if name == "model" else target).load_state_dict(content[name])
+    if name == "model":
+        bare(target).load_state_dict(without_module(content[name]))
+    else:
+        target.load_state_dict(content[name])

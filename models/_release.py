@@ -69,7 +69,13 @@ class FromConfig(nn.Module):
     def __init__(self, config: Any) -> None:
         whole: Any = complete(config)
         whole.model.name, whole.device = self.model_name, "cpu"
-        vars(self).update(vars(build_network(whole)))
+        net = build_network(whole)
+        if not isinstance(self, type(net)):
+            raise ValueError(
+                f"the row {self.model_name!r} of NETWORKS was replaced, and makes a "
+                f"{type(net).__name__}: call models.utils.create_model(config), which takes it"
+            )
+        vars(self).update(vars(net))
         finish(self)
 
     @property
@@ -111,15 +117,34 @@ def finish(net: nn.Module) -> None:
 
     What it puts out is contiguous, so that `output.view(B, -1)` works.
     """
+    take_release_names(net)
+    net.register_forward_hook(_contiguous)
+
+
+def take_release_names(net: nn.Module) -> None:
+    """Lets any network be used and filled as the release's, which come in DataParallel."""
     reachable_as_module(net)
     net.register_load_state_dict_pre_hook(_translate)
-    net.register_forward_hook(_contiguous)
 
 
 def reachable_as_module(net: nn.Module) -> None:
     """`net.module` is `net`, as the release's networks come wrapped in DataParallel."""
     if not hasattr(net, "module"):
         vars(net)["module"] = net  # not a part: names and parameters stay as they are
+
+
+def defined_again(before: Any, now: Any) -> bool:
+    """Whether two classes are one that was defined twice: a command runs its recipe repeatedly."""
+    places = [
+        (getattr(kind, "__module__", None), getattr(kind, "__qualname__", None))
+        for kind in (before, now)
+    ]
+    return before is now or (None not in places[0] and places[0] == places[1])
+
+
+def without_module(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights by their names without DataParallel's `module.`."""
+    return {name.removeprefix(_PREFIX): value for name, value in weights.items()}
 
 
 def bare(model: Any) -> Any:

@@ -5,12 +5,13 @@ becomes a step of the library's loop by `as_step`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from models._release import defined_again
 from score_sde.noise import Noise
 from score_sde.sde import SDE, Score
 from score_sde.solvers import correctors, predictors
@@ -81,7 +82,7 @@ def register_predictor(cls: Any = None, *, name: str | None = None) -> Any:
                 super().__init__(cls, sde, (probability_flow,), True)
 
         Registered.name = key
-        predictors.PREDICTORS.setdefault(key, Registered)  # type: ignore[arg-type]
+        _add_to_library(predictors.PREDICTORS, key, Registered)
         return cls
 
     return register if cls is None else register(cls)
@@ -100,7 +101,7 @@ def register_corrector(cls: Any = None, *, name: str | None = None) -> Any:
                 super().__init__(cls, sde, (snr, n_steps), True)
 
         Registered.name = key
-        correctors.CORRECTORS.setdefault(key, Registered)  # type: ignore[arg-type]
+        _add_to_library(correctors.CORRECTORS, key, Registered)
         return cls
 
     return register if cls is None else register(cls)
@@ -108,10 +109,16 @@ def register_corrector(cls: Any = None, *, name: str | None = None) -> Any:
 
 def _add(table: dict[str, Any], what: str, cls: Any, name: str | None) -> str:
     key = cls.__name__ if name is None else name
-    if key in table:
+    if key in table and not defined_again(table[key], cls):
         raise ValueError(f"there is a {what} {key!r} already: give another name")
     table[key] = cls
     return key
+
+
+def _add_to_library(table: dict[str, Any], key: str, row: type[UpdateStep]) -> None:
+    """Adds a row, unless the library or the user has one of this name that was not registered."""
+    if getattr(table.get(key), "__module__", __name__) == __name__:
+        table[key] = row
 
 
 def get_predictor(name: str) -> Any:
@@ -120,7 +127,7 @@ def get_predictor(name: str) -> Any:
     Raises:
         UnknownName: there is none; lists those that there are.
     """
-    return choose(predictors.PREDICTORS | PREDICTORS, name, "predictor")
+    return choose(_rows(predictors.PREDICTORS, PREDICTORS), name, "predictor")
 
 
 def get_corrector(name: str) -> Any:
@@ -129,7 +136,18 @@ def get_corrector(name: str) -> Any:
     Raises:
         UnknownName: there is none; lists those that there are.
     """
-    return choose(correctors.CORRECTORS | CORRECTORS, name, "corrector")
+    return choose(_rows(correctors.CORRECTORS, CORRECTORS), name, "corrector")
+
+
+def _rows(library: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows of both tables: the front's, unless the library's row has been replaced."""
+    known = (predictors.__name__, correctors.__name__, __name__)
+    replaced = {
+        name: row
+        for name, row in library.items()
+        if getattr(row, "name", None) != name or row.__module__ not in known
+    }
+    return {**library, **ours, **replaced}
 
 
 class _Stepper(ABC):

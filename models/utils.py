@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models._release import FromConfig, complete, finish, reachable_as_module
+from models._release import FromConfig, complete, defined_again, finish, take_release_names
 from models.ddpm import DDPM
 from models.ncsnpp import NCSNpp
 from models.ncsnv2 import NCSN, NCSNv2, NCSNv2_128, NCSNv2_256
@@ -37,7 +37,8 @@ def register_model(cls: Any = None, *, name: str | None = None) -> Any:
 
     def register(cls: Any) -> Any:
         key = cls.__name__ if name is None else name
-        if key in _REGISTERED or key in NETWORKS:
+        again = key in _REGISTERED and defined_again(_REGISTERED[key], cls)
+        if not again and (key in _REGISTERED or key in NETWORKS):
             raise ValueError(f"there is a network {key!r} already: give another name")
         _REGISTERED[key] = cls
         return cls
@@ -76,8 +77,10 @@ def create_model(config: Any) -> nn.Module:
     """
     kind, device = get_model(config.model.name), build_device(complete(config))
     ours = kind is _OURS.get(config.model.name)
-    net = (_build if ours else kind)(config).to(device)
-    reachable_as_module(net)
+    make = _build if ours else kind
+    net = make(config).to(device)
+    if make is not _build and not isinstance(net, FromConfig):  # a class of a user's
+        take_release_names(net)
     _write_device(config, device)
     return net
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
+from ml_collections import ConfigDict
 
 from models.utils import get_model
 from sampling import get_corrector, get_predictor
@@ -17,7 +18,8 @@ from score_sde.commands import cli
 from score_sde.commands.smoke import reduced
 from score_sde.config import history, listing, parts, schema
 from score_sde.config.build import build_network
-from score_sde.config.check import check_config
+from score_sde.config.check import check_config, check_fields
+from score_sde.config.history import leaves
 from score_sde.config.holds import Names
 from score_sde.config.schema import FIELDS, Field
 from score_sde.data import open_source
@@ -125,6 +127,9 @@ def test_a_field_is_refused_by_its_row(word, remedy):
         ("optim.lr", "fast", "a number"),
         ("data.centered", 1, "True or False"),
         ("model.ch_mult", 2, "a tuple"),
+        ("data.dataset", None, "text"),
+        ("model.nonlinearity", [], "text"),
+        ("training.n_iters", 10**30, "64 bits"),
     ],
 )
 def test_a_recipe_may_not_give_a_field_another_kind(name, value, remedy):
@@ -172,6 +177,21 @@ def test_a_row_that_is_added_later_is_found_and_listed(rows):
     assert choose(rows, "zzz", "training.sde") is rows["vesde"]
     with pytest.raises(UnknownName, match=r"subvpsde, zzz; did you mean 'zzz'\?"):
         choose(rows, "ZZ", "training.sde")
+
+
+@pytest.mark.parametrize("value", [None, {}, {"a": 1}, b"a", torch.tensor(1)])
+def test_what_no_field_may_hold_is_refused_in_a_sentence(value):
+    config = ConfigDict(vp().to_dict(), type_safe=False)
+    for name, kept in leaves(config).items():
+        group, _, leaf = name.rpartition(".")
+        fields = config[group] if group else config
+        fields[leaf] = value
+        if name != "device" or isinstance(value, dict):
+            with pytest.raises(ValueError, match=rf"config\.{name}.* (must be|is a group)"):
+                check_fields(config)
+        fields[leaf] = kept
+    config.device = torch.device("cpu")
+    check_fields(config)
 
 
 # ---- Fields of one's own, and fields that are added later ----

@@ -157,6 +157,13 @@ def test_files_of_a_users_own_loop_and_network(tmp_path, trained):
     assert new["model"].weight.item() == 3
     assert new["ema"].shadow_params[0].item() == 0.5
 
+    content = torch.load(path, weights_only=True)  # of a loop whose network is in DataParallel
+    content["model"] = {"module.weight": torch.tensor(4.0)}
+    torch.save(content, path)
+    for net in (Net(), nn.DataParallel(Net())):
+        utils.restore_checkpoint(path, state_of(net, config))
+        assert getattr(net, "module", net).weight.item() == 4
+
 
 def test_a_file_that_is_not_there_is_a_warning(tmp_path):
     state = {"model": Net(), "step": 2}
@@ -199,12 +206,21 @@ def test_registered_networks(monkeypatch):
         assert type(net) is mutils.get_model(name) is kind
         assert net.module is net
         assert list(net.state_dict()) == ["weight"]
+        for weights in ({"weight": torch.tensor(3.0)}, {"module.weight": torch.tensor(4.0)}):
+            net.load_state_dict(weights, strict=False)
+            assert net.weight.item() in weights.values()
+        with pytest.raises(ValueError, match="none of the 1 names given is a weight"):
+            net.load_state_dict({"other": torch.tensor(3.0)}, strict=False)
     with pytest.raises(ValueError, match="'named' already"):
         mutils.register_model(Plain, name="named")
     with pytest.raises(ValueError, match=r"model.name='nothing': it must be one of ncsnpp"):
         mutils.get_model("nothing")
     monkeypatch.setitem(NETWORKS, "alias", NETWORKS["ncsnpp"])
     assert type(mutils.create_model(small_config("alias"))) is ncsnpp.NCSNpp
+    monkeypatch.setitem(NETWORKS, "ncsnpp", lambda model, shape: Net())
+    assert type(mutils.create_model(small_config())) is Net
+    with pytest.raises(ValueError, match=r"'ncsnpp' of NETWORKS was replaced.*create_model"):
+        mutils.get_model("ncsnpp")(small_config())
 
 
 def test_what_is_inside_a_network(trained):

@@ -119,6 +119,9 @@ def test_a_row_of_the_librarys_table_is_a_name(monkeypatch):
     rows = predictors.PREDICTORS
     monkeypatch.setitem(rows, "mine", rows["euler_maruyama"])
     assert torch.equal(sample("mine")[0], sample("euler_maruyama")[0])
+    expected = sample("euler_maruyama")[0]
+    monkeypatch.setitem(rows, "reverse_diffusion", rows["euler_maruyama"])
+    assert torch.equal(sample("reverse_diffusion")[0], expected)
 
 
 @pytest.mark.parametrize("name", ["euler_maruyama", "reverse_diffusion", "ancestral_sampling"])

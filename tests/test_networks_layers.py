@@ -185,6 +185,8 @@ def test_sigmas_descend_geometrically_and_indices_are_truncated():
     assert table.dtype == torch.float64
     assert_close(table[[0, -1]], torch.tensor([50.0, 0.01], dtype=torch.float64), 1e-12)
     assert_close(table[1:] / table[:-1], (0.01 / 50) ** torch.full((6,), 1 / 6).double(), 1e-7)
+    with pytest.raises(ValueError, match=r"sigma_min=-0.5.*noise levels must be above 0"):
+        descending_sigmas(-0.5, 50.0, 7)
     layer = SigmaTable(0.01, 50.0, 7)
     assert torch.equal(layer(torch.tensor([2.99, 0.0])), layer(torch.tensor([2, 0])))
     assert layer(torch.tensor([6])).dtype == torch.float32

@@ -6,6 +6,7 @@ from conftest import assert_close
 from networks import assert_images_close, build, golden_weights
 
 from score_sde.checkpoints import release_2021
+from score_sde.config import schema
 from score_sde.networks.ncsnv2 import (
     NCSN,
     ConditionalInstanceNormPlus,
@@ -13,6 +14,7 @@ from score_sde.networks.ncsnv2 import (
     NCSNv2,
     VarianceNorm,
 )
+from score_sde.networks.table import NETWORKS
 
 GOLDEN = [
     "ncsn",
@@ -102,3 +104,15 @@ def test_mistakes_are_refused():
         NCSNv2(num_channels=1, nf=4, normalization="GroupNorm")
     with pytest.raises(ValueError, match="labels were given"):
         next(networks())(torch.randn(1, 1, 8, 8), torch.tensor([0]), torch.tensor([0]))
+
+
+@pytest.mark.parametrize(("name", "side"), [("ncsn", 2), ("ncsnv2_64", 2), ("ncsnv2_256", 8)])
+def test_labels_and_images_that_come_down_to_one_pixel_are_refused(name, side):
+    fields = schema.defaults("model") | {"nf": 4, "nonlinearity": "elu", "centered": False}
+    with pytest.raises(ValueError, match=rf"more than {side} a side"):
+        NETWORKS[name](fields, (1, side, side))
+    with pytest.raises(ValueError, match=r"num_classes=3.*takes no class labels"):
+        NETWORKS[name](fields | {"num_classes": 3}, (1, 9, 9))
+    net = NETWORKS[name](fields, (1, side, side + 1)).train()
+    x = torch.randn(2, 1, side, side + 1)
+    assert net(x, torch.tensor([0, 4])).shape == x.shape

@@ -190,13 +190,18 @@ def test_a_metric_in_a_recipe_is_in_report_and_table(evaluate, plain, tmp_path, 
     assert {**figures["fd"], "sec": 0} == {**first["fd"], "sec": 0}
     # All samples count, not only the first hundred, whose images are kept.
     (folder,) = evaluate.shards.glob("samples_*")
-    values = [np.load(path)["each mean_brightness"] for path in sorted(folder.iterdir())]
-    assert figure["value"] == pytest.approx(np.concatenate(values).mean())
+    shards = [np.load(file) for file in sorted(folder.iterdir())]
+    (kept,) = [name for name in shards[0] if name.startswith("each mean_brightness")]
+    values = np.concatenate([shard[kept] for shard in shards])
+    assert figure["value"] == pytest.approx(values.mean())
     text = capsys.readouterr().out
     assert re.search(r"mean_brightness +0\.\d{4} ± 0\.\d{4} \(120 samples, 2 eval", text)
     both = table([figures, {**figures, "step": 3}])
     assert "mean_brightness" in both.splitlines()[0]
     assert not both.splitlines()[1].endswith("*")  # neither high nor low is better
+    # What an earlier version of the function gave is not taken for what it gives now.
+    path.write_text(path.read_text().replace("/ 255", "/ 2550"))
+    assert evaluate(path)["mean_brightness"]["value"] == pytest.approx(figure["value"] / 10)
 
 
 def test_a_metric_is_any_function_of_the_subject(evaluate, plain):
@@ -214,7 +219,9 @@ def test_a_metric_is_any_function_of_the_subject(evaluate, plain):
 
 def test_what_is_no_figure_is_told_and_costs_no_other_figure(evaluate, plain):
     FIGURES["half"] = lambda subject: 0.5
+    FIGURES["tensors"] = lambda subject: {"value": torch.tensor(2.0), "se": np.float32(1), "n": 3}
     report = evaluate(plain)
+    assert (report["tensors"]["value"], report["tensors"]["se"]) == (2, 1)
     assert report["left_out"]["half"].startswith(
         "FIGURES['half'] gave 0.5: a figure is a dict with value, se and n"
     )

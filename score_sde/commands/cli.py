@@ -117,6 +117,12 @@ MODES: dict[str, Mode] = {
 
 
 def _define_flags(argv: Sequence[str] = ()) -> flags.FlagValues:
+    for name, mode in MODES.items():
+        if not isinstance(mode, Mode):
+            raise ValueError(
+                f"MODES[{name!r}] is {mode!r:.60}: give Mode(function, help) of "
+                "score_sde.commands.cli"
+            )
     return options.define({name: mode.help for name, mode in MODES.items()}, argv)
 
 
@@ -133,7 +139,7 @@ def _split_recipe(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
             break
     if given and any(word.partition("=")[0] == "--config" for word in words):
         raise ValueError("--config is given twice: name one recipe")
-    without = [name for name, mode in MODES.items() if not mode.needs_recipe]
+    without = [name for name, mode in MODES.items() if not getattr(mode, "needs_recipe", True)]
     if not given and any(
         f"--mode={name}" in words or ["--mode", name] in _pairs(words) for name in without
     ):

@@ -23,7 +23,7 @@ from score_sde.solvers.correctors import CORRECTORS
 from score_sde.solvers.few_step import FEW_STEP
 from score_sde.solvers.grids import GridKind, chain_grid, paper_grid, time_grid
 from score_sde.solvers.predictors import PREDICTORS
-from score_sde.solvers.step import Step, make_step
+from score_sde.solvers.step import Step, arguments_of, make_step
 from score_sde.tensor_ops import choose
 from score_sde.training import TrainState, TrainStep, make_optimizer
 
@@ -90,8 +90,9 @@ def build_sde(config: Config) -> SDE:
     Raises:
         ValueError: an unknown name, a field that the SDE lacks, or parameters that it refuses.
     """
-    row = choose(SDES, config.training.sde, "config.training.sde")
-    return _from_fields(row, config.training.sde, config.model.to_dict())
+    name = config.training.sde
+    row = choose(SDES, name, "config.training.sde")
+    return _checked(_from_fields(row, name, config.model.to_dict()), SDE, f"SDES[{name!r}]")
 
 
 def build_network(config: Config) -> nn.Module:
@@ -113,10 +114,12 @@ def empty_network(config: Config) -> nn.Module:
 
 
 def _network(config: Config) -> nn.Module:
-    row = choose(NETWORKS, config.model.name, "config.model.name")
+    name = config.model.name
+    row = choose(NETWORKS, name, "config.model.name")
     fields = schema.defaults("model") | config.model.to_dict()
     fields["centered"] = config.data.centered
-    return _from_fields(row, config.model.name, fields, image_shape(config))
+    made = _from_fields(row, name, fields, image_shape(config))
+    return _checked(made, nn.Module, f"NETWORKS[{name!r}]")
 
 
 def _from_fields(
@@ -132,6 +135,13 @@ def _from_fields(
                 "recipe"
             ) from error
         raise
+
+
+def _checked(made: Built, kind: type[Built], row: str) -> Built:
+    """What a row gave, if it is what its table is of."""
+    if not isinstance(made, kind):
+        raise ValueError(f"{row} gives {made!r:.60} where it must give a {kind.__name__}")
+    return made
 
 
 def channels_last(config: Config, device: torch.device) -> torch.memory_format:
@@ -270,8 +280,7 @@ def build_sampler(config: Config, sde: SDE) -> Sampler:
     predictor = _predictor(config, sde) if pc else _few_step(config, sde)
     steps = sampling.num_steps or sde.N
     discrete = not config.training.continuous
-    chain = discrete and predictor.chain_steps and steps == sde.N
-    if chain:
+    if chain := discrete and predictor.chain_steps and steps == sde.N:
         times = paper_grid(sde, eps=0.0)
     elif discrete:
         times = chain_grid(sde, sampling.num_steps or sde.N - 1)
@@ -304,14 +313,15 @@ def _ode_sampler(config: Config, sde: SDE, eps: float) -> Sampler:
 def _predictor(config: Config, sde: SDE) -> Step:
     sampling = config.sampling
     kind = choose(PREDICTORS, sampling.predictor, "config.sampling.predictor")
+    step = make_step(kind, sde, sampling)
     # A step with an order of convergence is deterministic: it follows the ODE anyway.
-    heeds = "probability_flow" in kind.arguments or kind.order is not None
+    heeds = "probability_flow" in arguments_of(kind) or step.order is not None
     if sampling.probability_flow and not heeds:
         raise ValueError(
-            f"config.sampling.probability_flow=True: {kind.name} has no form for the ODE; set it "
-            "to False, or take reverse_diffusion or euler_maruyama"
+            f"config.sampling.probability_flow=True: {sampling.predictor} has no form for the "
+            "ODE; set it to False, or take reverse_diffusion or euler_maruyama"
         )
-    return make_step(kind, sde, sampling)
+    return step
 
 
 def _corrector(config: Config, sde: SDE) -> Step:
@@ -321,14 +331,14 @@ def _corrector(config: Config, sde: SDE) -> Step:
 
 def _few_step(config: Config, sde: SDE) -> Step:
     sampling = config.sampling
-    kind = choose(FEW_STEP, sampling.method, "config.sampling.method")
-    chain = sde.has_chain and not config.training.continuous
-    if "s_churn" in kind.arguments and sampling.s_churn and chain:
+    step = make_step(choose(FEW_STEP, sampling.method, "config.sampling.method"), sde, sampling)
+    churn = getattr(step, "s_churn", 0.0)
+    if churn and sde.has_chain and not config.training.continuous:
         raise ValueError(
-            f"config.sampling.s_churn={sampling.s_churn} leads to times between those of the "
+            f"config.sampling.s_churn={churn} leads to times between those of the "
             "discrete chain, which this network does not know: set it to 0"
         )
-    return make_step(kind, sde, sampling)
+    return step
 
 
 def _grid_kind(config: Config, step: Step) -> GridKind:

@@ -7,6 +7,7 @@ objects that are made of them, never of their names, so that it is true of what 
 import math
 
 import torch
+from ml_collections import ConfigDict
 from torch import nn
 
 from score_sde.config.build import (
@@ -100,7 +101,13 @@ def check_fields(config: Config) -> None:
     Raises:
         ValueError: the first field at fault, what it holds and what it may hold.
     """
-    for name, value in leaves(config).items():
+    for name in FIELDS:
+        group, _, leaf = name.rpartition(".")
+        fields = config.get(group, {}) if group else config
+        if isinstance(fields.get(leaf), ConfigDict):
+            raise ValueError(f"config.{name} is a group of fields: give it a single value")
+    given = leaves(config) | {"device": str(config.device)}  # it may be a torch.device
+    for name, value in given.items():
         if name in FIELDS:
             FIELDS[name].check(value, f"config.{name}")
 

@@ -54,6 +54,10 @@ class Names:
         """All of them, now."""
         return [*self.names, *(name for name in _rows(self.table) if name not in self.names)]
 
+    def row(self, name: str) -> object:
+        """What the table has under a name; None where the name is in no table."""
+        return _rows(self.table).get(name)
+
     def check(self, value: object, what: str) -> None:
         """Refuses a value of the field `what` with an UnknownName."""
         from score_sde.tensor_ops import check_name  # here, as `schema` imports no torch

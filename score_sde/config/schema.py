@@ -88,8 +88,10 @@ class Field:
             raise ValueError(f"{what}={value!r}: it must be a number")
         if kind is int and not isinstance(value, Integral):
             raise ValueError(f"{what}={value!r}: it must be a whole number")
-        if number and isinstance(value, Integral) and abs(int(value)) > LARGEST_INT:
+        if kind is int and isinstance(value, int) and abs(value) > LARGEST_INT:
             raise ValueError(f"{what}={value!r}: it must be a whole number of 64 bits")
+        if kind is str and not isinstance(value, str):
+            raise ValueError(f"{what}={value!r}: it must be text")
         if kind is tuple and not isinstance(value, list | tuple):
             raise ValueError(f"{what}={value!r}: it must be a tuple, as (1, 2)")
         holds: Any = self.holds

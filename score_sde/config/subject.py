@@ -23,7 +23,9 @@ from score_sde.config.build import (
     image_shape,
     num_classes,
 )
+from score_sde.config.schema import FIELDS
 from score_sde.data import Source
+from score_sde.evaluation.code import fingerprint
 from score_sde.evaluation.figures import each_sample
 from score_sde.evaluation.references import References
 from score_sde.evaluation.shards import Shards
@@ -70,6 +72,7 @@ def build_subject(
         "device": device.type,
         "arithmetic": "float32",
         "recipe": history.of_checkpoint(config),  # which a published file does not hold
+        **_code_of(config, "training.sde", "model.name", "training.objective"),
     }
     return Subject(
         network=network,
@@ -100,6 +103,7 @@ def _draw_facts(config: Config, sde: SDE) -> dict[str, Any]:
     was kept of them is then computed again, and nothing else is.
     """
     facts: dict[str, Any] = {"sampling": history.of_group(config, "sampling")}
+    facts |= _code_of(config, "sampling.method", "sampling.predictor", "sampling.corrector")
     sampling, continuous = config.sampling, config.training.continuous
     pc = sampling.method == "pc"
     if sde.has_chain and sde.network_output == "noise" and not continuous:
@@ -112,3 +116,12 @@ def _draw_facts(config: Config, sde: SDE) -> dict[str, Any]:
         # The Langevin step's α_i is now that of the nearest step of the chain, not of the lower.
         changed = pc and sampling.corrector in ("langevin", "ald") and hasattr(sde, "alphas")
     return facts | ({"levels": "of the nearest step"} if changed else {})
+
+
+def _code_of(config: Config, *fields: str) -> dict[str, str]:
+    """Fingerprints of the rows that a user has added and these fields name."""
+    codes = dict[str, str]()
+    for name in fields:
+        holds: Any = FIELDS[name].holds
+        codes[f"code of {name}"] = fingerprint(holds.row(field(config, name)))
+    return {name: code for name, code in codes.items() if code}

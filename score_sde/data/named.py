@@ -78,7 +78,13 @@ def open_source(
         category=category,
     )
     _check(request)
-    return DATASETS[request.name](request)
+    source = DATASETS[request.name](request)
+    if not hasattr(source, "info"):
+        raise ValueError(
+            f"DATASETS[{request.name!r}] gives {source!r:.60} where it must give a Source, such "
+            "as score_sde.data.MemorySource"
+        )
+    return source
 
 
 def canonical_name(name: str) -> str:

@@ -128,11 +128,14 @@ class MemorySource:
         info: the description.
         images: uint8 (N, C, H, W).
         labels: int64 (N,), or None for no labels.
+
+    Raises:
+        ValueError: images of another type or shape than the description says.
     """
 
     def __init__(self, info: DatasetInfo, images: Tensor, labels: Tensor | None = None) -> None:
-        assert images.dtype == torch.uint8
-        assert images.shape == (info.num_images, *info.shape)
+        wanted = (info.num_images, *info.shape)
+        _check(images, torch.uint8, wanted, f"images of {info.name}")
         self.info = info
         self._images = images
         self._labels = _labels_or_zeros(labels, info)
@@ -282,6 +285,23 @@ def _unchanged(result: Any) -> Any:
 def _labels_or_zeros(labels: Tensor | None, info: DatasetInfo) -> Tensor:
     if labels is None:
         return torch.zeros(info.num_images, dtype=torch.int64)
-    assert labels.dtype == torch.int64
-    assert labels.shape == (info.num_images,)
+    _check(labels, torch.int64, (info.num_images,), f"labels of {info.name}")
+    classes = info.num_classes
+    if classes and len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(
+            f"labels of {info.name} go from {labels.min()} to {labels.max()}, and it has "
+            f"{classes} classes: count them from 0"
+        )
     return labels
+
+
+def _check(given: Any, dtype: torch.dtype, shape: tuple[int, ...], what: str) -> None:
+    """Refuses what is no tensor of a type and shape."""
+    fits = isinstance(given, Tensor) and given.dtype == dtype and given.shape == shape
+    if not fits:
+        kind = getattr(given, "dtype", type(given).__name__)
+        raise ValueError(
+            f"{what} are {kind} of shape {tuple(getattr(given, 'shape', ()))}, where a tensor of "
+            f"{dtype} and shape {shape} is needed: the description says how many there are, and "
+            "their shape"
+        )

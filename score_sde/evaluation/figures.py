@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from score_sde.evaluation import likelihood, quality
@@ -73,10 +75,16 @@ def compute(subject: Subject) -> tuple[dict[str, Figure], dict[str, str]]:
                 left_out[reason.what or name] = reason.why
             continue
         if isinstance(figure, dict) and {"value", "se", "n"} <= figure.keys():
-            figures[figure.pop("key", name)] = figure
+            key = figure.pop("key", name)
+            figures[key] = {fact: _plain(value) for fact, value in figure.items()}
         else:  # a user's row, whose mistake must not cost what the others have computed
             left_out[name] = (
                 f"FIGURES[{name!r}] gave {figure!r:.60}: a figure is a dict with value, se and n, "
                 "as score_sde.evaluation.mean_figure makes it"
             )
     return figures, left_out
+
+
+def _plain(value: Any) -> Any:
+    """What a report can hold: of tensors and arrays their numbers."""
+    return value.tolist() if isinstance(value, Tensor | np.ndarray | np.generic) else value

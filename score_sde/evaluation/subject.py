@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from score_sde.data import Source
+from score_sde.evaluation.code import fingerprint
 from score_sde.evaluation.features import to_uint8
 from score_sde.evaluation.figure import LeftOut
 from score_sde.evaluation.references import References
@@ -119,7 +120,10 @@ class Subject:
 
         def measure(images: Tensor) -> dict[str, Tensor]:
             features, logits = network(images)
-            values = {f"each {name}": of(images) for name, of in self.each_sample.items()}
+            values = {
+                _kept_as(name, of): _of_each(of(images), images, name)
+                for name, of in self.each_sample.items()
+            }
             values |= {} if logits is None else {"logits": logits}
             return {"features": features, **values}
 
@@ -157,6 +161,21 @@ class Subject:
             torch.from_numpy(images[finite[: len(images)]]),
             torch.from_numpy(results["features"][finite]),
             torch.from_numpy(results["logits"][finite]) if "logits" in results else None,
-            {of: results[f"each {name}"][finite] for name, of in self.each_sample.items()},
+            {of: results[_kept_as(name, of)][finite] for name, of in self.each_sample.items()},
             {**how, "sec": results["sec"]},
         )
+
+
+def _kept_as(name: str, of: Callable[[Tensor], Tensor]) -> str:
+    """The array in which shards keep what a user's function gives: another one for other code."""
+    return f"each {name} {fingerprint(of)}".rstrip()
+
+
+def _of_each(value: Any, images: Tensor, name: str) -> Tensor:
+    if not isinstance(value, Tensor) or value.shape[:1] != images.shape[:1]:
+        given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f"FIGURES[{name!r}] gives {given} for {len(images)} images: EachSample takes a "
+            "function that gives one number for each, (b,)"
+        )
+    return value

@@ -158,7 +158,15 @@ class GaussianFourierProjection(nn.Module):
 
 
 def descending_sigmas(sigma_min: float, sigma_max: float, num_scales: int) -> Tensor:
-    """The geometric noise scales of SMLD, largest first: float64 (num_scales,) on the CPU."""
+    """The geometric noise scales of SMLD, largest first: float64 (num_scales,) on the CPU.
+
+    Raises:
+        ValueError: a noise level of 0 or below.
+    """
+    if not min(sigma_min, sigma_max) > 0:
+        raise ValueError(
+            f"sigma_min={sigma_min}, sigma_max={sigma_max}: noise levels must be above 0"
+        )
     log_sigmas = torch.linspace(
         math.log(sigma_max), math.log(sigma_min), num_scales, dtype=torch.float64, device="cpu"
     )

@@ -12,6 +12,7 @@ from torch import nn
 from score_sde.networks.ddpm import DDPM
 from score_sde.networks.ncsnpp import NCSNpp
 from score_sde.networks.ncsnv2 import NCSN, NCSNv2
+from score_sde.networks.refinenet import RefineNet
 
 Shape = tuple[int, int, int]
 """(C, H, W) of an image."""
@@ -58,15 +59,31 @@ def _ddpm(fields: Mapping[str, Any], shape: Shape) -> nn.Module:
 
 def _ncsn(fields: Mapping[str, Any], shape: Shape) -> nn.Module:
     plain = _some(fields, "nf", "num_scales", "nonlinearity", "centered")
-    return NCSN(num_channels=shape[0], **plain)
+    return _checked(NCSN(num_channels=shape[0], **plain), fields, shape)
 
 
 def _ncsnv2(size_class: int) -> Callable[[Mapping[str, Any], Shape], nn.Module]:
     def build(fields: Mapping[str, Any], shape: Shape) -> nn.Module:
         plain = _some(fields, "nf", "normalization", "nonlinearity", "centered")
-        return NCSNv2(num_channels=shape[0], size_class=size_class, **plain, **_levels(fields))
+        net = NCSNv2(num_channels=shape[0], size_class=size_class, **plain, **_levels(fields))
+        return _checked(net, fields, shape)
 
     return build
+
+
+def _checked(net: RefineNet, fields: Mapping[str, Any], shape: Shape) -> nn.Module:
+    """Refuses labels, and images of which instance normalisation would be given a single pixel."""
+    if fields["num_classes"]:
+        raise ValueError(
+            f"model.num_classes={fields['num_classes']}: {type(net).__name__} takes no class "
+            "labels; set 0, or take ncsnpp or ddpm"
+        )
+    if max(shape[1:]) <= net.divisor:
+        raise ValueError(
+            f"images of {shape[1]}x{shape[2]} pixels: {type(net).__name__} halves them to a "
+            f"single one, so give it more than {net.divisor} a side"
+        )
+    return net
 
 
 NETWORKS: dict[str, Callable[[Mapping[str, Any], Shape], nn.Module]] = {

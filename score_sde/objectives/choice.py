@@ -59,7 +59,18 @@ def make_objective(
     """
     check_name(times, TIME_SAMPLERS, "training.time_sampling")
     options = Options(continuous, reduce_mean, likelihood_weighting, times, eps)
-    return choose(OBJECTIVES, objective, "training.objective")(sde, options)
+    row = choose(OBJECTIVES, objective, "training.objective")
+    if row in (ScoreMatching, SMLD, NoisePrediction, ELBO):  # they would take options for a flag
+        raise ValueError(
+            f"OBJECTIVES[{objective!r}] is the class {row.__name__}, which does not take options: "
+            f"give a function, such as lambda sde, options: {row.__name__}(sde, …)"
+        )
+    made = row(sde, options)
+    if not isinstance(made, Objective):
+        raise ValueError(
+            f"OBJECTIVES[{objective!r}] gives {made!r:.60} where it must give an Objective"
+        )
+    return made
 
 
 def as_options_say(sde: SDE, options: Options) -> Objective:

@@ -8,7 +8,8 @@ Symbols as in `sde`: x (B, ...), t and t_next (B,).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -76,20 +77,45 @@ class Step(ABC):
         """
 
 
-def make_step(kind: "type[Step]", sde: SDE, sampling: Mapping[str, Any]) -> Step:
+def make_step(kind: Callable[..., Step], sde: SDE, sampling: Mapping[str, Any]) -> Step:
     """A step for an SDE, with the arguments that it declares.
 
     Args:
-        kind: a row of PREDICTORS, CORRECTORS or FEW_STEP.
+        kind: a row of PREDICTORS, CORRECTORS or FEW_STEP: a class of steps, or a function.
         sde: the forward SDE.
         sampling: the fields of a config's group `sampling`.
 
     Raises:
-        ValueError: the step does not accept the SDE or a value, or a field is missing.
+        ValueError: the step does not accept the SDE or a value, a field is missing, or the row
+            gives no step.
     """
-    lacking = [field for field in kind.arguments.values() if field not in sampling]
+    arguments = arguments_of(kind)
+    lacking = [field for field in arguments.values() if field not in sampling]
     if lacking:
         raise ValueError(
-            f"sampling.{lacking[0]} is missing, which {kind.name} takes: set it in the recipe"
+            f"sampling.{lacking[0]} is missing, which {_name_of(kind)} takes: set it in the recipe"
         )
-    return kind(sde, **{name: sampling[field] for name, field in kind.arguments.items()})
+    given = {name: sampling[field] for name, field in arguments.items()}
+    step = kind(sde, **given) if callable(kind) else kind
+    if not isinstance(step, Step):
+        raise ValueError(
+            f"{_name_of(kind)} gives {step!r:.60} where a row of this table is called as "
+            "row(sde, **arguments) and gives a score_sde.solvers.step.Step"
+        )
+    return step
+
+
+def arguments_of(kind: Any) -> Mapping[str, str]:
+    """What a row takes besides the SDE (`Step.arguments`).
+
+    Of a `functools.partial` it is what is not fixed yet; of another function, which declares
+    nothing, nothing.
+    """
+    if isinstance(kind, partial):
+        rest = arguments_of(kind.func).items()
+        return {name: field for name, field in rest if name not in kind.keywords}
+    return getattr(kind, "arguments", {})
+
+
+def _name_of(kind: Any) -> str:
+    return str(getattr(kind, "name", kind))

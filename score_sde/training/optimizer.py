@@ -50,7 +50,7 @@ def make_optimizer(
     optimizer = kind(
         named,
         lr=lr,
-        betas=(beta1, 0.999),
+        betas=(float(beta1), 0.999),
         eps=eps,
         weight_decay=weight_decay,
         amsgrad=amsgrad,
