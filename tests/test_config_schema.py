@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -12,7 +13,7 @@ from conftest import ROOT
 from score_sde import sde as sde_room
 from score_sde.commands import cli
 from score_sde.commands.smoke import reduced
-from score_sde.config import history, listing, parts, schema
+from score_sde.config import changes, history, listing, parts, schema
 from score_sde.config.build import build_network
 from score_sde.config.check import check_config
 from score_sde.config.schema import FIELDS, Field
@@ -62,6 +63,12 @@ def parsed(recipe, *words):
 
 def vp(*words):
     return parsed("configs/vp/digits.py", *words)
+
+
+def changed(written, config, allow=()):
+    """What a run of this config changes of a checkpoint of step 7 with a written config."""
+    saved = {"config": written, "step": 7, "versions": ""}
+    return changes.of_fields(saved, Path("run/checkpoints/step_00000007.pt"), config, allow)
 
 
 def test_the_page_of_fields_is_made_from_the_rows():
@@ -134,7 +141,7 @@ def test_a_field_that_a_recipe_adds_is_kept_recorded_and_fixed(tmp_path):
     assert json.loads(history.to_json(config))["model"]["rho"] == 7.0
     assert other.model.rho == 5.0
     with pytest.raises(ValueError, match=r"model\.rho is 7\.0 there and 5\.0 here"):
-        history.refuse_other_run(history.to_json(config), other, tmp_path)
+        changed(history.to_json(config), other)
     # It belongs to what was trained; a run from before it has no value, and the recipe's counts.
     assert history.adopt(other, history.to_json(config), {}, path).model.rho == 7.0
     assert history.adopt(config, history.to_json(vp()), {}, path).model.rho == 7.0
@@ -149,9 +156,9 @@ def test_a_field_added_later_means_what_older_runs_did(tmp_path, monkeypatch):
     new = vp()
     assert new.training.novelty == 0.5
     with pytest.raises(ValueError, match=r"novelty is 0\.0 there and 0\.5 here"):
-        history.refuse_other_run(written, new, tmp_path)
+        changed(written, new)
     same = vp("--config.training.novelty=0.0")
-    history.refuse_other_run(written, same, tmp_path)
+    assert changed(written, same) == []
     assert history.adopt(new, written, {}, tmp_path).training.novelty == 0.0
     # Digests, by which shards are found again, change only where the runs do.
     assert history.of_checkpoint(same) == digest
