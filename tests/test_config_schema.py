@@ -291,3 +291,42 @@ def test_the_command_line_locks_the_config_and_modes_name_options_that_exist():
     for name, mode in cli.MODES.items():
         assert set(mode.options) <= options.keys(), name
         assert dataclasses.is_dataclass(mode)
+
+
+# ---- Values at which nothing happens ----
+
+ZERO_IS_FINE = {"seed", "optim.beta1", "model.dropout", "model.init_scale", "optim.weight_decay"}
+"""Numbers that may be 0 without a word about what it means."""
+
+
+def test_a_number_that_may_be_0_says_what_0_means_or_is_known_to_be_one():
+    checked_together = {"model.beta_min", "model.beta_max"}  # the SDE refuses them
+    for name, field in FIELDS.items():
+        if type(field.default) not in (int, float) or name in checked_together:
+            continue
+        fault = field.fault(type(field.default)(0))
+        meant = re.search(r"\b0[:;]", field.help) or field.default == 0
+        fine = name in ZERO_IS_FINE or name.startswith("sampling.s_")
+        assert fault or meant or fine or name == "data.test_fraction", name
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("optim.grad_clip", 0.0, "a negative one for no limit"),
+        ("optim.grad_clip", -0.0, "a negative one for no limit"),
+        ("optim.lr", 0.0, "above 0"),
+        ("model.ema_rate", 1.0, "below 1"),
+        ("model.dropout", 1.0, "below 1"),
+        ("model.fourier_scale", 0.0, "other than 0"),
+        ("model.sigma_min", 0.0, "above 0"),
+        ("training.log_freq", 0, "for never, give more than training.n_iters"),
+        ("training.snapshot_freq", 0, "for never, give more than training.n_iters"),
+        ("training.snapshot_images", 0, "training.snapshot_sampling=False draws none"),
+        ("sampling.snr", 0.0, "sampling.corrector=none"),
+        ("sampling.n_steps_each", 0, "sampling.corrector=none"),
+        ("eval.num_samples", 0, "eval.enable_sampling=False"),
+    ],
+)
+def test_a_number_at_which_nothing_happens_is_refused_with_the_remedy(name, value, remedy):
+    assert remedy in FIELDS[name].fault(value)

@@ -34,8 +34,8 @@ def after_divergence(config: Config, step: int, folder: Path) -> str:
         )
     if saved:
         return (
-            f"the only checkpoint has these weights, so begin anew with a lower rate, such as {lower}, "
-            "and another --workdir"
+            "the only checkpoint has these weights, so begin anew with a lower rate, such as "
+            f"{lower}, and another --workdir"
         )
     if step:
         return f"nothing is saved yet, so repeat the command with a lower rate, such as {lower}"
