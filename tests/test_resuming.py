@@ -226,7 +226,7 @@ def test_a_changed_run_equals_two_stages_by_hand_and_goes_on_without_being_asked
     log = (workdir / "log.txt").read_text()
     assert "changed from step 4 on: optim.lr, from 0.002 to 0.0001" in log
     assert "--allow training.n_iters: it may change without" in log
-    assert "--allow optim.eps: it is as before" in log
+    assert "--allow optim.eps: nothing changes by it" in log
     # Later runs: the new values are the run's own, the recipe's old ones would be a change again.
     assert cli.main(command(workdir, 8, *OTHER)) == 0
     assert json.loads((workdir / "config.json").read_text())["changes"] == written["changes"]

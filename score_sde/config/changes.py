@@ -63,9 +63,10 @@ def of_checkpoint(saved: Mapping[str, Any]) -> list[Change]:
     lines = saved["versions"].splitlines()
     line = next((line for line in lines if line.startswith(_LINE)), f"{_LINE}[]")
     try:
-        return [Change(**row) for row in json.loads(line.removeprefix(_LINE))]
+        changes = [Change(**row) for row in json.loads(line.removeprefix(_LINE))]
     except (TypeError, ValueError):
         return []  # somebody's own text
+    return [change for change in changes if isinstance(change.field, str)]
 
 
 def images_seen(saved: Mapping[str, Any]) -> int:
@@ -73,8 +74,10 @@ def images_seen(saved: Mapping[str, Any]) -> int:
 
     Earlier versions counted steps, and a run had one batch size.
     """
-    steps_of_one_size = saved["step"] * from_json(saved["config"]).training.batch_size
-    return saved["data"].get("images_seen", steps_of_one_size)
+    seen = saved["data"].get("images_seen")
+    if isinstance(seen, int) and seen >= 0:
+        return seen
+    return saved["step"] * from_json(saved["config"]).training.batch_size
 
 
 def check_allowed(allow: Collection[str], config: Config) -> None:
@@ -107,7 +110,7 @@ def unneeded(allow: Collection[str], changes: Sequence[Change]) -> list[str]:
     return [
         f"--allow {name}: it may change without"
         if _is_free(name)
-        else f"--allow {name}: it is as before"
+        else f"--allow {name}: nothing changes by it"
         for name in allow
         if name not in changed
     ]
