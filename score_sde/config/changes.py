@@ -100,8 +100,8 @@ def check_allowed(allow: Collection[str], config: Config) -> None:
                 f"(--allow takes {', '.join(takes)})"
             )
         near = difflib.get_close_matches(name, takes, n=1, cutoff=0.4)
-        hint = f", did you mean {near[0]}" if near else ""
-        raise ValueError(f"--allow {name}: no such field{hint}? It takes {', '.join(takes)}")
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"--allow {name}: no such field{hint}; it takes {', '.join(takes)}")
 
 
 def unneeded(allow: Collection[str], changes: Sequence[Change]) -> list[str]:
@@ -159,8 +159,8 @@ def of_images(
 ) -> list[Change]:
     """The change of images that a resumed run makes, if any.
 
-    Where the run ended at an image that could not be read (`unreadable`), as many images under
-    the same names are those of before, repaired.
+    Where the run ended at an image that could not be read (`unreadable`), other images of the
+    same number are taken for those of before, repaired; that counts as a change, too.
 
     Args:
         saved: the newest checkpoint of its work directory; converted ones know no images.
