@@ -147,15 +147,16 @@ def train(
             changes.images_seen(saved) if saved else 0,
             stop,
         )
-        for report in [*reports, origin, *changed, *changes.unneeded(allow, changed)]:
-            if report:
-                log.say(str(report))
+        for report in filter(None, [*reports, origin]):
+            log.say(report)
         if state.step >= config.training.n_iters:
             log.say(
                 f"nothing to do: {state.step} steps are made and {config.training.n_iters} asked "
                 "for; raise --config.training.n_iters to go on"
             )
             return
+        for line in [*changed, *changes.unneeded(allow, changed)]:
+            log.say(str(line))
         history.record(config, workdir, origin=origin, changes=changes.plain(run.changes))
         infos = (train_source.info, test_source.info)
         log.say(first_screen(config, state, sde, device, *infos, workdir))
