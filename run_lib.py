@@ -1,6 +1,6 @@
 """Runs by the names of the 2021 release; all modes are in `score_sde.commands`."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -12,16 +12,17 @@ from score_sde.commands.train import train as _train
 from score_sde.config.build import NETWORKS
 
 
-def train(config: Any, workdir: str | Path) -> None:
+def train(config: Any, workdir: str | Path, *, allow: Collection[str] = ()) -> None:
     """Trains, from the newest checkpoint of the work directory if there is one.
 
     Args:
         config: of the release or ours; fields that it lacks have the library's defaults, and
             `model.name` may be that of a registered network.
         workdir: made where missing.
+        allow: what a resumed run may change, as --allow of the command line.
     """
     with _registered(config):
-        _train(complete(config), Path(workdir))
+        _train(complete(config), Path(workdir), allow=allow)
 
 
 def evaluate(config: Any, workdir: str | Path, eval_folder: str | Path = "eval") -> None:

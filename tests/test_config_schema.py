@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from sampling import get_corrector, get_predictor
 from score_sde import sde as sde_room
 from score_sde.commands import cli
 from score_sde.commands.smoke import reduced
-from score_sde.config import history, listing, parts, schema
+from score_sde.config import changes, history, listing, parts, schema
 from score_sde.config.build import build_network
 from score_sde.config.check import check_config, check_fields
 from score_sde.config.history import leaves
@@ -75,6 +76,12 @@ def parsed(recipe, *words):
 
 def vp(*words):
     return parsed("configs/vp/digits.py", *words)
+
+
+def changed(written, config, allow=()):
+    """What a run of this config changes of a checkpoint of step 7 with a written config."""
+    saved = {"config": written, "step": 7, "versions": ""}
+    return changes.of_fields(saved, Path("run/checkpoints/step_00000007.pt"), config, allow)
 
 
 def test_the_page_of_fields_is_made_from_the_rows():
@@ -208,7 +215,7 @@ def test_a_field_that_a_recipe_adds_is_kept_recorded_and_fixed(tmp_path):
     assert json.loads(history.to_json(config))["model"]["rho"] == 7.0
     assert other.model.rho == 5.0
     with pytest.raises(ValueError, match=r"model\.rho is 7\.0 there and 5\.0 here"):
-        history.refuse_other_run(history.to_json(config), other, tmp_path)
+        changed(history.to_json(config), other)
     # It belongs to what was trained; a run from before it has no value, and the recipe's counts.
     assert history.adopt(other, history.to_json(config), {}, path).model.rho == 7.0
     assert history.adopt(config, history.to_json(vp()), {}, path).model.rho == 7.0
@@ -223,9 +230,9 @@ def test_a_field_added_later_means_what_older_runs_did(tmp_path, monkeypatch):
     new = vp()
     assert new.training.novelty == 0.5
     with pytest.raises(ValueError, match=r"novelty is 0\.0 there and 0\.5 here"):
-        history.refuse_other_run(written, new, tmp_path)
+        changed(written, new)
     same = vp("--config.training.novelty=0.0")
-    history.refuse_other_run(written, same, tmp_path)
+    assert changed(written, same) == []
     assert history.adopt(new, written, {}, tmp_path).training.novelty == 0.0
     # Digests, by which shards are found again, change only where the runs do.
     assert history.of_checkpoint(same) == digest
@@ -358,3 +365,56 @@ def test_the_command_line_locks_the_config_and_modes_name_options_that_exist():
     for name, mode in cli.MODES.items():
         assert set(mode.options) <= options.keys(), name
         assert dataclasses.is_dataclass(mode)
+
+
+# ---- Values at which nothing happens ----
+
+ZERO_IS_FINE = {"seed", "optim.beta1", "model.dropout", "model.init_scale", "optim.weight_decay"}
+"""Numbers that may be 0 without a word about what it means."""
+
+
+def refusal(config, name, value):
+    """What is said of a field of a config that holds a value; empty where it may."""
+    config = config.copy_and_resolve_references()
+    group, _, leaf = name.rpartition(".")
+    with config.unlocked():
+        (config[group] if group else config)[leaf] = value
+    try:
+        check_fields(config)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_a_number_that_may_be_0_says_what_0_means_or_is_known_to_be_one():
+    config = vp()
+    checked_together = {"model.beta_min", "model.beta_max"}  # the SDE refuses them
+    for name, field in FIELDS.items():
+        if type(field.default) not in (int, float) or name in checked_together:
+            continue
+        fault = refusal(config, name, type(field.default)(0))
+        meant = re.search(r"\b0[:;]", field.help) or field.default == 0
+        fine = name in ZERO_IS_FINE or name.startswith("sampling.s_")
+        assert fault or meant or fine or name == "data.test_fraction", name
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("optim.grad_clip", 0.0, "a negative one for no limit"),
+        ("optim.grad_clip", -0.0, "a negative one for no limit"),
+        ("optim.lr", 0.0, "above 0"),
+        ("model.ema_rate", 1.0, "below 1"),
+        ("model.dropout", 1.0, "below 1"),
+        ("model.fourier_scale", 0.0, "other than 0"),
+        ("model.sigma_min", 0.0, "above 0"),
+        ("training.log_freq", 0, "for never, give more than training.n_iters"),
+        ("training.snapshot_freq", 0, "for never, give more than training.n_iters"),
+        ("training.snapshot_images", 0, "training.snapshot_sampling=False draws none"),
+        ("sampling.snr", 0.0, "sampling.corrector=none"),
+        ("sampling.n_steps_each", 0, "sampling.corrector=none"),
+        ("eval.num_samples", 0, "eval.enable_sampling=False"),
+    ],
+)
+def test_a_number_at_which_nothing_happens_is_refused_with_the_remedy(name, value, remedy):
+    assert remedy in refusal(vp(), name, value)

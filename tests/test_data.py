@@ -129,12 +129,22 @@ def test_order_depends_on_seed_and_not_on_batch_size():
     assert not torch.equal(order(1, 5), order(1 + 2**40, 5))
 
 
+def test_batches_of_another_size_go_on_at_the_same_image():
+    options = dict(seed=3, random_flip=True, dequantise=True)
+    whole = take(train_batches(memory_source(), batch_size=4, **options), 9)
+    (first,) = take(train_batches(memory_source(), batch_size=12, **options), 1)
+    rest = take(train_batches(memory_source(), batch_size=6, start=12, **options), 4)
+    for entry in ("index", "image", "label"):
+        expected = torch.cat([batch[entry] for batch in whole])
+        assert torch.equal(torch.cat([b[entry] for b in [first, *rest]]), expected)
+
+
 @pytest.mark.parametrize("start_step", [1, 2, 7])
 def test_resumed_stream_equals_the_uninterrupted_one(start_step):
     options = dict(batch_size=4, seed=3, random_flip=True, dequantise=True)
     whole = take(train_batches(memory_source(), **options), 10)
     resumed = take(
-        train_batches(memory_source(), start_step=start_step, **options), 10 - start_step
+        train_batches(memory_source(), start=4 * start_step, **options), 10 - start_step
     )
     assert_same(resumed, whole[start_step:])
 
@@ -445,7 +455,7 @@ def test_streaming_gives_what_memory_gives_and_resumes(tmp_path):
     options = dict(batch_size=4, seed=1, random_flip=True, dequantise=True)
     whole = take(train_batches(kept, **options), 5)
     assert_same(take(train_batches(streamed, **options), 5), whole)
-    assert_same(take(train_batches(streamed, start_step=3, **options), 2), whole[3:])
+    assert_same(take(train_batches(streamed, start=12, **options), 2), whole[3:])
     assert_same(
         list(eval_batches(streamed, batch_size=4)),
         list(eval_batches(kept, batch_size=4)),

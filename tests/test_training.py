@@ -288,6 +288,7 @@ def test_loss_by_level_averages_within_equal_parts_and_leaves_out_empty_ones():
     ("make", "words"),
     [
         (lambda: make_step(accumulation=0), "accumulation=0"),
+        (lambda: make_step(grad_clip=0.0), "a negative one for no limit"),
         (lambda: make_step(autocast_dtype=torch.float16), "torch.bfloat16"),
         (lambda: make_optimizer([], name="SGD"), "Adam, AdamW"),
         (lambda: make_optimizer([], implementation="slow"), "auto, fused, foreach"),

@@ -2,7 +2,7 @@
 
 Everything a run writes lies in its work directory:
 
-    config.json      the resolved config, versions, the source's commit
+    config.json      the resolved config, versions, the source's commit, changes on the way
     log.txt          what was printed, appended on resume
     metrics.jsonl    the curves; loss.png draws them
     checkpoints/     step_00001000.pt: the newest, and the milestones

@@ -84,7 +84,7 @@ MODES: dict[str, Mode] = {
     "train": Mode(
         "score_sde.commands.modes:train",
         "train, or resume the work directory's run",
-        ("init_from", "smoke"),
+        ("init_from", "allow", "smoke"),
     ),
     "sample": Mode("score_sde.commands.modes:sample", "draw images", _DRAWING),
     "eval": Mode(

@@ -19,7 +19,13 @@ def train(command: Command) -> None:
     if command.options["smoke"]:
         smoke(command.config)
     else:
-        train_network(command.config, command.workdir, init_from=command.options["init_from"])
+        given = command.options["allow"] or []
+        train_network(
+            command.config,
+            command.workdir,
+            init_from=command.options["init_from"],
+            allow=[name for names in given for name in names],
+        )
 
 
 def sample(command: Command) -> None:

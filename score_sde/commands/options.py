@@ -20,6 +20,17 @@ class _Text(flags.ArgumentParser):
         return argument
 
 
+class _Names(_Text):
+    syntactic_help = "names"
+
+    def parse(self, argument: str) -> list[str]:
+        """The names between commas."""
+        names = [name.strip() for name in super().parse(argument).split(",")]
+        if not any(names):
+            raise ValueError("it names nothing; give names of fields, as optim.lr,optim.warmup")
+        return [name for name in names if name]
+
+
 class _Path(_Text):
     syntactic_help = "a path"
 
@@ -50,6 +61,15 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
     path("checkpoint", "A file, or a folder of diffusers. Default: the newest of the workdir.")
     path("eval_folder", "Default: eval/ in the work directory.")
     path("init_from", "Train from this checkpoint's weights.")
+    flags.DEFINE_multi(
+        _Names(),
+        flags.ArgumentSerializer(),
+        "allow",
+        None,
+        "What a resumed run may change: names of fields with commas between them, as "
+        "optim.lr,training.batch_size, and data for other images.",
+        **here,
+    )
     path("input", "An image, a folder of them or an array file. Default: test images.")
     path(
         "output",

@@ -2,7 +2,7 @@
 
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from score_sde import checkpoints, noise, pictures
+from score_sde.commands import advice
 from score_sde.commands.drawing import FILM_IMAGES, FILM_PIXELS, draw_with_film
 from score_sde.commands.first_screen import FIRST_STEPS, first_screen
 from score_sde.commands.progress import (
@@ -23,7 +24,7 @@ from score_sde.commands.progress import (
     stop_signals,
 )
 from score_sde.commands.weights import begin_from, origin_of, provenance
-from score_sde.config import history
+from score_sde.config import changes, history
 from score_sde.config.build import (
     Config,
     build_device,
@@ -70,6 +71,8 @@ class _Run:
     train_source: Source
     test_source: Source
     origin: str
+    changes: list[changes.Change]
+    images_seen: int
     stop: Stop
     records: list[StepRecord] = field(default_factory=list)
 
@@ -83,6 +86,7 @@ def train(
     workdir: Path,
     *,
     init_from: Path | None = None,
+    allow: Collection[str] = (),
     sources: tuple[Source, Source] | None = None,
     quiet: bool = False,
 ) -> None:
@@ -92,6 +96,7 @@ def train(
         config: the recipe.
         workdir: made where missing.
         init_from: a checkpoint, ours or published, whose averaged weights a new run begins with.
+        allow: what a resumed run may change: names of fields, and "data" for other images.
         sources: training and test images; the config's own by default.
         quiet: leave the screen alone.
 
@@ -103,19 +108,22 @@ def train(
     """
     check_config(config)
     check_memory(config, empty_network(config), copies=5)
+    changes.check_allowed(allow, config)
     reports: list[str] = []
+    changed: list[changes.Change] = []
     origin = ""
-    _, saved = checkpoints.newest(workdir / "checkpoints", reports.append) or (None, None)
+    found = checkpoints.newest(workdir / "checkpoints", reports.append)
+    path, saved = found or (workdir, None)
     if saved:
-        history.refuse_other_run(saved["config"], config, workdir)
+        changed = changes.of_fields(saved, path, config, allow)
         origin = origin_of(saved, init_from, workdir)
     train_source, test_source = sources or build_sources(config)
     check_data(config, train_source.info)
     if saved:
-        history.refuse_other_data(saved["data"], train_source.info, workdir)
+        changed += changes.of_images(saved, path, train_source.info, allow)
     torch.manual_seed(config.seed)
     sde = build_sde(config)
-    with advice_on_memory(_less_memory(config)):
+    with advice_on_memory(advice.less_memory(config)):
         state = build_state(config)
     if saved:
         state.load_state_dict(saved)
@@ -127,7 +135,20 @@ def train(
         device = build_device(config)
         objective = build_objective(config, sde)
         data = (train_source, test_source)
-        run = _Run(config, workdir, log, device, sde, objective, state, *data, origin, stop)
+        run = _Run(
+            config,
+            workdir,
+            log,
+            device,
+            sde,
+            objective,
+            state,
+            *data,
+            origin,
+            [*(changes.of_checkpoint(saved) if saved else []), *changed],
+            changes.images_seen(saved) if saved else 0,
+            stop,
+        )
         for report in filter(None, [*reports, origin]):
             log.say(report)
         if state.step >= config.training.n_iters:
@@ -136,10 +157,12 @@ def train(
                 "for; raise --config.training.n_iters to go on"
             )
             return
-        history.record(config, workdir, origin)
+        for line in [*changed, *changes.unneeded(allow, changed)]:
+            log.say(str(line))
+        history.record(config, workdir, origin=origin, changes=changes.plain(run.changes))
         infos = (train_source.info, test_source.info)
         log.say(first_screen(config, state, sde, device, *infos, workdir))
-        with advice_on_memory(_less_memory(config)):
+        with advice_on_memory(advice.less_memory(config)):
             _loop(run)
 
 
@@ -155,7 +178,7 @@ def _loop(run: _Run) -> None:
         run.train_source,
         batch_size=config.training.batch_size,
         seed=config.seed,
-        start_step=state.step,
+        start=run.images_seen,
         device=run.device,
         random_flip=config.data.random_flip,
         dequantise=config.data.uniform_dequantization,
@@ -164,9 +187,11 @@ def _loop(run: _Run) -> None:
     clock = Clock(config.training.batch_size)
     try:
         while state.step < config.training.n_iters:
-            batch = next(batches)
+            with _reading(run):
+                batch = next(batches)
             x_0 = scale(batch["image"]).contiguous(memory_format=memory)
             run.records.append(step(state, x_0, batch["label"] if labelled else None))
+            run.images_seen += config.training.batch_size
             bar.update()
             stopping = stop.signal is not None  # asked once: what comes later waits for a save
             _after_step(run, clock, stopping=stopping)
@@ -175,7 +200,10 @@ def _loop(run: _Run) -> None:
                 log.say(f"stopped by {name}; step {state.step} is saved, the same command resumes")
                 raise SystemExit(128 + stop.signal)
     except TrainingDiverged as error:
-        raise _diverged(run, error) from None
+        do = advice.after_divergence(config, error.step, run.checkpoints)
+        advised = TrainingDiverged(error.what, error.step, do)
+        log.say(str(advised))
+        raise advised from None
     except RuntimeError as error:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
@@ -249,7 +277,8 @@ def held_out_loss(run: _Run) -> float:
     config, seed = run.config, run.config.seed
     n = min(config.training.batch_size, len(run.test_source))
     index = torch.arange(n)
-    images = to_unit(run.test_source.images(index), run.test_source.info.levels)
+    with _reading(run):
+        images = to_unit(run.test_source.images(index), run.test_source.info.levels)
     x_0 = build_scaler(config)(images.to(run.device))
     label = run.test_source.labels(index).to(run.device)
     t = run.objective.times(n, run.device, torch.Generator(run.device).manual_seed(seed))
@@ -260,14 +289,19 @@ def held_out_loss(run: _Run) -> float:
     return losses.mean().item()
 
 
-def _save(run: _Run) -> None:
-    training = run.config.training
+def _save(run: _Run, **more: str) -> None:
+    training, info = run.config.training, run.train_source.info
+    position = {
+        "images_seen": run.images_seen,
+        "fingerprint": info.fingerprint,
+        "num_images": info.num_images,
+    }
     state: dict[str, Any] = {
         **run.state.state_dict(),
         "rng": checkpoints.rng_state(),
-        "data": {"step": run.state.step, "fingerprint": run.train_source.info.fingerprint},
+        "data": position | more,
         "config": history.to_json(run.config),
-        "versions": provenance(run.origin),
+        "versions": provenance(run.origin, changes.as_line(run.changes)),
     }
     checkpoints.save(
         run.checkpoints,
@@ -319,18 +353,19 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
         network.train()
 
 
-def _diverged(run: _Run, error: TrainingDiverged) -> TrainingDiverged:
-    saved = checkpoints.steps(run.checkpoints)
-    last = checkpoints.path_of(run.checkpoints, saved[-1]) if saved else "none"
-    run.log.say(f"{error} (last good checkpoint: {last})")
-    return TrainingDiverged(f"{error} (last good checkpoint: {last})", error.step)
+@contextmanager
+def _reading(run: _Run) -> Iterator[None]:
+    """Where images are read within: one that can't be ends the run, after a save.
 
-
-def _less_memory(config: Config) -> str:
-    training = config.training
-    return (
-        f"with {training.batch_size} images in {training.accumulation} part(s): "
-        f"raise --config.training.accumulation (to {2 * training.accumulation}), lower "
-        "--config.training.batch_size, set --config.training.precision=bf16, or take a narrower "
-        "network (--config.model.nf)"
-    )
+    The checkpoint then says so, by which repaired images are known (`changes.of_images`).
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        words = str(error)
+        if run.state.step:
+            check_finite(run.records)
+            _save(run, unreadable=words)
+            words = advice.unreadable(error, run.state.step)
+        run.log.say(words)
+        raise ValueError(words) from error

@@ -168,10 +168,10 @@ def origin_of(written: dict[str, Any], wanted: Path | None, workdir: Path) -> st
     return origin
 
 
-def provenance(origin: str) -> str:
-    """The entry `versions` of a checkpoint: what wrote it, and where its weights began."""
+def provenance(*more: str) -> str:
+    """The entry `versions` of a checkpoint: what wrote it, and more lines on its run."""
     lines = [f"{name} {version}" for name, version in history.versions().items()]
-    return "\n".join(filter(None, [*lines, origin]))
+    return "\n".join(filter(None, [*lines, *more]))
 
 
 def convert(path: Path, output: Path, config: Config | None) -> str:

@@ -1,4 +1,4 @@
-"""How a config is written down, compared with an earlier one, and taken over from a checkpoint."""
+"""How a config is written down, read again, and taken over from a checkpoint."""
 
 import json
 import platform
@@ -11,7 +11,6 @@ from score_sde import __version__, atomic
 from score_sde.config.build import Config
 from score_sde.config.parts import COMMON, as_config, by_dotted_name
 from score_sde.config.schema import FIELDS
-from score_sde.data import DatasetInfo
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "ml_collections")
 
@@ -31,13 +30,17 @@ def versions() -> dict[str, str]:
     }
 
 
-def record(config: Config, workdir: Path, origin: str = "") -> None:
+def record(config: Config, workdir: Path, **more: Any) -> None:
     """Writes the resolved config, the versions and the source's commit to WORKDIR/config.json.
 
-    Also where the run's first weights came from, if it did not begin with fresh ones.
+    Args:
+        config: of the run.
+        workdir: its work directory.
+        **more: what else is known of it, left out where it is empty: where its first weights came
+            from (`origin`), what was changed on its way (`changes`).
     """
     known = {"config": json.loads(to_json(config)), **versions()}
-    text = json.dumps(known | ({"origin": origin} if origin else {}), indent=2)
+    text = json.dumps(known | {name: fact for name, fact in more.items() if fact}, indent=2)
     path = workdir / "config.json"
     try:
         atomic.write(path, lambda file: file.write(f"{text}\n".encode()))
@@ -46,49 +49,6 @@ def record(config: Config, workdir: Path, origin: str = "") -> None:
             f"cannot write {path} ({error.strerror or error}): free some space or choose another "
             "--workdir"
         ) from error
-
-
-def refuse_other_run(written: str, config: Config, workdir: Path) -> None:
-    """Raises where a work directory's checkpoints belong to another experiment.
-
-    Args:
-        written: the config of its checkpoint, as JSON.
-        config: the config of this run.
-        workdir: named in the message.
-
-    Raises:
-        ValueError: names up to three fields that differ and may not.
-    """
-    before, now = _leaves(written), _leaves(to_json(config))
-    differing = [
-        f"{name} is {before.get(name, 'absent')!r} there and {now.get(name, 'absent')!r} here"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and not _may_change(name)
-    ]
-    if differing:
-        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise ValueError(
-            f"{workdir} holds checkpoints of another run: {', '.join(differing[:3])}{more}; "
-            "repeat the first command to resume it, or choose another --workdir"
-        )
-
-
-def refuse_other_data(written: dict[str, Any], info: DatasetInfo, workdir: Path) -> None:
-    """Raises where a work directory's checkpoints were trained on other images.
-
-    Args:
-        written: the entry `data` of its checkpoint; converted ones do not know their images.
-        info: the training images of this run.
-        workdir: named in the message.
-
-    Raises:
-        ValueError: the images differ.
-    """
-    if written.get("fingerprint", info.fingerprint) != info.fingerprint:
-        raise ValueError(
-            f"{workdir} holds checkpoints of other images than the {info.num_images:,} of "
-            f"{info.name} here: set data.root to those it began with, or choose another --workdir"
-        )
 
 
 def adopt(config: Config, written: str, overrides: dict[str, Any], checkpoint: Path) -> Config:
@@ -164,11 +124,6 @@ def _as_before_they_were_added(leaves: dict[str, Any]) -> dict[str, Any]:
         for name, value in leaves.items()
         if not (added(name) and value == _plain(FIELDS[name].older))
     }
-
-
-def _may_change(name: str) -> bool:
-    """Whether a resumed run may have another value; fields unknown to the schema may not."""
-    return name in FIELDS and FIELDS[name].resume == "free"
 
 
 def _from_checkpoint(name: str) -> str:

@@ -19,7 +19,7 @@ class Number:
     Attributes:
         words: the range, as in "it must be …".
         within: whether a number lies in it.
-        refusal: what is said of one that does not; from the words by default.
+        refusal: what is said of a finite one that does not; from the words by default.
     """
 
     words: str
@@ -30,7 +30,8 @@ class Number:
         """Refuses a value of the field `what` with a ValueError."""
         finite = isinstance(value, Integral) or math.isfinite(value)
         if not (finite and self.within(value)):
-            raise ValueError(f"{what}={value!r}: {self.refusal or f'it must be {self.words}'}")
+            words = (finite and self.refusal) or f"it must be {self.words}"
+            raise ValueError(f"{what}={value!r}: {words}")
 
 
 class Names:
@@ -99,10 +100,16 @@ def up_to(most: int) -> Number:
 
 
 AT_LEAST_1 = Number("at least 1", lambda x: x >= 1)
+EVERY = Number(
+    "at least 1",
+    lambda x: x >= 1,
+    "it must be at least 1; for never, give more than training.n_iters",
+)
 AT_LEAST_0 = Number("at least 0", lambda x: x >= 0, "it may not be negative")
 ABOVE_0 = Number("above 0", lambda x: x > 0)
 SHARE = Number("from 0 to below 1", lambda x: 0 <= x < 1)
 FINITE = Number("a finite number", lambda x: True)
+NOT_0 = Number("a finite number other than 0", lambda x: x != 0)
 SEED = Number("a whole number of 64 bits", lambda x: -(2**63) <= x < 2**63)
 AUTO_ON_OFF = Names("auto", "on", "off")
 

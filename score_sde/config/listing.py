@@ -26,7 +26,12 @@ def help_text() -> str:
     return "\n".join(lines)
 
 
-_RESUMED = {"free": "yes", "on_request": "when allowed by name", "never": "no"}
+_RESUMED = {
+    "free": "yes",
+    "on_request": "with `--allow {name}`",
+    "images": "with `--allow data`",
+    "never": "no",
+}
 
 
 def page() -> str:
@@ -47,7 +52,7 @@ def page() -> str:
             holds = field.holds.words if field.holds else type(field.default).__name__
             lines.append(
                 f"| `{name}` | `{field.default!r}` | {field.help} | {holds} "
-                f"| {_RESUMED[field.resume]} |"
+                f"| {_RESUMED[field.resume].format(name=name)} |"
             )
     return "\n".join([*lines, ""])
 

@@ -18,9 +18,11 @@ from score_sde.config.holds import (
     AT_LEAST_0,
     AT_LEAST_1,
     AUTO_ON_OFF,
+    EVERY,
     FINITE,
     KERNEL,
     LEVELS,
+    NOT_0,
     SEED,
     SHARE,
     SIDES,
@@ -56,7 +58,8 @@ class Field:
         help: one line.
         holds: what it may hold, None for whatever its type allows.
         resume: whether a resumed run may change it. "free": at any time; "on_request": where the
-            user allows it by name; "never": it would be another experiment.
+            user allows it by name (--allow NAME); "images": where other images are allowed
+            (--allow data); "never": it would be another experiment.
         from_checkpoint: whether a checkpoint decides it when samples are drawn from it. "yes";
             "unless_given": where the command does not say otherwise; "no": the recipe does.
         older: what runs did that were made before the field was added; None for the fields of
@@ -66,7 +69,7 @@ class Field:
     default: Any
     help: str
     holds: Number | Names | Numbers | None = None
-    resume: Literal["free", "on_request", "never"] = "never"
+    resume: Literal["free", "on_request", "images", "never"] = "never"
     from_checkpoint: Literal["yes", "unless_given", "no"] = "no"
     older: Any = None
 
@@ -100,7 +103,15 @@ class Field:
 
 
 _free = partial(Field, resume="free")
+_allowed = partial(Field, resume="on_request")
 _model = partial(Field, from_checkpoint="yes")
+_images = partial(_model, resume="images")
+
+
+def _at_least_1(instead: str) -> Number:
+    """Counts of what is switched off by another field."""
+    return Number(AT_LEAST_1.words, AT_LEAST_1.within, f"it must be at least 1; {instead}")
+
 
 FIELDS: dict[str, Field] = {
     "seed": Field(42, "decides weights, data order, training noise and samples", SEED),
@@ -119,21 +130,23 @@ FIELDS: dict[str, Field] = {
         "how training times are drawn",
         Names(table="score_sde.objectives:TIME_SAMPLERS"),
     ),
-    "training.batch_size": Field(128, "images in one update, over all processes", AT_LEAST_1),
+    "training.batch_size": _allowed(128, "images in one update, over all processes", AT_LEAST_1),
     "training.accumulation": _free(
         1, "parts that a batch is split into, to save memory", AT_LEAST_1
     ),
     "training.n_iters": _free(1300001, "updates in all", AT_LEAST_1),
-    "training.log_freq": _free(50, "steps between log lines", AT_LEAST_1),
-    "training.eval_freq": _free(100, "steps between held-out losses", AT_LEAST_1),
+    "training.log_freq": _free(50, "steps between log lines", EVERY),
+    "training.eval_freq": _free(100, "steps between held-out losses", EVERY),
     "training.snapshot_freq": _free(
-        50000, "steps between checkpoints that are kept, each with a sample grid", AT_LEAST_1
+        50000, "steps between checkpoints that are kept, each with a sample grid", EVERY
     ),
     "training.snapshot_freq_for_preemption": _free(
-        10000, "steps between checkpoints to resume from", AT_LEAST_1
+        10000, "steps between checkpoints to resume from", EVERY
     ),
     "training.snapshot_sampling": _free(True, "draw samples at each snapshot"),
-    "training.snapshot_images": _free(64, "how many", AT_LEAST_1),
+    "training.snapshot_images": _free(
+        64, "how many", _at_least_1("training.snapshot_sampling=False draws none")
+    ),
     "training.keep_checkpoints": _free(
         3, "newest checkpoints kept, beside those of snapshot_freq", AT_LEAST_1
     ),
@@ -161,8 +174,18 @@ FIELDS: dict[str, Field] = {
         "of pc: the steps at each time",
         Names(table="score_sde.solvers.correctors:CORRECTORS"),
     ),
-    "sampling.n_steps_each": _free(1, "corrector steps at each time", AT_LEAST_1),
-    "sampling.snr": _free(0.16, "signal-to-noise ratio of the Langevin step", ABOVE_0),
+    "sampling.n_steps_each": _free(
+        1, "corrector steps at each time", _at_least_1("sampling.corrector=none makes none")
+    ),
+    "sampling.snr": _free(
+        0.16,
+        "signal-to-noise ratio of the Langevin step",
+        Number(
+            ABOVE_0.words,
+            ABOVE_0.within,
+            "it must be above 0; sampling.corrector=none makes no Langevin step",
+        ),
+    ),
     "sampling.norms": _free(
         "sample",
         "norms in the Langevin step: each sample's, or the batch's mean as in the 2021 release",
@@ -192,7 +215,11 @@ FIELDS: dict[str, Field] = {
     "eval.bpd_batch_size": _free(
         128, "images, for bits/dim, whose backward pass keeps all activations", AT_LEAST_1
     ),
-    "eval.num_samples": _free(50000, "samples that distances are computed of", AT_LEAST_1),
+    "eval.num_samples": _free(
+        50000,
+        "samples that distances are computed of",
+        _at_least_1("eval.enable_sampling=False computes none"),
+    ),
     "eval.begin_ckpt": _free(
         0, "first step of the checkpoints to evaluate; both 0: the newest", AT_LEAST_0
     ),
@@ -204,7 +231,11 @@ FIELDS: dict[str, Field] = {
     "eval.bpd_images": _free(
         0, "images of each split, at random; 0: as many as there are test images", AT_LEAST_0
     ),
-    "eval.bpd_draws": _free(1, "uniform dequantisations of each image", AT_LEAST_1),
+    "eval.bpd_draws": _free(
+        1,
+        "uniform dequantisations of each image",
+        _at_least_1("eval.enable_bpd=False computes no bits/dim"),
+    ),
     "eval.bpd_probes": _free(1, "probes for the trace, in each", AT_LEAST_1),
     "eval.bpd_eps": _free(1e-5, "time at which the flow begins", ABOVE_0),
     "eval.hutchinson_type": _free(
@@ -228,26 +259,26 @@ FIELDS: dict[str, Field] = {
         Names("train", "test"),
     ),
     "eval.stats_folder": _free("runs/stats", "keeps feature networks and statistics"),
-    "data.dataset": _model(
+    "data.dataset": _images(
         "CIFAR10", "a row of score_sde.data:DATASETS, spelt with or without - _"
     ),
     "data.root": _free("data", "the folder that data sets lie in", from_checkpoint="unless_given"),
     "data.download": _free(True, "fetch what torchvision can where it is missing"),
-    "data.category": _model("", "of LSUN, such as church_outdoor"),
+    "data.category": _images("", "of LSUN, such as church_outdoor"),
     # Another share would make test images of training images.
-    "data.test_fraction": _model(0.1, "test images of a folder without a test part", SHARE),
+    "data.test_fraction": _images(0.1, "test images of a folder without a test part", SHARE),
     "data.image_size": _model(32, "height in pixels, and width unless image_width", one_to(65536)),
     "data.image_width": _model(0, "width in pixels; 0: square images", up_to(65536)),
     "data.num_channels": _model(3, "colours", one_to(65536)),
-    "data.random_flip": Field(True, "mirror training images at random"),
+    "data.random_flip": _allowed(True, "mirror training images at random"),
     "data.centered": _model(False, "the network's images lie in [-1, 1] instead of [0, 1]"),
-    "data.uniform_dequantization": Field(False, "add uniform noise to training images"),
+    "data.uniform_dequantization": _allowed(False, "add uniform noise to training images"),
     "model.name": _model(
         "ncsnpp", "the network", Names(table="score_sde.networks.table:NETWORKS")
     ),
     "model.num_scales": _model(1000, "noise levels of the SDE's chain", one_to(10**7)),
-    "model.sigma_min": _model(0.01, "smallest noise level, of VE", FINITE),
-    "model.sigma_max": _model(50.0, "largest noise level, of VE", FINITE),
+    "model.sigma_min": _model(0.01, "smallest noise level, of VE", ABOVE_0),
+    "model.sigma_max": _model(50.0, "largest noise level, of VE", ABOVE_0),
     "model.beta_min": _model(0.1, "rate β at time 0, of VP and sub-VP", FINITE),
     "model.beta_max": _model(20.0, "rate β at time 1, of VP and sub-VP", FINITE),
     "model.ema_rate": _model(0.999, "decay of the weights' moving average; 0: none", SHARE),
@@ -275,18 +306,30 @@ FIELDS: dict[str, Field] = {
     "model.embedding_type": _model(
         "fourier", "of ncsnpp: fourier (of log σ) or positional (of a time or step)"
     ),
-    "model.fourier_scale": _model(16.0, "of the Fourier frequencies", FINITE),
+    "model.fourier_scale": _model(16.0, "of the Fourier frequencies", NOT_0),
     "model.scale_by_sigma": _model(True, "divide the output by the noise level, as scores are"),
-    "optim.optimizer": Field("Adam", "its kind", Names("Adam", "AdamW")),
-    "optim.lr": Field(2e-4, "learning rate", ABOVE_0),
-    "optim.beta1": Field(0.9, "decay of the first moment", SHARE),
-    "optim.eps": Field(1e-8, "added to the root of the second moment", ABOVE_0),
-    "optim.weight_decay": Field(
+    "optim.optimizer": _allowed("Adam", "its kind", Names("Adam", "AdamW")),
+    "optim.lr": _allowed(2e-4, "learning rate", ABOVE_0),
+    "optim.beta1": _allowed(0.9, "decay of the first moment", SHARE),
+    "optim.eps": _allowed(1e-8, "added to the root of the second moment", ABOVE_0),
+    "optim.weight_decay": _allowed(
         0.0, "of Adam within the gradient, of AdamW beside it", AT_LEAST_0
     ),
+    # Never: the largest second moment of the updates before is not there.
     "optim.amsgrad": Field(False, "keep the largest second moment"),
-    "optim.warmup": Field(5000, "steps over which the learning rate rises; 0: none", AT_LEAST_0),
-    "optim.grad_clip": Field(1.0, "largest norm of the gradient; negative: no limit", FINITE),
+    "optim.warmup": _allowed(
+        5000, "steps over which the learning rate rises; 0: none", AT_LEAST_0
+    ),
+    "optim.grad_clip": _allowed(
+        1.0,
+        "largest norm of the gradient; negative: no limit",
+        Number(
+            NOT_0.words,
+            NOT_0.within,
+            "a limit of 0 makes every gradient 0: give a number above 0, or a negative one for "
+            "no limit",
+        ),
+    ),
 }
 
 

@@ -5,10 +5,10 @@ white 1. Dequantised ones are (k + u) / L with u uniform in (0, 1): then the mea
 density bounds the code length of the integers from above (Theis et al. 2016, "A note on the
 evaluation of generative models", section 3.1). Likelihoods need this noise, sampling does not.
 
-**Order.** Training images come in the permutations of epochs 0, 1, 2, … one after another; batch
-number s takes the places s B … (s + 1) B - 1 of that endless order, so batches cross from epoch to
-epoch and no image is dropped. Flips and dequantisation noise belong to an image in an epoch. So a
-batch is a function of (seed, step) alone, and training resumes at any step.
+**Order.** Training images come in the permutations of epochs 0, 1, 2, … one after another; each
+batch takes the next B places of that endless order, so batches cross from epoch to epoch and no
+image is dropped. Flips and dequantisation noise belong to an image in an epoch. So a batch is a
+function of (seed, place) alone, and training resumes at any place, in batches of any size.
 """
 
 import itertools
@@ -80,20 +80,20 @@ def train_batches(
     *,
     batch_size: int,
     seed: int,
-    start_step: int = 0,
+    start: int = 0,
     device: torch.device | str = "cpu",
     random_flip: bool = False,
     dequantise: bool = False,
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[Batch]:
-    """Training batches without end, from step `start_step` on.
+    """Training batches without end, from the image at place `start` of their order on.
 
     Args:
         source: the training split.
         batch_size: images of all processes together; it may exceed the number of images.
         seed: the run's seed: order, flips and dequantisation noise follow from it.
-        start_step: number of the first batch; resuming gives what an uninterrupted run would have
+        start: images that were taken before; resuming gives what an uninterrupted run would have
             seen.
         device: where batches are made: images go there whole where they fit, else batch by batch
             as uint8.
@@ -119,8 +119,8 @@ def train_batches(
     mine = parallel.shard(batch_size, rank, world)
     order = EpochOrder(len(source), seed)
     plan = (
-        order(range(step * batch_size + mine.start, step * batch_size + mine.stop))
-        for step in itertools.count(start_step)
+        order(range(first + mine.start, first + mine.stop))
+        for first in itertools.count(start, batch_size)
     )
     return _train(source, plan, torch.device(device), random_flip, seed, dequantise)
 

@@ -11,11 +11,23 @@ class TrainingDiverged(ArithmeticError):  # noqa: N818, named after what happene
     """A loss or a gradient was not finite.
 
     Attributes:
+        what: what happened.
         step: the update, counted from 0, at which it happened.
+
+    Args:
+        what: what happened.
+        step: at which update.
+        advice: what to do.
     """
 
-    def __init__(self, message: str, step: int) -> None:
-        super().__init__(message)
+    def __init__(
+        self,
+        what: str,
+        step: int,
+        advice: str = "go on from the last checkpoint with a lower learning rate",
+    ) -> None:
+        super().__init__(f"{what}: {advice}")
+        self.what = what
         self.step = step
 
 
@@ -70,7 +82,7 @@ def check_finite(records: Sequence[StepRecord]) -> None:
     raise TrainingDiverged(
         f"training diverged in step {record.step}: the loss is {record.loss.item():.4g} "
         f"(not finite for {where}) and the norm of its gradient {record.grad_norm.item():.4g}; "
-        "this update was left out: go on from the last checkpoint with a lower optim.lr",
+        "this update was left out",
         record.step,
     )
 

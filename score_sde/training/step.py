@@ -63,7 +63,7 @@ class TrainStep:
         generator: of times and noise, on the data's device; torch's global one by default.
 
     Raises:
-        ValueError: an accumulation below 1, or another data type.
+        ValueError: an accumulation below 1, a limit of 0, or another data type.
     """
 
     def __init__(
@@ -79,6 +79,11 @@ class TrainStep:
     ) -> None:
         if accumulation < 1:
             raise ValueError(f"accumulation={accumulation}: a batch is split into at least 1 part")
+        if grad_clip == 0:
+            raise ValueError(
+                "grad_clip=0 makes every gradient 0: give a number above 0, or a negative one for "
+                "no limit"
+            )
         if autocast_dtype not in (None, torch.bfloat16):
             raise ValueError(
                 f"autocast_dtype={autocast_dtype}: use torch.bfloat16, or None for float32 "
@@ -149,7 +154,7 @@ class TrainStep:
     def _clip(self, optimizer: Optimizer) -> Tensor:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         grad_norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self.grad_clip >= 0:
+        if self.grad_clip > 0:
             clip_grads_with_norm_(parameters, self.grad_clip, grad_norm)
         return grad_norm
 
