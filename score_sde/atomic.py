@@ -1,7 +1,7 @@
 """Files: written so that they appear whole or not at all, and read where they are files at all.
 
-Every file that a user names is opened by `open_regular`: a pipe would make the run wait for ever, a
-device has no end, and either may sit under any name.
+Every file that a user names is opened by `open_regular`: a pipe would make the run wait for ever,
+a device has no end, and either may sit under any name.
 """
 
 import contextlib

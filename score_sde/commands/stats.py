@@ -31,6 +31,7 @@ def stats(config: Config) -> str:
         network = references.network
     for split in ("train", "test"):
         source = sources.get(split) or open_split(config, split)
+        done += [note for note in source.info.notes if note not in done]
         if len(source) > 1:
             reference, path = references.statistics(source)
             done.append(f"{split}: {reference.facts.n:,} images under {network.name}, in {path}")
