@@ -12,11 +12,8 @@ two such folders, the folders are the classes, sorted by name. Otherwise there a
 import hashlib
 import math
 import os
-import stat
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,6 +23,7 @@ from score_sde.atomic import regular_file, shown
 from score_sde.data import formats
 from score_sde.data.arrays import ARRAY_EXTENSIONS, read_arrays
 from score_sde.data.pixels import FileDecoder, conform_array, policy
+from score_sde.data.scan import ImageFile, Scan, class_folders, folder_of, scan
 from score_sde.data.sources import (
     DatasetInfo,
     MemorySource,
@@ -34,37 +32,12 @@ from score_sde.data.sources import (
     StreamingSource,
     in_order,
 )
-from score_sde.data.splits import refuse_splits_below, split_folders, unreadable
+from score_sde.data.splits import refuse_splits_below, split_folders
 
 WORKERS_FROM_BYTES = 64 * 2**20
 """Files of fewer bytes are decoded here: that is done before worker processes have started."""
 SAMPLE = 16
 """Images that are looked at for what a run should say of their pixels."""
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """An image file: its path below the split's root, with forward slashes, and its bytes."""
-
-    path: str
-    size: int
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What a folder holds: its images, sorted by path, and how many other files by ending."""
-
-    files: list[ImageFile]
-    others: Counter[str]
-
-    def notes(self) -> tuple[str, ...]:
-        """One line that counts the files left out, where there are any."""
-        if not self.others:
-            return ()
-        kinds = [f"{count} {ending}" for ending, count in self.others.most_common(6)]
-        more = ", ..." if len(self.others) > len(kinds) else ""
-        total = self.others.total()
-        return (f"left out as no images: {total:,} file(s) ({', '.join(kinds)}{more})",)
 
 
 def open_folder(request: Request, root: Path | None = None, *, labelled: bool = True) -> Source:
@@ -92,7 +65,7 @@ def open_folder(request: Request, root: Path | None = None, *, labelled: bool = 
     splits = split_folders(root)
     if splits is None:
         found = scan(root)
-        refuse_splits_below(root, {_folder(file.path) for file in found.files})
+        refuse_splits_below(root, {folder_of(file.path) for file in found.files})
         classes = class_folders(found.files)
         held_out = _held_out([file.path for file in found.files], request.test_fraction)
         chosen = [
@@ -217,10 +190,9 @@ def source_of_files(
     if centre:
         words = f"centred {centre}x{centre} square, {words}"
     content = [(file.path, file.size) for file in files]
-    sample = [index * len(files) // SAMPLE for index in range(min(SAMPLE, len(files)))]
-    if len(files) <= SAMPLE:
-        sample = list(range(len(files)))
-    notes += dark([decoder(index) for index in sample])
+    sample = range(0, len(files), -(-len(files) // SAMPLE) or 1)
+    if request.split == "train":
+        notes += dark([decoder(index) for index in sample])
     info = request.info(
         len(files),
         words,
@@ -231,7 +203,7 @@ def source_of_files(
     labels = None
     if class_names:
         number = {name: label for label, name in enumerate(class_names)}
-        labels = torch.tensor([number[_folder(file.path)] for file in files], dtype=torch.int64)
+        labels = torch.tensor([number[folder_of(file.path)] for file in files], dtype=torch.int64)
     if len(files) * math.prod(info.shape) > request.memory_limit_bytes:
         _refuse_cut_off(decoder)
         return StreamingSource(info, decoder, labels)
@@ -270,86 +242,6 @@ def dark(images: list[Tensor]) -> tuple[str, ...]:
     )
 
 
-def scan(root: Path) -> Scan:
-    """All images under `root` at any depth; what begins with a dot is left out.
-
-    Raises:
-        ValueError: where there are none, saying what was looked for and what was seen; or where a
-            folder or an image can't be read, or what has an image's name is no file.
-    """
-    files: list[ImageFile] = []
-    others: Counter[str] = Counter()
-    example = ""
-    seen_folders: set[tuple[int, int]] = set()
-    waiting = [""]
-    while waiting:
-        folder = waiting.pop()  # with a slash at its end, or empty
-        try:
-            here = os.stat(root / folder)
-            if (here.st_dev, here.st_ino) in seen_folders:  # a link may lead back up
-                continue
-            seen_folders.add((here.st_dev, here.st_ino))
-            with os.scandir(root / folder) as entries:
-                names = [entry.name for entry in entries if not entry.name.startswith(".")]
-        except OSError as error:
-            raise unreadable(root / folder, error) from error
-        for name in names:
-            path = folder + name
-            image = formats.is_picture(name)
-            kind, size = _looked_at(root, path, image)
-            if kind == stat.S_IFDIR:
-                waiting += [] if name == "lost+found" else [f"{path}/"]
-            elif image:
-                files.append(ImageFile(path, size))
-            else:
-                others[_ending(name)] += 1
-                example = example or path
-    if not files:
-        seen = (
-            f"it has {others.total()} other file(s), such as {shown(example)}"
-            if others
-            else "it is empty"
-        )
-        raise ValueError(
-            f"no images in {shown(root.absolute())}: {seen}, and files that end in "
-            f"{formats.endings()} are looked for; put images there or set data.root to their "
-            "folder"
-        )
-    return Scan(sorted(files, key=lambda file: file.path), others)
-
-
-def _looked_at(root: Path, path: str, image: bool) -> tuple[int, int]:
-    """What lies at a path, as `stat.S_IFMT` says, and its bytes; 0 where nothing can be told.
-
-    Raises:
-        ValueError: it has the name of an image and is neither a folder nor a file.
-    """
-    try:
-        found = os.stat(root / path)
-        if image and not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-            regular_file(root / path)  # raises
-    except OSError as error:
-        if image:
-            raise unreadable(root / path, error) from error
-        return 0, 0
-    return stat.S_IFMT(found.st_mode), found.st_size
-
-
-def _ending(name: str) -> str:
-    return shown(PurePosixPath(name).suffix.lower()[:20]) or "without ending"
-
-
-def class_folders(files: list[ImageFile]) -> tuple[str, ...]:
-    """The class names by this module's rule; none where the folders are no classes."""
-    folders = {_folder(file.path) for file in files}
-    one_deep = all(folder != "." and "/" not in folder for folder in folders)
-    return tuple(sorted(folders)) if one_deep and len(folders) > 1 else ()
-
-
-def _folder(path: str) -> str:
-    return PurePosixPath(path).parent.as_posix()
-
-
 def _held_out(names: list[str], test_fraction: float) -> list[bool]:
     """Which images are for testing, by a hash of their names: of several at least one."""
     digests = [hashlib.blake2b(os.fsencode(name), digest_size=8).digest() for name in names]
@@ -373,6 +265,6 @@ def _open_array(request: Request, path: Path) -> MemorySource:
         policy(request.image_size, request.num_channels, stored_size),
         class_names=classes,
         content=[digest.hexdigest(), request.test_fraction],
-        notes=dark(list(pixels[:SAMPLE])),
+        notes=dark(list(pixels[:SAMPLE])) if request.split == "train" else (),
     )
     return MemorySource(info, pixels, None if labels is None else labels[torch.from_numpy(chosen)])

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from score_sde.atomic import open_regular, shown
-from score_sde.data.folder import ImageFile, open_folder, scan, source_of_files
+from score_sde.data.folder import open_folder, source_of_files
 from score_sde.data.pixels import MODES
 from score_sde.data.public import (
     open_cifar10,
@@ -30,6 +30,7 @@ from score_sde.data.public import (
     open_mnist,
     open_svhn,
 )
+from score_sde.data.scan import ImageFile, scan
 from score_sde.data.sources import MEMORY_LIMIT_BYTES, Request, Source
 
 SPLITS = ("train", "test")

@@ -37,6 +37,15 @@ IDX_FILES = {
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 """Images and labels of MNIST and of the sets that share its format."""
+TORCHVISION_FILES = {
+    "CIFAR10": tuple(
+        f"cifar-10-batches-py/{name}"
+        for name in (*(f"data_batch_{part}" for part in range(1, 6)), "test_batch", "batches.meta")
+    ),
+    "SVHN": ("train_32x32.mat", "test_32x32.mat"),
+}
+"""What torchvision opens of the sets that it reads, below the root."""
+MOST_BYTES = 2**30
 
 
 def open_digits(request: Request) -> MemorySource:
@@ -139,10 +148,11 @@ def _torchvision(request: Request, class_name: str, root: Path, where: str, **ch
     """A set as torchvision loads it, fetched first where it is missing and that is allowed."""
     from torchvision import datasets as torchvision_datasets
 
-    for folder in (root, root / "cifar-10-batches-py"):
-        for path in folder.iterdir() if folder.is_dir() else ():
-            if path.exists() and not path.is_dir():
-                regular_file(path)  # torchvision opens what it finds
+    for path in filter(os.path.exists, (root / name for name in TORCHVISION_FILES[class_name])):
+        if regular_file(path).st_size > MOST_BYTES:  # torchvision would read it to its end
+            raise ValueError(
+                f"{shown(path)} is larger than any file of {request.name}: remove it and put {where}"
+            )
     load = getattr(torchvision_datasets, class_name)
     try:
         return load(root, download=False, **choice)
