@@ -16,6 +16,8 @@ from typing import IO, Any, BinaryIO, Literal, overload
 LONGEST_SHOWN = 200
 """Characters of a path that a message quotes; a longer one is cut in its middle."""
 
+MOST_READ_WHOLE = 2**26
+
 _KINDS = {
     stat.S_IFDIR: "folder",
     stat.S_IFIFO: "pipe",
@@ -128,18 +130,36 @@ def open_regular(path: str | Path, mode: Literal["rb", "r"] = "rb") -> IO[Any]:
     return open(path, mode, encoding=None if mode == "rb" else "utf-8")
 
 
+def read_whole(path: str | Path) -> bytes:
+    """All of a file that is read at once, such as a text: no more than `MOST_READ_WHOLE` bytes.
+
+    Raises:
+        ValueError: it is larger, or no file, in one sentence.
+        OSError: nothing is there, or it cannot be reached.
+    """
+    with open_regular(path) as file:
+        content = file.read(MOST_READ_WHOLE + 1)
+    if len(content) > MOST_READ_WHOLE:
+        raise ValueError(
+            f"{shown(path)} is larger than {MOST_READ_WHOLE / 2**20:.0f} MiB, which no file of "
+            "its kind is: repair it or remove it"
+        )
+    return content
+
+
 def read_json(path: str | Path) -> Any:
     """The content of a JSON file.
 
     Raises:
-        ValueError: no JSON, other than UTF-8, nested too deep, or no file, in one sentence.
+        ValueError: no JSON, other than UTF-8, nested too deep, or as by `read_whole`; in one
+            sentence.
         OSError: nothing is there, or it cannot be reached.
     """
-    with open_regular(path) as file:
-        try:
-            return json.loads(file.read().decode("utf-8"))
-        except RecursionError:
-            reason = "it is nested too deep"
-        except ValueError as error:  # of JSON, and of UTF-8
-            reason = " ".join(str(error).split())
+    content = read_whole(path)
+    try:
+        return json.loads(content.decode("utf-8"))
+    except RecursionError:
+        reason = "it is nested too deep"
+    except ValueError as error:  # of JSON, and of UTF-8
+        reason = " ".join(str(error).split())
     raise ValueError(f"{shown(path)} cannot be read as JSON ({reason}): repair it or remove it")

@@ -259,13 +259,13 @@ def _sparse(path: Path) -> None:
         file.truncate(2**40)
 
 
-def _deep_folders(path: Path) -> None:
+def deep_folders(path: Path, depth: int = 2500) -> None:
     """Folders in folders, far deeper than a path may be long."""
     before = os.open(".", os.O_RDONLY)
     path.mkdir()
     try:
         os.chdir(path)
-        for _ in range(2500):
+        for _ in range(depth):
             os.mkdir("d")
             os.chdir("d")
     finally:
@@ -274,14 +274,19 @@ def _deep_folders(path: Path) -> None:
 
 
 def remove_deep_folders(path: Path) -> None:
-    """What `shutil.rmtree` cannot."""
-    while (path / "d").exists():
-        inner = path / "d"
-        if (inner / "d").exists():
-            (inner / "d").rename(path / "e")
-        inner.rmdir()
-        if (path / "e").exists():
-            (path / "e").rename(path / "d")
+    """What `shutil.rmtree` cannot: goes down by names, then up."""
+    before, depth = os.open(".", os.O_RDONLY), 0
+    try:
+        os.chdir(path)
+        while os.path.isdir("d"):
+            os.chdir("d")
+            depth += 1
+        for _ in range(depth):
+            os.chdir("..")
+            os.rmdir("d")
+    finally:
+        os.fchdir(before)
+        os.close(before)
     path.rmdir()
 
 
@@ -298,7 +303,6 @@ OTHER = {
     "link to the folder": lambda path: path.symlink_to("."),
     "unreadable": _unreadable,
     "2^40 bytes of nothing": _sparse,
-    "deep folders": _deep_folders,
 }
 
 KINDS = {name: (lambda path, c=content: path.write_bytes(c)) for name, content in CONTENT.items()}

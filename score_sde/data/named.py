@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from score_sde.atomic import open_regular, shown
+from score_sde.atomic import read_whole, shown
 from score_sde.data.folder import open_folder, source_of_files
 from score_sde.data.pixels import MODES
 from score_sde.data.public import (
@@ -130,8 +130,8 @@ def _open_celeba(request: Request) -> Source:
             f"and list_eval_partition.txt into {shown(home.absolute())}"
         )
     part = {"train": "0", "test": "2"}[request.split]
-    with open_regular(table) as lines:
-        rows = [line.split() for line in lines.read().decode(errors="replace").splitlines()]
+    lines = read_whole(table).decode(errors="replace").splitlines()
+    rows = [line.split() for line in lines]
     names = sorted(row[0] for row in rows if row and row[-1] == part)
     sizes = {file.path: file.size for file in scan(folder).files}
     missing = [name for name in names if name not in sizes]

@@ -148,10 +148,12 @@ def _torchvision(request: Request, class_name: str, root: Path, where: str, **ch
     """A set as torchvision loads it, fetched first where it is missing and that is allowed."""
     from torchvision import datasets as torchvision_datasets
 
-    for path in filter(os.path.exists, (root / name for name in TORCHVISION_FILES[class_name])):
+    names = TORCHVISION_FILES.get(class_name, ())
+    for path in filter(os.path.exists, (root / name for name in names)):
         if regular_file(path).st_size > MOST_BYTES:  # torchvision would read it to its end
             raise ValueError(
-                f"{shown(path)} is larger than any file of {request.name}: remove it and put {where}"
+                f"{shown(path)} is too large for a file of {request.name}: remove it, and put "
+                f"{where}"
             )
     load = getattr(torchvision_datasets, class_name)
     try:
@@ -170,7 +172,7 @@ def _torchvision(request: Request, class_name: str, root: Path, where: str, **ch
 
 
 def _idx_path(folder: Path, name: str) -> Path | None:
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.exists()), None)
 
 
 def read_idx(path: Path, axes: int | None = None) -> np.ndarray:

@@ -4,6 +4,7 @@ Nothing is opened but folders. Links are followed, once each; what can't be read
 under an image's name, is refused at once, as it would end the run later.
 """
 
+import errno
 import os
 import stat
 from collections import Counter
@@ -54,26 +55,36 @@ def scan(root: Path) -> Scan:
     waiting = [""]
     while waiting:
         folder = waiting.pop()  # with a slash at its end, or empty
+        whole = os.path.join(root, folder)
         try:
-            here = os.stat(root / folder)
-            if (here.st_dev, here.st_ino) in seen_folders:  # a link may lead back up
+            itself = os.stat(whole)
+            if (itself.st_dev, itself.st_ino) in seen_folders:  # a link may lead back up
                 continue
-            seen_folders.add((here.st_dev, here.st_ino))
-            with os.scandir(root / folder) as entries:
-                names = [entry.name for entry in entries if not entry.name.startswith(".")]
+            seen_folders.add((itself.st_dev, itself.st_ino))
+            with os.scandir(whole) as entries:
+                here = [
+                    (entry.name, entry.is_dir(follow_symlinks=False))
+                    for entry in entries
+                    if not entry.name.startswith(".")
+                ]
         except OSError as error:
-            raise unreadable(root / folder, error) from error
-        for name in names:
+            raise unreadable(whole, error) from error
+        below = []
+        for name, is_folder in here:
             path = folder + name
             image = formats.is_picture(name)
-            kind, size = _looked_at(root, path, image)
+            kind, size = stat.S_IFDIR, 0
+            if not is_folder:
+                kind, size = _looked_at(whole + name, image)
             if kind == stat.S_IFDIR:
-                waiting += [] if name == "lost+found" else [f"{path}/"]
+                below += [] if name == "lost+found" else [f"{path}/"]
             elif image:
                 files.append(ImageFile(path, size))
             else:
                 others[_ending(name)] += 1
                 example = example or path
+        # Of several ways to one folder the first by name counts.
+        waiting += sorted(below, reverse=True)
     if not files:
         seen = (
             f"it has {others.total()} other file(s), such as {shown(example)}"
@@ -88,20 +99,21 @@ def scan(root: Path) -> Scan:
     return Scan(sorted(files, key=lambda file: file.path), others)
 
 
-def _looked_at(root: Path, path: str, image: bool) -> tuple[int, int]:
-    """What lies at a path, as `stat.S_IFMT` says, and its bytes; 0 where nothing can be told.
+def _looked_at(path: str, image: bool) -> tuple[int, int]:
+    """What lies at a path, as `stat.S_IFMT` says, and its bytes; 0 for a link to nothing.
 
     Raises:
-        ValueError: it has the name of an image and is neither a folder nor a file.
+        ValueError: it can't be told, or it has the name of an image and is neither a folder nor a
+            file.
     """
     try:
-        found = os.stat(root / path)
+        found = os.stat(path)
         if image and not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-            regular_file(root / path)  # raises
+            regular_file(path)  # raises
     except OSError as error:
-        if image:
-            raise unreadable(root / path, error) from error
-        return 0, 0
+        if not image and error.errno in (errno.ENOENT, errno.ELOOP):
+            return 0, 0
+        raise unreadable(path, error) from error
     return stat.S_IFMT(found.st_mode), found.st_size
 
 
