@@ -9,8 +9,8 @@ import io
 import os
 import pickle
 import random
+import shutil
 import socket
-import stat
 import struct
 import zipfile
 import zlib
@@ -259,35 +259,21 @@ def _sparse(path: Path) -> None:
         file.truncate(2**40)
 
 
-def deep_folders(path: Path, depth: int = 2500) -> None:
-    """Folders in folders, far deeper than a path may be long."""
+def deep_folders(path: Path) -> None:
+    """Folders in folders, deeper than a path may be long."""
     before = os.open(".", os.O_RDONLY)
     path.mkdir()
     try:
         os.chdir(path)
-        for _ in range(depth):
-            os.mkdir("d")
-            os.chdir("d")
+        for _ in range(20):
+            os.mkdir(DEEP)
+            os.chdir(DEEP)
     finally:
         os.fchdir(before)
         os.close(before)
 
 
-def remove_deep_folders(path: Path) -> None:
-    """What `shutil.rmtree` cannot: goes down by names, then up."""
-    before, depth = os.open(".", os.O_RDONLY), 0
-    try:
-        os.chdir(path)
-        while os.path.isdir("d"):
-            os.chdir("d")
-            depth += 1
-        for _ in range(depth):
-            os.chdir("..")
-            os.rmdir("d")
-    finally:
-        os.fchdir(before)
-        os.close(before)
-    path.rmdir()
+DEEP = "d" * 250
 
 
 OTHER = {
@@ -312,9 +298,7 @@ KINDS |= OTHER
 def clear(path: Path) -> None:
     """Takes away whatever lies at a path."""
     path.with_name("a pipe").unlink(missing_ok=True)
-    if not os.path.lexists(path):
-        return
-    if stat.S_ISDIR(os.lstat(path).st_mode):
-        remove_deep_folders(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
     else:
-        path.unlink()
+        path.unlink(missing_ok=True)
