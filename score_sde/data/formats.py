@@ -120,8 +120,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
     with _header(path) as stored:
         width, height = stored.size
         if width * height > LARGE:
-            copies = 2 * (1 if stored.mode in ("1", "L", "P") else 4)
-            refuse_beyond_memory(f"{width}x{height} pixels", width * height * copies)
+            # As stored, and as converted: up to 4 bytes each.
+            refuse_beyond_memory(f"{width}x{height} pixels", 8 * width * height)
         with _silent_libtiff(stored):
             stored.load()
         yield _upright(_of_16_bits(stored))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from score_sde.atomic import shown
@@ -148,6 +148,8 @@ class FileDecoder:
 
 def _undecodable(path: Path, error: Exception) -> ValueError:
     reason = error.strerror if isinstance(error, OSError) else ""
+    if isinstance(error, UnidentifiedImageError):  # whose own words quote an object
+        reason = "it is of no format that Pillow reads"
     reason = reason or " ".join(str(error).split())[:300] or type(error).__name__
     return ValueError(
         f"{shown(path)} cannot be decoded as an image ({reason}): repair the file or remove it"
