@@ -1,5 +1,6 @@
 """Data sets by the names of the 2021 release; sources and batches are in `score_sde.data`."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +65,8 @@ def get_dataset(
     """
     config = complete(config)
     train, test = open_split(config, "train"), open_split(config, "test")
+    for note in dict.fromkeys(train.info.notes + test.info.notes):
+        warnings.warn(note, stacklevel=2)
 
     def batches(source: Source, batch_size: int) -> Batches:
         def start() -> Iterator[Batch]:

@@ -137,7 +137,7 @@ def test_masks_that_do_not_say_what_they_mean_are_refused(place, tmp_path, capsy
     for name, sentence in (
         ("black.png", "leaves nothing known: paint a part white"),
         ("hole.png", "has transparent parts: save it without"),
-        ("note.txt", "is no picture: give one of"),
+        ("note.txt", "is no picture: give one that ends in"),
     ):
         assert run(place, "--mode=inpaint", f"--mask={tmp_path / name}") == 1
         assert sentence in capsys.readouterr().err

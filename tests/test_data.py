@@ -10,13 +10,15 @@ import signal
 import subprocess
 import sys
 import urllib.error
+import warnings
 
+import hostile_files
 import ml_collections
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from datasets import get_dataset
 from score_sde.config.build import build_inverse_scaler, build_scaler, open_split
@@ -32,6 +34,7 @@ from score_sde.data import (
     train_batches,
 )
 from score_sde.data.folder import open_folder
+from score_sde.data.pixels import FileDecoder
 from score_sde.data.public import read_idx
 from score_sde.data.sources import Request
 from score_sde.tensor_ops import UnknownName
@@ -368,6 +371,58 @@ def test_of_a_small_folder_at_least_one_image_is_held_out(tmp_path, count):
     assert len(open_images(tmp_path, test_fraction=0.0)) == count
 
 
+@pytest.mark.parametrize("first", ["train", "Training", "TRAIN"])
+@pytest.mark.parametrize(
+    "second", ["test", "Testing", "VAL", "validation", "valid", "dev", "eval"]
+)
+def test_folders_of_both_splits_are_known_by_their_names(tmp_path, first, second):
+    for name in ("cat/1.png", "dog/2.png", "dog/3.png"):
+        write_image(tmp_path / first / name)
+    write_image(tmp_path / second / "cat/4.png")
+    train, test = open_images(tmp_path), open_images(tmp_path, "test")
+    assert (len(train), len(test)) == (3, 1)
+    assert train.info.class_names == test.info.class_names == ("cat", "dog")
+
+
+def test_of_several_folders_held_out_test_is_used_and_that_is_said(tmp_path):
+    for name in ("train/1.png", "valid/2.png", "valid/3.png", "Test/4.png", "more/5.png"):
+        write_image(tmp_path / name)
+    assert len(open_images(tmp_path, "test")) == 1
+    notes = open_images(tmp_path).info.notes
+    assert "held out are the images of Test/, not valid/" in notes
+    assert "beside the splits, more/ is left out" in notes
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (["train", "training", "test"], "has train/, training/ and test/, and which"),
+        (["train", "test", "Test"], "has train/, Test/ and test/, and which"),
+        (["validation"], "has a folder validation/ but none called train/"),
+        (["dev", "train2017"], r"dev/ but none called train/ \(it has train2017/\)"),
+        (["train2017", "val2017"], "has train2017/ beside val2017/, which look like splits"),
+        (["trainImages", "testImages"], "trainImages/ beside testImages/"),
+        (["train", "test_set"], "has train/ beside test_set/, which look like splits"),
+        (["train", "holdout"], "has train/ beside holdout/, and whether that is held out"),
+        (["images/train", "images/val"], "splits one below: images/ holds train/ and val/; set"),
+        (["a/b/Training", "a/b/Testing"], "a/b/ holds Training/ and Testing/; set data.root"),
+    ],
+)
+def test_folders_that_may_be_splits_and_are_not_understood_are_refused(tmp_path, folders, message):
+    for number, folder in enumerate(folders):
+        write_image(tmp_path / folder / f"{number}.png")
+        write_image(tmp_path / folder / f"{number + 10}.png")
+    for split in ("train", "test"):
+        with pytest.raises(ValueError, match=message):
+            open_images(tmp_path, split)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for name in ("bus", "plane", "train"):
+        write_image(tmp_path / name / "1.png")
+    assert open_images(tmp_path, test_fraction=0.0).info.class_names == ("bus", "plane", "train")
+
+
 @pytest.mark.parametrize("name", ["test", "val", "Test"])
 def test_images_for_testing_are_not_trained_on_for_want_of_a_train_folder(tmp_path, name):
     write_image(tmp_path / "a.png")
@@ -465,6 +520,70 @@ def test_streaming_gives_what_memory_gives_and_resumes(tmp_path):
     assert torch.equal(torch.from_numpy(again[[0, 6]]), kept.images(torch.tensor([0, 6])))
 
 
+def test_a_cut_off_file_of_a_streamed_folder_is_found_before_the_first_step(tmp_path):
+    for number, name in enumerate(
+        ["a.jpg", "b.png", "c.gif", "d.bmp", "e.webp", "f.tif", "g.ppm"]
+    ):
+        root = tmp_path / name
+        for other in range(20):
+            write_image(root / f"{other:02}.png", size=(30, 20), colour=(other, 2, 3))
+        write_image(root / name, size=(30, 20), colour=(number, 20, 30))
+        open_images(root, memory_limit_bytes=0)
+        whole = (root / name).read_bytes()
+        (root / name).write_bytes(whole[: len(whole) * 2 // 3])
+        with pytest.raises(ValueError, match=rf"{name} cannot be decoded.*remove it"):
+            open_images(root, memory_limit_bytes=0, test_fraction=0.0)
+
+
+def test_a_whole_file_that_goes_on_behind_its_end_is_taken(tmp_path):
+    for name in ("a.jpg", "b.png", "c.gif", "d.bmp"):
+        write_image(tmp_path / name)
+        with (tmp_path / name).open("ab") as file:
+            file.write(b"what a camera adds " * 20)
+    source = open_images(tmp_path, memory_limit_bytes=0, test_fraction=0.0)
+    assert all_images(source).shape == (4, 3, 4, 6)
+
+
+@pytest.mark.parametrize(
+    "ending",
+    ["pgm", "pbm", "pnm", "jfif", "jp2", "avif", "tga", "pcx", "sgi", "qoi", "dib"],
+)
+def test_every_raster_format_of_pillow_is_read(tmp_path, ending):
+    known = {"pbm": "1", "pgm": "L", "pnm": "L"}
+    if f".{ending}" not in Image.registered_extensions():
+        pytest.skip("Pillow was built without it")
+    mode = known.get(ending, "RGB")
+    write_image(tmp_path / f"a.{ending}", mode=mode, colour=1 if mode != "RGB" else (9, 9, 9))
+    assert len(open_images(tmp_path, test_fraction=0.0)) == 1
+
+
+def test_files_left_out_are_counted_in_one_line(tmp_path):
+    for name in ("a.png", "b.PGM"):
+        write_image(tmp_path / name, mode="L", colour=200)
+    for name in ("c.txt", "d.txt", "e.pdf", "f.eps", "g.mpg", "README", ".hidden", "h.ico"):
+        (tmp_path / name).write_bytes(b"")
+    source = open_images(tmp_path, test_fraction=0.0)
+    assert len(source) == 2
+    (note,) = source.info.notes
+    assert note.startswith("left out as no images: 7 file(s) (2 .txt, 1 ")
+    assert all(ending in note for ending in (".pdf", ".eps", ".mpg", ".ico", "without ending"))
+
+
+def test_names_in_no_encoding_are_read_and_quoted(tmp_path):
+    for folder in (b"cat\xe9", b"dog\nline"):
+        inner = os.path.join(os.fsencode(tmp_path), folder)
+        os.mkdir(inner)
+        with open(os.path.join(inner, b"\xff.png"), "wb") as file:
+            Image.new("RGB", (6, 4), "white").save(file, "png")
+    source = open_images(tmp_path, test_fraction=0.0)
+    assert all_images(source).min() == 255
+    assert source.info.class_names == ("cat\\xe9", "dog\\nline")
+    with open(os.path.join(inner, b"\xff.png"), "wb") as file:
+        file.write(b"nothing")
+    with pytest.raises(ValueError, match=r"dog\\nline/\\xff\.png cannot be decoded"):
+        open_images(tmp_path, test_fraction=0.0)
+
+
 # Pixels
 
 
@@ -498,6 +617,109 @@ def test_colours_are_converted_by_the_number_of_channels():
     assert conform(clear, (2, 2), 4).unique().tolist() == [0]
     deep = Image.fromarray(np.full((2, 2), 257 * 100, dtype=np.uint16))
     assert conform(deep, (2, 2), 1).unique().tolist() == [100]
+
+
+def decoded(path, num_channels=1, size=(2, 2)):
+    return FileDecoder(path.parent, (path.name,), size, num_channels)(0)
+
+
+def test_sixteen_bits_fill_the_range_in_every_format_and_byte_order(tmp_path):
+    pixels = np.array([[0, 257 * 100], [257 * 200, 65535]], dtype=np.uint16)
+    levels = [0, 100, 200, 255]
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels).save(tmp_path / "b.tif")
+    big = Image.frombytes("I;16B", (2, 2), pixels.astype(">u2").tobytes())
+    big.save(tmp_path / "c.tif")
+    (tmp_path / "d.pgm").write_bytes(b"P5 2 2 65535\n" + pixels.astype(">u2").tobytes())
+    (tmp_path / "e.pgm").write_bytes(b"P5 2 2 4095\n" + (pixels >> 4).astype(">u2").tobytes())
+    (tmp_path / "f.png").write_bytes(
+        hostile_files.png(
+            2,
+            2,
+            depth=16,
+            data=b"".join(
+                b"\0" + row.astype(">u2").tobytes() for row in np.repeat(pixels[..., None], 3, 2)
+            ),
+        )
+    )
+    (tmp_path / "g.png").write_bytes(
+        hostile_files.png(
+            2,
+            2,
+            depth=16,
+            colour=4,
+            data=b"".join(
+                b"\0" + np.stack([row, np.full(2, 65535)], 1).astype(">u2").tobytes()
+                for row in pixels
+            ),
+        )
+    )
+    for path in sorted(tmp_path.iterdir()):
+        assert decoded(path).flatten().tolist() == levels, path.name
+
+
+@pytest.mark.parametrize("values", [[[0, 65535], [70000, 2**31 - 1]], [[0, 1], [1, 0]]])
+def test_integers_of_32_bits_are_refused_like_floats(tmp_path, values):
+    Image.fromarray(np.array(values, np.int32)).save(tmp_path / "a.tif")
+    Image.fromarray(np.array(values, np.float32)).save(tmp_path / "b.tif")
+    for name in ("a.tif", "b.tif"):
+        with pytest.raises(ValueError, match=rf"{name} cannot .*have no range to map: save them"):
+            decoded(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "largest", "brightest"), [(np.uint16, 4095, 16), (np.uint8, 1, 1)]
+)
+def test_images_that_use_a_small_part_of_the_range_are_told(tmp_path, dtype, largest, brightest):
+    for number in range(3):
+        pixels = np.linspace(0, largest, 64).astype(dtype).reshape(8, 8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    options = dict(image_size=(8, 8), num_channels=1, test_fraction=0.0)
+    for limit in (0, 2**20):
+        (note,) = open_images(tmp_path, memory_limit_bytes=limit, **options).info.notes
+        assert f"nearly black: the brightest pixel of 3 looked at is {brightest} of 255" in note
+    Image.fromarray(np.full((8, 8), 200, np.uint8)).save(tmp_path / "3.png")
+    assert not open_images(tmp_path, **options).info.notes
+    np.save(tmp_path / "a.npy", np.ones((5, 8, 8), np.uint8))
+    assert "nearly black" in open_images(tmp_path / "a.npy", **options).info.notes[0]
+
+
+def test_whole_large_images_are_decoded_without_a_word(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)  # as of a slide of 10^8 pixels
+    text = PngImagePlugin.PngInfo()
+    text.add_text("workflow", "a" * 2**21, zip=True)
+    text.add_itxt("prompt", "b" * 2**21, zip=True)
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "a.png", pnginfo=text)
+    write_image(tmp_path / "b.jpg", size=(16, 16))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        source = open_images(tmp_path, test_fraction=0.0)
+        assert len(open_images(tmp_path, test_fraction=0.0, memory_limit_bytes=0)) == 2
+    assert all_images(source)[0, :, 0, 0].tolist() == [255, 0, 0]
+    assert Image.MAX_IMAGE_PIXELS == 50  # the limits of others are as they were
+    assert capfd.readouterr() == ("", "")
+
+
+def test_of_several_pages_the_first_is_read(tmp_path):
+    first, second = Image.new("L", (4, 4), 50), Image.new("L", (4, 4), 200)
+    first.save(tmp_path / "a.tif", save_all=True, append_images=[second])
+    first.save(tmp_path / "b.gif", save_all=True, append_images=[second])
+    for name in ("a.tif", "b.gif"):
+        assert decoded(tmp_path / name).unique().tolist() == [50]
+
+
+def test_damaged_exif_does_not_damage_the_pixels(tmp_path):
+    Image.new("L", (4, 4), 50).save(tmp_path / "a.png", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert decoded(tmp_path / "a.png").unique().tolist() == [50]
+
+
+def test_postscript_under_an_images_name_is_never_run(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *a, **k: ran.append(a))
+    (tmp_path / "a.png").write_bytes(hostile_files.POSTSCRIPT)
+    with pytest.raises(ValueError, match=r"a\.png cannot be decoded"):
+        decoded(tmp_path / "a.png")
+    assert not ran
 
 
 def test_photographs_stand_upright(tmp_path):

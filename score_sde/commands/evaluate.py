@@ -148,6 +148,8 @@ class _Evaluation:
             sources = {split: open_split(self.config, split) for split in splits}
         for source in sources.values():
             check_data(self.config, source.info)
+        for note in dict.fromkeys(note for s in sources.values() for note in s.info.notes):
+            self.log.say(note)
         if not len(sources["test"]):
             raise ValueError(
                 "the data set has no test images to evaluate on: put some into folders train/ and "

@@ -41,9 +41,10 @@ def first_screen(
     activations = activation_bytes(config) * at_once / 2**20
     kept = training.keep_checkpoints + training.n_iters // training.snapshot_freq
     parts = f" in {training.accumulation} parts" if training.accumulation > 1 else ""
+    notes = "".join(f"\n            {note}" for note in dict.fromkeys(train.notes + test.notes))
     return f"""network     {config.model.name}, {weights:,} parameters, on {device}
 data        {train.name}: {train.num_images:,} images of {train.shape}, {train.policy}
-            held out: {test.num_images:,}
+            held out: {test.num_images:,}{notes}
 sde         {sde.name}, {"continuous" if training.continuous else f"{sde.N} scales"}
 memory      {5 * megabytes:,.0f} MB for weights and optimiser, \
 about {activations:,.0f} MB for the activations of {at_once} images

@@ -36,6 +36,7 @@ def stats(config: Config) -> str:
         network = references.network
     for split in ("train", "test"):
         source = sources.get(split) or open_split(config, split)
+        done += [note for note in source.info.notes if note not in done]
         if len(source) > 1:
             n, path = references.statistics(source).facts.n, references.path(source)
             done.append(f"{split}: {n:,} images under {network.name}, in {path}")

@@ -14,10 +14,12 @@ Where the sets lie under `root`, and what happens where they do not:
 | `folder` | `root` itself: a folder of images, or a `.npy` or `.npz` file | no |
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
-from score_sde.data.folder import ImageFile, open_folder, scan, source_of_files
+from score_sde.atomic import read_whole, shown
+from score_sde.data.folder import open_folder, source_of_files
 from score_sde.data.pixels import MODES
 from score_sde.data.public import (
     open_cifar10,
@@ -27,6 +29,7 @@ from score_sde.data.public import (
     open_mnist,
     open_svhn,
 )
+from score_sde.data.scan import ImageFile, scan
 from score_sde.data.sources import MEMORY_LIMIT_BYTES, Request, Source
 from score_sde.tensor_ops import check_name
 
@@ -69,7 +72,7 @@ def open_source(
     request = Request(
         name=canonical_name(name),
         split=split,
-        root=Path(root).expanduser(),
+        root=Path(os.path.expanduser(root)),  # Path's own raises for a user whom nobody knows
         image_size=image_size,
         num_channels=num_channels,
         download=download,
@@ -122,19 +125,23 @@ def _open_celeba(request: Request) -> Source:
     if not table.is_file() or not folder.is_dir():
         raise FileNotFoundError(
             f"celeba cannot be fetched: put the folder img_align_celeba (unpacked, of jpg files) "
-            f"and list_eval_partition.txt into {home.resolve()}"
+            f"and list_eval_partition.txt into {shown(home.absolute())}"
         )
     part = {"train": "0", "test": "2"}[request.split]
-    rows = [line.split() for line in table.read_text().splitlines() if line.strip()]
-    names = sorted(row[0] for row in rows if row[-1] == part)
-    sizes = {file.path: file.size for file in scan(folder)}
+    lines = read_whole(table).decode(errors="replace").splitlines()
+    rows = [line.split() for line in lines]
+    names = sorted(row[0] for row in rows if row and row[-1] == part)
+    sizes = {file.path: file.size for file in scan(folder).files}
     missing = [name for name in names if name not in sizes]
     if not names:
-        raise ValueError(f"{table} lists no {request.split} images: copy CelebA's own file there")
+        raise ValueError(
+            f"{shown(table)} lists no {request.split} images: copy CelebA's own file there"
+        )
     if missing:
         raise FileNotFoundError(
-            f"{folder.resolve()} lacks {len(missing)} of the {len(names)} {request.split} images "
-            f"that {table.name} lists, first {missing[0]}: unpack img_align_celeba.zip again"
+            f"{shown(folder.absolute())} lacks {len(missing)} of the {len(names)} "
+            f"{request.split} images that {table.name} lists, first {shown(missing[0])}: "
+            "unpack img_align_celeba.zip again"
         )
     files = [ImageFile(name, sizes[name]) for name in names]
     return source_of_files(request, folder, files, centre=CELEBA_CENTRE)
@@ -150,9 +157,10 @@ def _open_lsun(request: Request) -> Source:
     if not folder.is_dir():
         raise FileNotFoundError(
             f"lsun cannot be fetched: export the images of {request.category}_{part}_lmdb "
-            f"(LSUN's own tool does it) into {folder.resolve()}"
+            f"(LSUN's own tool does it) into {shown(folder.absolute())}"
         )
-    return source_of_files(request, folder, scan(folder))
+    found = scan(folder)
+    return source_of_files(request, folder, found.files, notes=found.notes())
 
 
 def _open_faces(request: Request) -> Source:
@@ -160,7 +168,8 @@ def _open_faces(request: Request) -> Source:
     folder = request.root / request.name
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"{request.name} cannot be fetched: put its images (png, jpg) into {folder.resolve()}"
+            f"{request.name} cannot be fetched: put its images (png, jpg) into "
+            f"{shown(folder.absolute())}"
         )
     return open_folder(request, folder, labelled=False)
 

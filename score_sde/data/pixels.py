@@ -6,31 +6,22 @@ bilinear (a triangle), that of the 2021 release's faces. An image of the wanted 
 unchanged.
 """
 
-import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+
+from score_sde.atomic import shown
+from score_sde.data import formats
+from score_sde.data.memory import refuse_beyond_memory
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Pillow's name of an image with so many channels."""
 
 COLOURS = {1: "grey", 3: "RGB", 4: "RGBA"}
-
-# What Pillow raises for files that are damaged, cut off, missing, or no images at all.
-_DECODING_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 def conform(image: Image.Image, image_size: tuple[int, int], num_channels: int) -> Tensor:
@@ -46,7 +37,8 @@ def conform(image: Image.Image, image_size: tuple[int, int], num_channels: int) 
         uint8 (C, H, W).
 
     Raises:
-        ValueError: for floating-point pixels, which have no range to map to 0 … 255.
+        ValueError: for floating-point pixels and integers of 32 bits, which have no range to map
+            to 0 … 255.
     """
     height, width = image_size
     image = _in_mode(image, num_channels)
@@ -64,6 +56,11 @@ def conform_array(images: np.ndarray, image_size: tuple[int, int], num_channels:
     pixels = images[..., None] if images.ndim == 3 else images
     if pixels.shape[1:] == (*image_size, num_channels):
         return torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, -1, 1)))
+    height, width = image_size
+    refuse_beyond_memory(
+        f"{len(images):,} images of {height}x{width}",
+        len(images) * num_channels * height * width,
+    )
     pictures = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
     result = torch.empty(len(images), num_channels, *image_size, dtype=torch.uint8)
     for row, picture in zip(result, pictures, strict=True):
@@ -113,22 +110,57 @@ class FileDecoder:
         """
         path = self.root / self.paths[index]
         try:
-            with Image.open(path) as stored:
-                image = ImageOps.exif_transpose(stored)  # photographs stand upright
+            with formats.opened(path) as image:
                 if self.centre:
                     left, top = (image.width - self.centre) // 2, (image.height - self.centre) // 2
                     image = image.crop((left, top, left + self.centre, top + self.centre))
                 return conform(image, self.image_size, self.num_channels)
-        except _DECODING_ERRORS as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(
-                f"{path} cannot be decoded as an image ({reason}): repair the file or remove it"
-            ) from error
+        except Exception as error:  # Pillow's readers raise all kinds for what others wrote
+            raise _undecodable(path, error) from error
+
+    def seems_whole(self, index: int) -> bool:
+        """Whether image `index` ends as its format does, as far as that can be told so.
+
+        Raises:
+            ValueError: naming the file, where it cannot be opened.
+        """
+        path = self.root / self.paths[index]
+        try:
+            return bool(formats.ends_as_its_format(path))
+        except (OSError, ValueError) as error:
+            raise _undecodable(path, error) from error
+
+    def refuse_cut_off(self, index: int) -> None:
+        """Looks closer at a file that does not seem whole: at its header, else at all of it.
+
+        Raises:
+            ValueError: naming the file, where it cannot be decoded.
+        """
+        path = self.root / self.paths[index]
+        try:
+            marked = formats.ends_as_its_format(path) is not None
+            whole = not marked and formats.holds_what_its_header_claims(path)
+        except Exception as error:  # as above
+            raise _undecodable(path, error) from error
+        if not whole:
+            self(index)
+
+
+def _undecodable(path: Path, error: Exception) -> ValueError:
+    reason = error.strerror if isinstance(error, OSError) else ""
+    if isinstance(error, UnidentifiedImageError):  # whose own words quote an object
+        reason = "it is of no format that Pillow reads"
+    reason = reason or " ".join(str(error).split())[:300] or type(error).__name__
+    return ValueError(
+        f"{shown(path)} cannot be decoded as an image ({reason}): repair the file or remove it"
+    )
 
 
 def _in_mode(image: Image.Image, num_channels: int) -> Image.Image:
     if image.mode == "F":
-        raise ValueError("floating-point pixels; 8 or 16 bits are allowed")
+        raise ValueError("floating-point pixels have no range to map: save them with 8 or 16 bits")
+    if image.mode == "I" and image.format not in formats.SIXTEEN_BITS_IN_32:
+        raise ValueError("integers of 32 bits have no range to map: save them with 8 or 16 bits")
     if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255
         deep = np.asarray(image, dtype=np.float64).clip(0, 65535)
         image = Image.fromarray((deep / 257).round().astype(np.uint8))

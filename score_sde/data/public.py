@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import http.client
 import math
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from score_sde.atomic import open_regular, regular_file, shown
+from score_sde.data.arrays import refuse_beyond_deflate
+from score_sde.data.memory import refuse_beyond_memory
 from score_sde.data.pixels import conform_array, policy
 from score_sde.data.sources import MemorySource, Request
 
@@ -33,6 +37,15 @@ IDX_FILES = {
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 """Images and labels of MNIST and of the sets that share its format."""
+TORCHVISION_FILES = {
+    "CIFAR10": tuple(
+        f"cifar-10-batches-py/{name}"
+        for name in (*(f"data_batch_{part}" for part in range(1, 6)), "test_batch", "batches.meta")
+    ),
+    "SVHN": ("train_32x32.mat", "test_32x32.mat"),
+}
+"""What torchvision opens of the sets that it reads, below the root."""
+MOST_BYTES = 2**30
 
 
 def open_digits(request: Request) -> MemorySource:
@@ -94,23 +107,29 @@ def _open_idx_set(request: Request, folder: str, class_names: tuple[str, ...]) -
     names = IDX_FILES[request.split]
     if any(_idx_path(raw, name) is None for name in names):
         wanted = ", ".join(f"{name}.gz" for split in IDX_FILES.values() for name in split)
-        _torchvision(request, folder, home.parent, f"{wanted} into {raw.resolve()}")
-    pixels, labels = (read_idx(_idx_path(raw, name) or raw / name) for name in names)
+        _torchvision(request, folder, home.parent, f"{wanted} into {shown(raw.absolute())}")
+    paths = [_idx_path(raw, name) or raw / name for name in names]
+    pixels, labels = read_idx(paths[0], axes=3), read_idx(paths[1], axes=1)
+    if len(pixels) != len(labels) or not pixels.size or labels.max() >= len(class_names):
+        raise ValueError(
+            f"{shown(paths[0])} and {paths[1].name} contradict each other or themselves: images "
+            f"of shape {pixels.shape} with {len(labels)} labels up to {labels.max(initial=0)} of "
+            f"{len(class_names)} classes; remove both and copy or fetch them again"
+        )
     return _array_source(request, pixels, labels, class_names)
 
 
 def open_cifar10(request: Request) -> MemorySource:
     """CIFAR-10 (Krizhevsky 2009): 50,000 and 10,000 colour images, 32x32, of ten classes."""
-    where = (
-        f"the folder cifar-10-batches-py of cifar-10-python.tar.gz into {request.root.resolve()}"
-    )
+    place = shown(request.root.absolute())
+    where = f"the folder cifar-10-batches-py of cifar-10-python.tar.gz into {place}"
     cifar = _torchvision(request, "CIFAR10", request.root, where, train=request.split == "train")
     return _array_source(request, cifar.data, np.array(cifar.targets), tuple(cifar.classes))
 
 
 def open_svhn(request: Request) -> MemorySource:
     """SVHN (Netzer et al. 2011), cropped: 73,257 and 26,032 colour 32x32 house numbers."""
-    where = f"{request.split}_32x32.mat into {request.root.resolve()}"
+    where = f"{request.split}_32x32.mat into {shown(request.root.absolute())}"
     svhn = _torchvision(request, "SVHN", request.root, where, split=request.split)
     return _array_source(request, np.moveaxis(svhn.data, 1, -1), svhn.labels, DIGITS)
 
@@ -129,6 +148,13 @@ def _torchvision(request: Request, class_name: str, root: Path, where: str, **ch
     """A set as torchvision loads it, fetched first where it is missing and that is allowed."""
     from torchvision import datasets as torchvision_datasets
 
+    names = TORCHVISION_FILES.get(class_name, ())
+    for path in filter(os.path.exists, (root / name for name in names)):
+        if regular_file(path).st_size > MOST_BYTES:  # torchvision would read it to its end
+            raise ValueError(
+                f"{shown(path)} is too large for a file of {request.name}: remove it, and put "
+                f"{where}"
+            )
     load = getattr(torchvision_datasets, class_name)
     try:
         return load(root, download=False, **choice)
@@ -146,25 +172,37 @@ def _torchvision(request: Request, class_name: str, root: Path, where: str, **ch
 
 
 def _idx_path(folder: Path, name: str) -> Path | None:
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.exists()), None)
 
 
-def read_idx(path: Path) -> np.ndarray:
+def read_idx(path: Path, axes: int | None = None) -> np.ndarray:
     """Reads bytes in MNIST's idx format, gzipped or not: uint8 of the shape that the file states.
 
+    Args:
+        path: the file.
+        axes: how many it must have; any number by default.
+
     Raises:
-        ValueError: where the file is no such file, or incomplete.
+        ValueError: where the file is no such file, incomplete, or of another number of axes.
     """
     remedy = "remove it and copy or fetch it again"
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is damaged ({error}): {remedy}") from error
-    if content[:3] != b"\x00\x00\x08" or len(content) < 4:  # 8: unsigned bytes
-        raise ValueError(f"{path} is not an idx file of bytes: {remedy}")
-    head = 4 + 4 * content[3]  # the fourth byte counts the axes
-    shape = struct.unpack(f">{content[3]}I", content[4:head]) if len(content) >= head else (0,)
-    if len(content) != head + math.prod(shape):
-        raise ValueError(f"{path} is incomplete: {remedy}")
-    return np.frombuffer(content, np.uint8, offset=head).reshape(shape).copy()
+        with open_regular(path) as raw:
+            stored = os.fstat(raw.fileno()).st_size
+            with gzip.open(raw) if path.suffix == ".gz" else raw as file:
+                head = file.read(4)
+                if head[:3] != b"\x00\x00\x08" or len(head) < 4:  # 8: unsigned bytes
+                    raise ValueError("it is not an idx file of bytes")
+                if axes is not None and head[3] != axes:
+                    raise ValueError(f"it has {head[3]} axes, not {axes}")
+                shape = struct.unpack(f">{head[3]}I", file.read(4 * head[3]))
+                count = math.prod(shape)
+                refuse_beyond_deflate(count, stored)
+                refuse_beyond_memory(f"an array of {count:,} bytes", count)
+                content = file.read(count + 1)
+        if len(content) != count:
+            raise ValueError(f"incomplete: {count:,} bytes are announced and others there")
+    except (ValueError, EOFError, OSError, struct.error, zlib.error) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{shown(path)} is damaged ({reason}): {remedy}") from error
+    return np.frombuffer(content, np.uint8).reshape(shape).copy()

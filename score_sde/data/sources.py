@@ -39,6 +39,7 @@ class DatasetInfo:
         class_names: one name per class, in the order of the labels.
         fingerprint: text that changes with the files, the split or the image shape.
         policy: how the stored images were cropped, resized and converted, in words.
+        notes: sentences that a run should say of its data, such as how many files are left out.
     """
 
     name: str
@@ -50,6 +51,7 @@ class DatasetInfo:
     class_names: tuple[str, ...]
     fingerprint: str
     policy: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Request:
         levels: int = 256,
         class_names: tuple[str, ...] = (),
         content: Iterable[object] = (),
+        notes: tuple[str, ...] = (),
     ) -> DatasetInfo:
         """Describes the answer; the fingerprint also follows `content`, such as file sizes."""
         digest = hashlib.sha256(repr((self.name, self.split, self.shape, num_images)).encode())
@@ -94,6 +97,7 @@ class Request:
             class_names=class_names,
             fingerprint=digest.hexdigest()[:16],
             policy=policy,
+            notes=notes,
         )
 
 

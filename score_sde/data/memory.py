@@ -1,0 +1,39 @@
+"""What a user's file may claim: no more than the memory that is there."""
+
+import os
+from contextlib import suppress
+
+LIMIT_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Where Linux says what a container may take (cgroup v2, v1)."""
+
+
+def free_bytes() -> float:
+    """Memory that can still be taken, in bytes; infinite where the system doesn't tell."""
+    free = float("inf")
+    with suppress(OSError, ValueError, IndexError), open("/proc/meminfo") as lines:
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvail"))
+    if free == float("inf"):
+        with suppress(OSError, ValueError, AttributeError):  # other systems: all that is built in
+            free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for name in LIMIT_FILES:
+        with suppress(OSError, ValueError), open(name) as file:  # "max" is no number
+            free = min(free, int(file.read()))
+    return free
+
+
+def refuse_beyond_memory(what: str, needed: int) -> None:
+    """Refuses what would fill the memory, before any of it is taken.
+
+    Args:
+        what: the thing and its size, the beginning of the sentence.
+        needed: bytes that it takes.
+
+    Raises:
+        ValueError: it exceeds the free memory.
+    """
+    free = free_bytes()
+    if needed > free:
+        raise ValueError(
+            f"{what} would take {needed / 2**30:,.1f} GiB of memory, of which {free / 2**30:,.1f} "
+            "are free: make it smaller"
+        )
