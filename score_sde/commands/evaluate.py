@@ -121,7 +121,7 @@ class _Evaluation:
                 self._prepare_reference(references, sources)
             subject = build_subject(
                 config,
-                network_of(config, self.state, raw=self.raw),
+                network_of(config, self.state, self.path, raw=self.raw),
                 weights=checkpoints.fingerprint(self.path),
                 raw=self.raw,
                 sources=sources,

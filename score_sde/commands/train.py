@@ -103,8 +103,9 @@ def train(
     check_config(config)
     reports: list[str] = []
     origin = ""
-    _, saved = checkpoints.newest(workdir / "checkpoints", reports.append) or (None, None)
-    if saved:
+    path, saved = checkpoints.newest(workdir / "checkpoints", reports.append) or (None, None)
+    if saved and path:
+        checkpoints.check_complete(saved, path)
         history.refuse_other_run(saved["config"], config, workdir)
         origin = origin_of(saved, init_from, workdir)
     train_source, test_source = sources or build_sources(config)
@@ -116,7 +117,7 @@ def train(
     with advice_on_memory(_less_memory(config)):
         state = build_state(config)
     if saved:
-        state.load_state_dict(saved)
+        state.load_state_dict(checkpoints.fitted(saved, state.network, path or workdir))
         checkpoints.restore_rng(saved["rng"])
     elif init_from:
         origin = begin_from(init_from, config, state)
