@@ -141,7 +141,7 @@ def checked(content: Any, path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{_with_path(error, path)}: use a checkpoint that this library wrote"
         ) from error
-    return content
+    return dict(content)
 
 
 def fitted(state: Mapping[str, Any], network: nn.Module, path: str | Path) -> dict[str, Any]:
