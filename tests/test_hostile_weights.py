@@ -171,6 +171,8 @@ PLACES: dict[str, dict[tuple[Any, ...], tuple[str, ...]]] = {
         ("network", "conv_in.weight"): ("sample --raw", "resume", "restore_checkpoint"),
         ("ema", "shadow", "conv_in.weight"): ("sample", "eval", "convert", "init_from", "load"),
         ("optimizer", "conv_in.weight", "exp_avg_sq"): ("convert", "resume"),
+        ("rng", "cpu"): ("resume",),
+        ("rng",): ("resume",),
     },
     "theirs": {
         ("model", "module.all_modules.3.Conv_0.weight"): ("sample", "load_official"),

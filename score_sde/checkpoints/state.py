@@ -25,7 +25,7 @@ from score_sde.atomic import open_regular
 from score_sde.checkpoints.files import DIGITS, TEMPORARY, CheckpointError, read_marked, write
 from score_sde.networks.ema import bare_name
 from score_sde.networks.saved import count, fit_average, fit_moments
-from score_sde.tensor_ops import fit
+from score_sde.tensor_ops import fit, misfit, no_plain_tensor
 
 KEYS = ("step", "network", "ema", "optimizer", "rng", "data", "config", "versions")
 # What only training needs; a file that is read may lack it, as weights that were made smaller do.
@@ -175,7 +175,7 @@ def check_complete(
     path: str | Path,
     keys: tuple[str, ...] = ("optimizer", "rng", "data"),
 ) -> None:
-    """Refuses to train on from weights alone, without the entries `keys`.
+    """Refuses to train on from weights alone, without the entries `keys`, or with odd ones.
 
     Raises:
         CheckpointError: it lacks what only training needs.
@@ -187,6 +187,19 @@ def check_complete(
             f"{' and '.join(missing)}: begin a new run from it (--init_from {path} and another "
             "--workdir), or use a checkpoint with all entries"
         )
+    if "rng" in keys and not _is_rng(state["rng"]):
+        raise CheckpointError(
+            f"{path} has something else than the states of generators as rng: use another one"
+        )
+
+
+def _is_rng(state: Mapping[str, Any]) -> bool:
+    cpu, cuda = state.get("cpu"), state.get("cuda")
+    return (
+        isinstance(cuda, list)
+        and all(not no_plain_tensor(one) and one.dtype == torch.uint8 for one in cuda)
+        and not misfit(cpu, tuple(torch.get_rng_state().shape), torch.uint8)
+    )
 
 
 def _with_path(error: Exception, path: str | Path) -> str:
@@ -230,7 +243,20 @@ def rng_state() -> dict[str, Any]:
 
 
 def restore_rng(state: Mapping[str, Any]) -> None:
-    """Puts the generators back to what `rng_state` saw; GPUs that are not there are left out."""
+    """Puts the generators back to what `rng_state` saw; GPUs that are not there are left out.
+
+    Raises:
+        CheckpointError: no state of a generator.
+    """
+    try:
+        _restore_rng(state)
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise CheckpointError(
+            "the rng of a checkpoint is no state of these generators: use another checkpoint"
+        ) from error
+
+
+def _restore_rng(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     present = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for device, cuda_state in enumerate(state["cuda"][:present]):
