@@ -163,7 +163,7 @@ def odd_files(whole: bytes, content: Any, victim: Path) -> dict[str, Callable[[]
         "the first half": lambda: whole[: len(whole) // 2],
         "without its end": lambda: whole[:-30],
         "without its beginning": lambda: whole[100:],
-        "a bomb": lambda: _deflated(whole, zeros=2**28),
+        "a bomb": lambda: _deflated(whole, zeros=2**27),
         "torchscript": _script,
         "code": lambda: _saved(evil),
         "code in the old format": lambda: _saved(evil, _use_new_zipfile_serialization=False),

@@ -5,6 +5,7 @@ may be. A row added to either is held to all kinds of `hostile_weights`.
 """
 
 import copy
+import hashlib
 import io
 import os
 from collections.abc import Callable
@@ -18,13 +19,14 @@ from torch import nn
 
 import score_sde
 import utils
-from score_sde import checkpoints
+from score_sde import atomic, checkpoints
 from score_sde.checkpoints import hugging_face
 from score_sde.commands import cli, in_turn, weights
 from score_sde.commands import train as training_run
 from score_sde.config import history
 from score_sde.config.build import build_state, empty_network
 from score_sde.evaluation.classifier import Classifier
+from score_sde.tensor_ops import fit, misfit
 from score_sde.training import TrainState
 
 RECIPE = (
@@ -237,8 +239,70 @@ def test_what_is_no_weight_is_refused_by_its_file(case_of, whole, kind, place, r
     for key in place:
         value = value[key]
     weight = value if torch.is_tensor(value) else torch.zeros(3)
-    for odd in odd_values(weight).values():
-        refusal(READERS[reader][0], case_of(kind, replaced(whole[kind], place, odd)))
+    values = odd_values(weight)
+    for odd in ("text", "sparse", "nan", "whole numbers"):
+        refusal(READERS[reader][0], case_of(kind, replaced(whole[kind], place, values[odd])))
+
+
+@pytest.mark.parametrize("kind", odd_values(torch.zeros(3, 4)))
+def test_no_odd_value_is_a_weight(kind):
+    weight = torch.zeros(3, 4)
+    value = odd_values(weight)[kind]
+    assert misfit(value, (3, 4), torch.float32)
+    with pytest.raises(ValueError, match=r"the file does not fit .*a\.weight ") as caught:
+        fit({"a.weight": weight}, {"a.weight": value}, "the file")
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_other_precisions_and_prefixes_are_taken(dtype, prefix):
+    weight = torch.tensor([[0.1, -2.0]])
+    given = {f"{prefix}a.{prefix}weight": weight.to(dtype)}
+    taken = fit({"a.weight": torch.zeros(1, 2, device="meta")}, given, "the file")
+    assert list(taken) == ["a.weight"]
+    assert torch.equal(taken["a.weight"], weight.to(dtype).float())
+
+
+@pytest.mark.parametrize("lacking", [("optimizer",), ("optimizer", "rng", "data", "versions")])
+@pytest.mark.parametrize("kind", ["ours", "theirs"])
+def test_weights_without_an_optimizer_do_but_for_training(case_of, whole, kind, lacking):
+    content = {key: value for key, value in whole[kind].items() if key not in lacking}
+    for reader in ("sample", "sample --raw", "eval", "convert", "init_from", "load"):
+        READERS[reader][0](case_of(kind, content))
+    said = refusal(READERS["restore_checkpoint"][0], case_of(kind, content))
+    assert "lacks the entry optimizer" in said
+    if kind == "ours":
+        assert "--init_from" in refusal(READERS["resume"][0], case_of(kind, content))
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_one_of_the_two(tmp_path, monkeypatch):
+    path, other = tmp_path / "a.pt", tmp_path / "b.pt"
+    torch.save({"a": torch.zeros(3)}, path)
+    torch.save({"a": torch.ones(3)}, other)
+    first = hashlib.sha256(path.read_bytes()).hexdigest()
+    read = torch.load
+
+    def replaced_meanwhile(*args, **options):
+        os.replace(other, path)
+        return read(*args, **options)
+
+    monkeypatch.setattr(torch, "load", replaced_meanwhile)
+    content, digest = atomic.read_tensors(path)
+    assert digest == first
+    assert not content["a"].any()
+
+
+def test_one_file_of_safetensors_is_read_beside_its_configuration(case_of, whole, tmp_path):
+    safetensors_torch = pytest.importorskip("safetensors.torch")
+    case = case_of("folder")
+    data = safetensors_torch.save({name: value.half() for name, value in whole["folder"].items()})
+    case.path = tmp_path / "any name.safetensors"
+    case.path.write_bytes(data)
+    for reader in ("sample", "convert", "init_from"):
+        READERS[reader][0](case)
+    case.beside("config.json").unlink()
+    assert f"name the file or its folder {tmp_path}" in refusal(READERS["sample"][0], case)
 
 
 def test_every_reader_has_places_that_are_tried():
@@ -248,14 +312,19 @@ def test_every_reader_has_places_that_are_tried():
     assert tried == READERS.keys()
 
 
-@pytest.mark.parametrize(
-    ("reader", "kind"), [(name, kinds[0]) for name, (_, kinds) in READERS.items()]
-)
-def test_files_of_other_kinds_are_refused_and_nothing_is_run(
-    case_of, whole, tmp_path, reader, kind
-):
-    victim = tmp_path / "victim"
-    content = case_of(kind).path.read_bytes()
-    for make in odd_files(content, whole[kind], victim).values():
-        refusal(READERS[reader][0], case_of(kind, make()))
+@pytest.fixture(scope="module")
+def others(whole, tmp_path_factory) -> tuple[dict[str, bytes], Path]:
+    """Files of other kinds, and the file that code in them would make."""
+    victim, buffer = tmp_path_factory.mktemp("victim") / "file", io.BytesIO()
+    torch.save(whole["classifier"], buffer)
+    made = odd_files(buffer.getvalue(), whole["classifier"], victim)
+    return {name: make() for name, make in made.items()}, victim
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_files_of_other_kinds_are_refused_and_nothing_is_run(case_of, others, reader):
+    read, kinds = READERS[reader]
+    contents, victim = others
+    for content in contents.values():
+        refusal(read, case_of(kinds[0], content))
         assert not victim.exists()
