@@ -62,7 +62,7 @@ def whole(config, tmp_path_factory) -> dict[str, Any]:
     state.step = 1
     extra = {
         "rng": checkpoints.rng_state(),
-        "data": {"step": 1, "fingerprint": ""},
+        "data": {"step": 1, "fingerprint": open_split(config, "train").info.fingerprint},
         "config": history.to_json(config),
         "versions": "",
     }
