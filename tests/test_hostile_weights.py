@@ -163,7 +163,7 @@ READERS: dict[str, tuple[Callable[[Case], object], tuple[str, ...]]] = {
     "resume": (resumed, ("ours",)),
     "load": (lambda case: score_sde.load(case.path, case.config), ANY),
     "load_official": (lambda case: checkpoints.load_official(case.path, case.config), PUBLISHED),
-    "restore_checkpoint": (restored, ("ours", *PUBLISHED)),
+    "restore_checkpoint": (restored, ("ours", "theirs")),
     "classifier": (statistics, ("classifier",)),
 }
 PAIRS = [(reader, kind) for reader, (_, formats) in READERS.items() for kind in formats]
@@ -181,7 +181,7 @@ PLACES: dict[str, dict[tuple[Any, ...], tuple[str, ...]]] = {
         ("ema", "shadow_params", 3): ("sample", "eval", "init_from"),
         ("optimizer", "state", 3, "exp_avg"): ("convert", "restore_checkpoint"),
     },
-    "own loop": {("ema", "shadow_params", 3): ("load", "restore_checkpoint")},
+    "own loop": {("ema", "shadow_params", 3): ("load",)},
     "folder": {("conv_in.weight",): ("sample", "convert to a folder")},
     "classifier": {
         ("weights", "hidden.weight"): ("classifier",),
