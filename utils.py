@@ -10,8 +10,10 @@ from torch import nn
 from models._optimizer import SETTINGS, load_by_name, state_by_name
 from models._release import bare, without_module
 from score_sde.checkpoints import files, from_published, release_2021, save_published
-from score_sde.checkpoints.state import load_any
+from score_sde.checkpoints.state import check_complete, checked, fitted, load_any
 from score_sde.networks.ema import ExponentialMovingAverage
+from score_sde.networks.saved import count
+from score_sde.tensor_ops import fit, misfit, no_plain_tensor, without_wrappers
 
 __all__ = ["restore_checkpoint", "save_checkpoint"]
 
@@ -37,26 +39,44 @@ def restore_checkpoint(
     if not path.is_file():
         warnings.warn(f"there is no checkpoint {path}: the state is left as it is", stacklevel=2)
         return state
-    content, net = load_any(path), bare(state["model"])
-    if _is_by_name(content, net):
-        ema = state.get("ema")
-        decay = getattr(ema, "decay", 0.0)
-        ours = isinstance(content, dict) and "network" in content
-        given = content if ours else from_published(content, net, decay, path)
-        net.load_state_dict(given["network"])
-        if ema is not None:
-            ema.load_state_dict(_average_for(ema, net, given["ema"]))
-        if state.get("optimizer") is not None:
-            settings = {} if ours or isinstance(content, list) else content["optimizer"]
-            group = settings.get("param_groups", [{}])[0]
-            load_by_name(state["optimizer"], net, given["optimizer"], group)
-        state["step"] = given["step"]
-        return state
-    for name in ("model", "ema", "optimizer"):
-        if state.get(name) is not None:
-            _part(content, name, path, state[name])
-    state["step"] = int(content["step"])
+    content = load_any(path)
+    try:
+        _fill(state, content, path)
+    except files.CheckpointError:
+        raise
+    except ValueError as error:
+        raise files.CheckpointError(f"{path}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:500]
+        raise files.CheckpointError(
+            f"{path} does not hold what belongs to this state ({type(error).__name__}: {reason}): "
+            "give a file with model, ema, optimizer and step of the same network"
+        ) from error
     return state
+
+
+def _fill(state: dict[str, Any], content: Any, path: Path) -> None:
+    net = bare(state["model"])
+    if not _is_by_name(content, net):
+        for name in ("model", "ema", "optimizer"):
+            if state.get(name) is not None:
+                _part(content, name, path, state[name])
+        state["step"] = count(content["step"], f"the step in {path}")
+        return
+    ema, ours = state.get("ema"), isinstance(content, dict) and "network" in content
+    if ours:
+        given = fitted(checked(content, path), net, path)
+    else:
+        given = from_published(content, net, getattr(ema, "decay", 0.0), path)
+    net.load_state_dict(given["network"])
+    if ema is not None:
+        ema.load_state_dict(_average_for(ema, net, given["ema"]))
+    if state.get("optimizer") is not None:
+        check_complete(given, path, ("optimizer",))
+        settings = {} if ours or isinstance(content, list) else content["optimizer"]
+        group = settings.get("param_groups", [{}])[0]
+        load_by_name(state["optimizer"], net, given["optimizer"], group)
+    state["step"] = given["step"]
 
 
 def save_checkpoint(ckpt_dir: str | Path, state: dict[str, Any]) -> None:
@@ -106,8 +126,8 @@ def _is_by_name(content: Any, net: nn.Module) -> bool:
     if "network" in content or not _in_release(net):
         return "network" in content
     own = net.state_dict().keys()
-    names = {name.removeprefix("module.") for name in content.get("model", ())}
-    return not names <= own
+    model = content.get("model")
+    return not isinstance(model, dict) or not without_wrappers(model, own).keys() <= own
 
 
 def _average_for(ema: Any, net: nn.Module, given: dict[str, Any]) -> dict[str, Any]:
@@ -124,7 +144,20 @@ def _part(content: Any, name: str, path: Path, target: Any) -> None:
             f"{path} has {', '.join(content)} but no {name}: give a file with model, ema, "
             "optimizer and step"
         )
+    part: Any = content[name]
     if name == "model":
-        bare(target).load_state_dict(without_module(content[name]))
-    else:
-        target.load_state_dict(content[name])
+        target = bare(target)
+        own = target.state_dict()
+        plain = all(isinstance(value, torch.Tensor) for value in own.values())
+        part = fit(own, part, f"the model in {path}") if plain else without_module(part)
+    if name == "optimizer":
+        for kept in part["state"].values():
+            for key, value in kept.items():
+                is_tensor = isinstance(value, torch.Tensor) and not no_plain_tensor(value)
+                reason = misfit(value, tuple(value.shape), value.dtype) if is_tensor else ""
+                if reason or not (is_tensor or isinstance(value, int | float)):
+                    raise files.CheckpointError(
+                        f"{key} of the optimizer in {path} {reason or 'is no tensor of numbers'}: "
+                        "use another one"
+                    )
+    target.load_state_dict(part)

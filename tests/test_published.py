@@ -434,7 +434,7 @@ def change(content: dict, kind: str) -> None:
         ("places", "its optimizer has"),
         ("moment", "exp_avg of all_modules.2.weight ("),
         ("other", "only the state of Adam"),
-        ("word", "its parts are not what they are there"),
+        ("word", "is 'zero' instead of a tensor"),
         ("gone", "no published checkpoint (it lacks ema)"),
     ],
 )

@@ -5,7 +5,13 @@
 """
 
 from score_sde.checkpoints.files import CheckpointError
-from score_sde.checkpoints.hugging_face.folder import fingerprint, from_folder, save_folder
+from score_sde.checkpoints.hugging_face.folder import (
+    fingerprint,
+    from_folder,
+    from_folder_marked,
+    is_part,
+    save_folder,
+)
 from score_sde.checkpoints.published import (
     from_published,
     is_published,
@@ -14,9 +20,12 @@ from score_sde.checkpoints.published import (
 )
 from score_sde.checkpoints.state import (
     KEYS,
+    check_complete,
     checked,
+    fitted,
     load,
     load_any,
+    load_marked,
     newest,
     path_of,
     restore_rng,
@@ -29,13 +38,18 @@ from score_sde.checkpoints.state import (
 __all__ = [
     "KEYS",
     "CheckpointError",
+    "check_complete",
     "checked",
     "fingerprint",
+    "fitted",
     "from_folder",
+    "from_folder_marked",
     "from_published",
+    "is_part",
     "is_published",
     "load",
     "load_any",
+    "load_marked",
     "load_official",
     "newest",
     "path_of",

@@ -1,25 +1,18 @@
 """Files of tensors, numbers and strings: written wholly or not at all, read without running them.
 
-Reading is `torch.load(weights_only=True)`. Old training scripts also left numpy numbers in their
-files (a learning rate that went through `np.minimum`); those, and nothing else of numpy, are read
-as numbers of Python.
+How they are read is `atomic.read_tensors`'s: what a feature network is read from goes there too.
 """
 
-import pickle
-import re
-import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
 import torch
 
 from score_sde import atomic
 
 TEMPORARY = ".tmp"
-# How files begin: archives, and what torch wrote before version 1.6 (the pickle of a long number).
-_ARCHIVE = b"PK\x03\x04"
-_BEFORE_1_6 = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+DIGITS = 16
+"""Hex digits of a SHA-256 that tell in a result which file it came from."""
 
 
 class CheckpointError(ValueError):
@@ -48,65 +41,26 @@ def read(path: Path) -> Any:
         OSError: the file can't be opened.
         CheckpointError: it is damaged, or holds more than tensors, numbers and strings.
     """
-    with path.open("rb") as file:
-        try:
-            _check_whole(file)
-            with torch.serialization.safe_globals(_NUMPY_NUMBERS):  # type: ignore[arg-type]
-                return torch.load(file, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise CheckpointError(
-                f"{path} is refused, as it holds more than tensors, numbers and strings, which "
-                "could run code when read: use a checkpoint that this library or the 2021 release "
-                "wrote"
-            ) from error
-        except Exception as error:  # damaged bytes can end in an error of almost any type
-            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-            raise CheckpointError(
-                f"{path} is damaged or not a checkpoint ({reason}): use another one"
-            ) from error
+    return read_marked(path)[0]
 
 
-def _check_whole(file: BinaryIO) -> None:
-    """Refuses damaged archives, since torch itself does not compare their checksums.
+def read_marked(path: Path) -> tuple[Any, str]:
+    """As `read`, with the `fingerprint` of the very file that was read.
 
-    A flipped bit would quietly become a weight. The format before torch 1.6 has no checksums.
+    Another process may have put another one under its name by the time it is looked at again.
     """
-    beginning = file.read(len(_BEFORE_1_6))
-    if beginning != _BEFORE_1_6:
-        if not beginning.startswith(_ARCHIVE):
-            raise zipfile.BadZipFile("it does not begin as files of torch do")
-        with zipfile.ZipFile(file) as archive:
-            if (broken := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(f"{broken} has another checksum than when written")
-    file.seek(0)
-
-
-class _Number:
-    """Stands in for `numpy.dtype`: kinds of numbers only, so that nothing else can be made."""
-
-    def __init__(self, code: str, align: object = False, copy: object = False) -> None:
-        if not isinstance(code, str) or not re.fullmatch(r"[<>|=]?(b1|[iu][1248]|f[248])", code):
-            raise pickle.UnpicklingError(f"a numpy {code!r} is no number")
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        """Of what numpy keeps for a kind of number only the order of the bytes matters."""
-        self.dtype = self.dtype.newbyteorder("=" if state[1] == "|" else state[1])
-
-
-def _scalar(kind: _Number, content: bytes) -> int | float | bool:
-    """Stands in for numpy's constructor of scalars."""
-    if type(kind) is not _Number or type(content) is not bytes:
-        raise pickle.UnpicklingError("a numpy scalar is no number")
-    (value,) = np.frombuffer(content, kind.dtype)
-    return value.item()
-
-
-_NUMPY_NUMBERS = [
-    (_Number, "numpy.dtype"),
-    (_scalar, "numpy.core.multiarray.scalar"),  # numpy 1
-    (_scalar, "numpy._core.multiarray.scalar"),  # numpy 2
-]
+    try:
+        content, digest = atomic.read_tensors(path)
+    except atomic.RunsCodeError as error:
+        raise CheckpointError(
+            f"{path} is refused, as it {error}: use a checkpoint that this library or the 2021 "
+            "release wrote"
+        ) from error
+    except atomic.UnreadableError as error:
+        raise CheckpointError(
+            f"{path} is damaged or not a checkpoint (it {error}): use another one"
+        ) from error
+    return content, digest[:DIGITS]
 
 
 def _write(path: Path, content: object) -> None:

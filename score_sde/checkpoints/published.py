@@ -24,12 +24,15 @@ from torch import Tensor, nn
 
 from score_sde.checkpoints import release_2021
 from score_sde.checkpoints.files import CheckpointError, write
-from score_sde.checkpoints.state import load_any
-from score_sde.networks.ema import check_fit
+from score_sde.checkpoints.state import fitted, load_any
+from score_sde.networks.saved import count, decay_and_updates
+from score_sde.tensor_ops import misfit, short, without_wrappers
 
-_ENTRIES = ("model", "ema", "optimizer", "step")
+_ENTRIES = ("model", "ema", "step")
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 _PREFIX = "module."
+# What the contents of a file may raise that has the right entries with something else in them.
+_ODD = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError)
 
 
 def is_published(content: object) -> bool:
@@ -88,8 +91,10 @@ def from_published(
         )
     try:
         parts = _of_release(content) if isinstance(content, Mapping) else _of_older(content)
-        if parts.model.keys() == network.state_dict().keys():
-            return _of_own_loop(parts, network)
+        if without_wrappers(parts.model, network.state_dict().keys()).keys() == (
+            network.state_dict().keys()
+        ):
+            return _of_own_loop(parts, network, path)
         weights = release_2021.to_ours(network, parts.model)
         shadow = weights
         if parts.averages is not None:
@@ -103,12 +108,15 @@ def from_published(
             "ema": {"decay": decay, "num_updates": parts.num_updates, "shadow": shadow},
             "optimizer": _optimizer_by_name(parts.optimizer, network),
         }
+    except CheckpointError:
+        raise
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
+    except _ODD as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
         raise CheckpointError(
             f"{path} looks like a published checkpoint, but its parts are not what they are there "
-            f"({type(error).__name__}: {error}): use another one"
+            f"({type(error).__name__}: {reason}): use another one"
         ) from error
 
 
@@ -149,6 +157,7 @@ class _Parts:
     """A published checkpoint of either age, under the names that it has in the file.
 
     Attributes:
+        optimizer: None where the file has none.
         averages: in the order of the trained weights, or by name; None where there are none.
         decay: of the average; None where the file does not tell.
         num_updates: of the average; None where its decay does not warm up.
@@ -156,64 +165,69 @@ class _Parts:
 
     step: int
     model: dict[str, Tensor]
-    optimizer: Mapping[str, Any]
+    optimizer: Mapping[str, Any] | None
     averages: list[Tensor] | dict[str, Tensor] | None
     decay: float | None
     num_updates: int | None
 
 
 def _of_release(content: Mapping[str, Any]) -> _Parts:
-    ema, updates = content["ema"], content["ema"]["num_updates"]
+    ema = content["ema"]
+    decay, updates = decay_and_updates(ema, "its average (ema)")
     return _Parts(
-        step=int(content["step"]),
-        model=_bare(content["model"]),
-        optimizer=content["optimizer"],
+        step=count(content["step"], "its step"),
+        model=_by_name(content["model"], "model"),
+        optimizer=content.get("optimizer"),
         averages=list(ema["shadow_params"]),
-        decay=float(ema["decay"]),
-        num_updates=None if updates is None else int(updates),
+        decay=decay,
+        num_updates=updates,
     )
 
 
 def _of_older(content: list[Any]) -> _Parts:
     model, optimizer, *rest = content
-    steps = [int(one["step"]) for one in optimizer["state"].values()]
+    steps = [count(one["step"], "a step of its optimizer") for one in optimizer["state"].values()]
     has_average = len(rest) == 3
     return _Parts(
-        step=int(rest[1]) if rest else max(steps, default=0),
-        model=_bare(model),
+        step=count(rest[1], "its step") if rest else max(steps, default=0),
+        model=_by_name(model, "model"),
         optimizer=optimizer,
-        averages=_bare(rest[2]) if has_average else None,
+        averages=_by_name(rest[2], "average") if has_average else None,
         decay=None,
         num_updates=None if has_average else 0,  # theirs does not warm up; a fresh one here does
     )
 
 
-def _of_own_loop(parts: _Parts, network: nn.Module) -> dict[str, Any]:
+def _of_own_loop(parts: _Parts, network: nn.Module, path: str | Path) -> dict[str, Any]:
     """The entries of a file by a loop of the user's: the four state dicts, by our own names."""
     trained = [name for name, weight in network.named_parameters() if weight.requires_grad]
-    places = [place for group in parts.optimizer["param_groups"] for place in group["params"]]
+    optimizer = parts.optimizer or {"state": {}, "param_groups": [{"params": trained}]}
+    places = [place for group in optimizer["param_groups"] for place in group["params"]]
     averages = parts.averages
     if not isinstance(averages, list) or not len(averages) == len(places) == len(trained):
         raise ValueError(
             "its average and its optimizer are not those of this network's trained weights in "
             "their order: read it by the loop that wrote it"
         )
-    shadow = parts.model | dict(zip(trained, averages, strict=True))
-    for weights in (parts.model, shadow):
-        check_fit(network.state_dict(), weights, "the network in it")
-    state = parts.optimizer["state"]
-    return {
-        "step": parts.step,
-        "network": parts.model,
-        "ema": {"decay": parts.decay, "num_updates": parts.num_updates, "shadow": shadow},
-        "optimizer": {
-            name: dict(state.get(place, {})) for name, place in zip(trained, places, strict=True)
-        },
+    model = without_wrappers(parts.model, network.state_dict().keys())
+    shadow = model | dict(zip(trained, averages, strict=True))
+    kept = optimizer["state"]
+    moments = {
+        name: dict(kept.get(place, {})) for name, place in zip(trained, places, strict=True)
     }
+    state = {
+        "step": parts.step,
+        "network": model,
+        "ema": {"decay": parts.decay, "num_updates": parts.num_updates, "shadow": shadow},
+        "optimizer": {} if parts.optimizer is None else moments,
+    }
+    return fitted(state, network, path)
 
 
-def _bare(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(_PREFIX): value for name, value in weights.items()}
+def _by_name(weights: Any, what: str) -> dict[str, Tensor]:
+    if not isinstance(weights, Mapping):
+        raise ValueError(f"its {what} is {short(weights)} instead of tensors by name")
+    return without_wrappers(weights)
 
 
 def _averages(given: list[Tensor] | dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
@@ -231,8 +245,12 @@ def _averages(given: list[Tensor] | dict[str, Tensor], network: nn.Module) -> di
     return given
 
 
-def _optimizer_by_name(given: Mapping[str, Any], network: nn.Module) -> dict[str, dict[str, Any]]:
-    """Adam's state by our names; empty for weights that had no gradient yet."""
+def _optimizer_by_name(
+    given: Mapping[str, Any] | None, network: nn.Module
+) -> dict[str, dict[str, Any]]:
+    """Adam's state by our names; empty for weights without a gradient yet, or without any."""
+    if given is None:
+        return {}
     entries = release_2021.entries(network)
     # Before torch 1.5 places were arbitrary numbers; the list of them is in order in any version.
     places = [place for group in given["param_groups"] for place in group["params"]]
@@ -241,6 +259,8 @@ def _optimizer_by_name(given: Mapping[str, Any], network: nn.Module) -> dict[str
             f"its optimizer has {len(places)} weights where this network has {len(entries)}: "
             "use the recipe that it was trained with"
         )
+    if not given["state"]:  # written from weights without an optimizer
+        return {}
     named = {}
     for place, entry in zip(places, entries, strict=True):
         if entry.ours is not None and entry.trainable:
@@ -251,17 +271,14 @@ def _optimizer_by_name(given: Mapping[str, Any], network: nn.Module) -> dict[str
     return named
 
 
-def _moment(key: str, value: Any, entry: release_2021.Entry) -> Tensor:
+def _moment(key: Any, value: Any, entry: release_2021.Entry) -> Tensor:
     if key == "step":  # a plain number before torch 1.12
-        return torch.as_tensor(value, dtype=torch.float32)
+        return torch.tensor(float(count(value, f"the step of {entry.name} in its optimizer")))
     if key not in _MOMENTS:
-        raise ValueError(f"its optimizer keeps {key!r}: only the state of Adam can be taken over")
-    if tuple(value.shape) != entry.shape:
-        raise ValueError(
-            f"{key} of {entry.name} ({entry.ours} here) has shape {tuple(value.shape)} in its "
-            f"optimizer instead of {entry.shape}"
-        )
-    return entry.to_ours(value)
+        raise ValueError(f"its optimizer keeps {short(key)}: only the state of Adam can be taken")
+    if reason := misfit(value, entry.shape, torch.float32):
+        raise ValueError(f"{key} of {entry.name} ({entry.ours} here) {reason} in its optimizer")
+    return entry.to_ours(value.detach().float())
 
 
 def _optimizer_by_place(

@@ -20,6 +20,7 @@ from score_sde.networks.ncsnpp import InputSkip
 from score_sde.networks.refinenet import RefineNet
 from score_sde.networks.resampling import FIRDownConv, FIRUpConv, NearestUpConv, StridedDownConv
 from score_sde.networks.unet import UNet
+from score_sde.tensor_ops import misfit, short_name, without_wrappers
 
 _RESIDUAL = (
     ("GroupNorm_0", "norm_0"),
@@ -193,17 +194,17 @@ def uninformative(net: nn.Module) -> list[str]:
 
 
 def to_ours(net: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of the 2021 release under the names and in the shapes of a network, strictly.
+    """A state dict of the 2021 release under the names, in the shapes and dtypes of a network.
 
     Args:
         net: NCSNpp, DDPM, NCSN or NCSNv2; only its shapes count, so it may be on the meta device.
-        state_dict: Under the release's names, with or without the prefix `module.`.
+        state_dict: Under the release's names, with or without `module.` and `_orig_mod.`.
 
     Raises:
-        ValueError: Keys are missing, left over or of the wrong shape, or the table of noise levels
-            is another one; the sentence lists them.
+        ValueError: Keys are missing, left over, of the wrong shape or no finite weights, or the
+            table of noise levels is another one; the sentence lists them.
     """
-    given = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    given = without_wrappers(state_dict)
     problems = _problems(net, given)
     if problems:
         more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
@@ -211,8 +212,9 @@ def to_ours(net: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Tenso
             f"the weights do not fit this {type(net).__name__}, build it with the configuration "
             f"they were trained with: {'; '.join(problems[:_LISTED])}{more}"
         )
+    kinds = _kinds(net)
     return {
-        entry.ours: entry.to_ours(given[entry.name])
+        entry.ours: entry.to_ours(given[entry.name].detach().to(kinds[entry.ours]))
         for entry in entries(net)
         if entry.ours is not None
     }
@@ -276,20 +278,28 @@ def _sigmas(net: nn.Module) -> dict[str, Tensor]:
 
 def _problems(net: nn.Module, given: Mapping[str, Tensor]) -> list[str]:
     """What keeps a state dict from fitting, in words, each weight by both names."""
-    sigmas = _sigmas(net)
-    shapes = {name: (tuple(value.shape), "derived") for name, value in sigmas.items()}
-    shapes |= {entry.name: (entry.shape, entry.ours or "unused") for entry in entries(net)}
-    problems = [f"{name} is left over" for name in given if name not in shapes]
-    for name, (shape, ours) in shapes.items():
+    sigmas, kinds = _sigmas(net), _kinds(net)
+    needed = {name: (tuple(value.shape), "derived", value.dtype) for name, value in sigmas.items()}
+    for entry in entries(net):
+        kind = torch.float32 if entry.ours is None else kinds[entry.ours]
+        needed[entry.name] = (entry.shape, entry.ours or "unused", kind)
+    problems = [f"{short_name(name)} is left over" for name in given if name not in needed]
+    for name, (shape, ours, kind) in needed.items():
         if name not in given:
             problems.append(f"{name} ({ours} here) is missing")
-        elif tuple(given[name].shape) != shape:
-            problems.append(
-                f"{name} ({ours} here) has shape {tuple(given[name].shape)} instead of {shape}"
-            )
-        elif name in sigmas and not torch.allclose(
-            given[name].double().cpu(), sigmas[name], rtol=1e-4, atol=0
-        ):
+        elif reason := misfit(given[name], shape, kind):
+            problems.append(f"{name} ({ours} here) {reason}")
+        elif name in sigmas and not _same_levels(given[name], sigmas[name]):
             first, last = given[name][0].item(), given[name][-1].item()
             problems.append(f"{name} runs from {first:g} to {last:g} instead of {net.sigma_table}")
     return problems
+
+
+def _same_levels(given: Tensor, expected: Tensor) -> bool:
+    """Whether noise levels are the same, as far as the type tells that they were saved in."""
+    tolerance = max(1e-4, torch.finfo(given.dtype).eps)
+    return torch.allclose(given.detach().double().cpu(), expected, rtol=tolerance, atol=0)
+
+
+def _kinds(net: nn.Module) -> dict[str, torch.dtype]:
+    return {name: value.dtype for name, value in net.state_dict().items()}

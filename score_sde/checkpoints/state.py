@@ -10,6 +10,7 @@ Its entries are exactly `step` (int); `network`, `ema`, `optimizer` (state dicts
 """
 
 import hashlib
+import json
 import re
 import zipfile
 from collections import OrderedDict
@@ -18,13 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from score_sde.checkpoints.files import TEMPORARY, CheckpointError, read, write
+from score_sde.atomic import open_regular
+from score_sde.checkpoints.files import DIGITS, TEMPORARY, CheckpointError, read_marked, write
 from score_sde.networks.ema import bare_name
+from score_sde.networks.saved import count, fit_average, fit_moments
+from score_sde.tensor_ops import fit, misfit, no_plain_tensor
 
 KEYS = ("step", "network", "ema", "optimizer", "rng", "data", "config", "versions")
+# What only training needs; a file that is read may lack it, as weights that were made smaller do.
+_OF_TRAINING: dict[str, Any] = {"optimizer": {}, "rng": {}, "data": {}, "versions": ""}
 _TYPES = {"step": int, "config": str, "versions": str}
+_GROUPS = ("network", "ema", "optimizer", "rng", "data")
 _NAME = re.compile(r"step_(\d{8,})\.pt")
 
 
@@ -97,6 +104,11 @@ def load_any(path: str | Path) -> Any:
     Raises:
         FileNotFoundError, CheckpointError: as `load`.
     """
+    return load_marked(path)[0]
+
+
+def load_marked(path: str | Path) -> tuple[Any, str]:
+    """As `load_any`, with the `fingerprint` of the very file that was read."""
     path = Path(path)
     if not path.is_file():
         there = [path_of(path.parent, step).name for step in steps(path.parent)]
@@ -104,20 +116,95 @@ def load_any(path: str | Path) -> Any:
             f"there is no checkpoint {path}: name one that exists "
             f"(its folder has {', '.join(there[-5:]) or 'none'})"
         )
-    return read(path)
+    return read_marked(path)
 
 
 def checked(content: Any, path: str | Path) -> dict[str, Any]:
-    """The content of one of our files as it is, if it has the right entries.
+    """The content of one of our files, if it has the right entries, and each its kind.
+
+    What only training needs may be missing, and is empty then.
 
     Raises:
         CheckpointError: if it has not.
     """
     try:
+        if isinstance(content, Mapping) and content.keys() >= set(KEYS) - _OF_TRAINING.keys():
+            content = {**_OF_TRAINING, **content}
         _check_entries(content, str(path))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{error}: use a checkpoint that this library wrote") from error
-    return content
+        count(content["step"], f"the step of {path}")
+        for key in _GROUPS:
+            if not isinstance(content[key], Mapping):
+                raise TypeError(f"{path} has a {type(content[key]).__name__} as {key}")
+        if not isinstance(json.loads(content["config"]), dict):
+            raise TypeError(f"{path} has a config that holds no fields")
+    except (RecursionError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{_with_path(error, path)}: use a checkpoint that this library wrote"
+        ) from error
+    return dict(content)
+
+
+def fitted(state: Mapping[str, Any], network: nn.Module, path: str | Path) -> dict[str, Any]:
+    """The entries of a checkpoint as those of a network: by its names, in its dtypes, all finite.
+
+    Args:
+        state: `network`, `ema`, `optimizer` and more; the optimizer may be empty.
+        network: that they belong to; it may be on the meta device.
+        path: named in errors.
+
+    Raises:
+        CheckpointError: a tensor is missing, left over, of another shape, or none.
+    """
+    weights = network.state_dict()
+    trained = {name: weights[name] for name, _ in network.named_parameters() if name in weights}
+    try:
+        moments = state["optimizer"]
+        return {
+            **state,
+            "network": fit(weights, state["network"], f"the saved network in {path}"),
+            "ema": fit_average(weights, state["ema"], f"the average in {path}"),
+            "optimizer": moments
+            and fit_moments(trained, moments, f"the saved optimizer in {path}"),
+        }
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def check_complete(
+    state: Mapping[str, Any],
+    path: str | Path,
+    keys: tuple[str, ...] = ("optimizer", "rng", "data"),
+) -> None:
+    """Refuses to train on from weights alone, without the entries `keys`, or with odd ones.
+
+    Raises:
+        CheckpointError: it lacks what only training needs.
+    """
+    missing = [key for key in keys if not state[key]]
+    if missing:
+        raise CheckpointError(
+            f"{path} holds weights, but of what training needs to go on it lacks the entry "
+            f"{' and '.join(missing)}: begin a new run from it (--init_from {path} and another "
+            "--workdir), or use a checkpoint with all entries"
+        )
+    if "rng" in keys and not _is_rng(state["rng"]):
+        raise CheckpointError(
+            f"{path} has something else than the states of generators as rng: use another one"
+        )
+
+
+def _is_rng(state: Mapping[str, Any]) -> bool:
+    cpu, cuda = state.get("cpu"), state.get("cuda")
+    return (
+        isinstance(cuda, list)
+        and all(not no_plain_tensor(one) and one.dtype == torch.uint8 for one in cuda)
+        and not misfit(cpu, tuple(torch.get_rng_state().shape), torch.uint8)
+    )
+
+
+def _with_path(error: Exception, path: str | Path) -> str:
+    text = (str(error).splitlines() or [type(error).__name__])[0][:500]
+    return text if str(path) in text else f"{path}: its config is damaged ({text})"
 
 
 def newest(
@@ -156,7 +243,20 @@ def rng_state() -> dict[str, Any]:
 
 
 def restore_rng(state: Mapping[str, Any]) -> None:
-    """Puts the generators back to what `rng_state` saw; GPUs that are not there are left out."""
+    """Puts the generators back to what `rng_state` saw; GPUs that are not there are left out.
+
+    Raises:
+        CheckpointError: no state of a generator.
+    """
+    try:
+        _restore_rng(state)
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise CheckpointError(
+            "the rng of a checkpoint is no state of these generators: use another checkpoint"
+        ) from error
+
+
+def _restore_rng(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     present = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for device, cuda_state in enumerate(state["cuda"][:present]):
@@ -165,8 +265,8 @@ def restore_rng(state: Mapping[str, Any]) -> None:
 
 def fingerprint(path: str | Path) -> str:
     """First 16 hex digits of a file's SHA-256: tells in a result which weights it came from."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    with open_regular(Path(path)) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
 
 
 def _some(names: list[str], at_most: int = 4) -> str:

@@ -76,7 +76,7 @@ def complete(
             anything is drawn.
     """
     reports: list[str] = []
-    config, _, state = open_checkpoint(config, checkpoint, workdir, overrides, reports.append)
+    config, path, state = open_checkpoint(config, checkpoint, workdir, overrides, reports.append)
     sampler, known_of = _sampler(config, task), _known_of(config, task, mask)
     images, labels = _images(config, source, num_images)
     name = f"{task}_{Path(mask).stem}" if task == "inpaint" else task
@@ -88,7 +88,7 @@ def complete(
         f"with {config.sampling.batch_size} images at a time: lower --config.sampling.batch_size"
     )
     with Logbook(workdir, tensorboard=False) as log, advice_on_memory(advice):
-        network = network_of(config, state, raw=raw)
+        network = network_of(config, state, path, raw=raw)
         chosen = "sampling.corrector" in (overrides or {})
         if config.sampling.method == "pc" and config.sampling.corrector == "none" and not chosen:
             reports.append(NO_CORRECTOR)

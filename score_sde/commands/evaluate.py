@@ -124,7 +124,7 @@ class _Evaluation:
                     references.reference(compared)
                 path = config.eval.reference or references.path(compared)
                 log.say(f"samples are compared with {path}")
-            network = network_of(config, self.state, raw=self.raw)
+            network = network_of(config, self.state, self.path, raw=self.raw)
             shards = Shards(self.folder / "shards", weights, self.world, log)
             subject = build_subject(config, network, sources, references, shards)
             figures, left_out = compute(subject)

@@ -87,7 +87,7 @@ def load(
         ) from error
     if device or recipe is None:  # the device of the run may not be here
         adopted.device = device or "auto"
-    network, sde = network_of(adopted, state, raw=raw), build_sde(adopted)
+    network, sde = network_of(adopted, state, path, raw=raw), build_sde(adopted)
     score, sampler = build_score(adopted, network, sde), build_sampler(adopted, sde)
     return Loaded(adopted, network, sde, score, sampler, path, state["step"])
 

@@ -56,7 +56,7 @@ def sample(
         f"with {config.sampling.batch_size} images at a time: lower --config.sampling.batch_size"
     )
     with Logbook(workdir, tensorboard=False) as log, advice_on_memory(advice):
-        network = network_of(config, state, raw=raw)
+        network = network_of(config, state, path, raw=raw)
         for report in reports:
             log.say(report)
         log.say(f"drawing {num_samples} images from {path} into {output}")

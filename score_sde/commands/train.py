@@ -115,6 +115,7 @@ def train(
     found = checkpoints.newest(workdir / "checkpoints", reports.append)
     path, saved = found or (workdir, None)
     if saved:
+        checkpoints.check_complete(saved, path)
         changed = changes.of_fields(saved, path, config, allow)
         origin = origin_of(saved, init_from, workdir)
     train_source, test_source = sources or build_sources(config)
@@ -126,7 +127,7 @@ def train(
     with advice_on_memory(advice.less_memory(config)):
         state = build_state(config)
     if saved:
-        state.load_state_dict(saved)
+        state.load_state_dict(checkpoints.fitted(saved, state.network, path))
         checkpoints.restore_rng(saved["rng"])
     elif init_from:
         origin = begin_from(init_from, config, state)

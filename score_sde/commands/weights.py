@@ -11,7 +11,7 @@ from score_sde import checkpoints
 from score_sde.config import history
 from score_sde.config.build import Config, build_network, empty_network, image_shape
 from score_sde.config.check import check_config
-from score_sde.networks.ema import check_fit
+from score_sde.tensor_ops import fit
 from score_sde.training import TrainState
 
 FILES = (".pt", ".pth")
@@ -22,7 +22,8 @@ def load_any(path: Path, config: Config) -> dict[str, Any]:
     """A checkpoint with the entries of ours, whatever its format.
 
     Args:
-        path: one of ours, of the 2021 release, of NCSN and NCSNv2, or a folder of diffusers.
+        path: one of ours, of the 2021 release, of NCSN and NCSNv2, or a folder of diffusers or
+            its file of weights.
         config: the recipe that the weights of a published file or folder were trained with; ours
             bring their own.
 
@@ -33,11 +34,13 @@ def load_any(path: Path, config: Config) -> dict[str, Any]:
     return _load(path, config)[0]
 
 
-def _load(path: Path, config: Config | None) -> tuple[dict[str, Any], bool]:
-    """A checkpoint with the entries of ours, and whether it is one of ours."""
-    content = None if path.is_dir() else checkpoints.load_any(path)
-    if not path.is_dir() and not checkpoints.is_published(content):
-        return checkpoints.checked(content, path), True
+def _load(path: Path, config: Config | None) -> tuple[dict[str, Any], bool, str]:
+    """A checkpoint with the entries of ours, whether it is one of ours, and its fingerprint."""
+    is_folder, content, digest = path.is_dir() or checkpoints.is_part(path), None, ""
+    if not is_folder:
+        content, digest = checkpoints.load_marked(path)
+        if not checkpoints.is_published(content):
+            return checkpoints.checked(content, path), True, digest
     if config is None:
         raise ValueError(
             f"{path} is a published checkpoint, which does not say what it was trained with: "
@@ -46,16 +49,16 @@ def _load(path: Path, config: Config | None) -> tuple[dict[str, Any], bool]:
         )
     check_config(config)
     network, decay = empty_network(config), config.model.ema_rate
-    if path.is_dir():
-        state = checkpoints.from_folder(path, network, network_options(config), decay)
+    if is_folder:
+        options = network_options(config)
+        state, digest = checkpoints.from_folder_marked(path, network, options, decay)
     else:
         state = checkpoints.from_published(content, network, decay, path)
-    return _with_recipe(state, path, config), False
+    return _with_recipe(state, f"{_CONVERTED}{path} (sha256 {digest})", config), False, digest
 
 
-def _with_recipe(state: dict[str, Any], path: Path, config: Config) -> dict[str, Any]:
+def _with_recipe(state: dict[str, Any], origin: str, config: Config) -> dict[str, Any]:
     """Adds what a published checkpoint does not hold."""
-    origin = f"{_CONVERTED}{path} (sha256 {checkpoints.fingerprint(path)})"
     return {
         **state,
         "rng": {"cpu": torch.Generator().manual_seed(config.seed).get_state(), "cuda": []},
@@ -100,17 +103,24 @@ def open_checkpoint(
     return adopted, path, state
 
 
-def network_of(config: Config, state: dict[str, Any], *, raw: bool = False) -> nn.Module:
+def network_of(
+    config: Config,
+    state: dict[str, Any],
+    path: Path | str = "the checkpoint",
+    *,
+    raw: bool = False,
+) -> nn.Module:
     """The network of a checkpoint, ready to evaluate: with its averaged weights, or the raw ones.
 
     Raises:
-        ValueError: weights of another network; lists the names.
+        ValueError: weights of another network, or none; lists the names, and `path`.
     """
     network = build_network(config)
-    weights = state["network"] if raw else state["ema"]["shadow"]
-    what = "the saved network" if raw else "the average"
-    check_fit(network.state_dict(), weights, what)
-    network.load_state_dict(weights)
+    if raw:
+        weights, what = state["network"], f"the saved network in {path}"
+    else:
+        weights, what = state["ema"].get("shadow"), f"the average in {path}"
+    network.load_state_dict(fit(network.state_dict(), weights, what))
     return network.eval()
 
 
@@ -139,12 +149,11 @@ def begin_from(path: Path, config: Config, state: TrainState) -> str:
     Raises:
         OSError, ValueError: as `load_any`, or weights of another network.
     """
-    given = load_any(path, config)
-    weights = given["ema"]["shadow"]
-    check_fit(state.network.state_dict(), weights, f"the average in {path}")
+    given, _, digest = _load(path, config)
+    weights = fit(state.network.state_dict(), given["ema"].get("shadow"), f"the average in {path}")
     state.network.load_state_dict(weights)
     state.ema.load_state_dict({**state.ema.state_dict(), "shadow": weights})
-    return f"{_BEGUN}{path} (step {given['step']}, sha256 {checkpoints.fingerprint(path)})"
+    return f"{_BEGUN}{path} (step {given['step']}, sha256 {digest})"
 
 
 def origin_of(written: dict[str, Any], wanted: Path | None, workdir: Path) -> str:
@@ -196,8 +205,11 @@ def convert(path: Path, output: Path, config: Config | None) -> str:
     """
     if output.exists():
         raise FileExistsError(f"{output} exists: move it away or choose another --output")
-    state, is_ours = _load(path, config)
+    state, is_ours, _ = _load(path, config)
     written = history.from_json(state["config"])
+    if is_ours:
+        check_config(written)
+        state = checkpoints.fitted(state, empty_network(written), path)
     if output.suffix not in FILES:
         weights = state["ema"]["shadow"]
         checkpoints.save_folder(output, weights, empty_network(written), network_options(written))

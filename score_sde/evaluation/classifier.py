@@ -8,8 +8,7 @@ on them are named after these data (`FD-digits`), and compare models of these da
 
 import hashlib
 import math
-import pickle
-import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from score_sde import atomic
+from score_sde.tensor_ops import fit
 
 DIMENSIONS = 64
 """Numbers of a feature vector."""
@@ -27,6 +27,7 @@ TURNS = "turns"
 
 _DIGITS = Path(__file__).with_name("digits_classifier.pt")
 _SIDES = (8, 64)
+_MOST = 2**20  # channels or outputs
 _SETTINGS = ("dataset", "shape", "num_outputs", "labelled")
 
 
@@ -128,22 +129,40 @@ class Classifier(nn.Module):
             ValueError: it is no such file.
         """
         try:
-            with path.open("rb") as file:
-                content = torch.load(file, map_location="cpu", weights_only=True)
-            network = cls(*(content[name] for name in _SETTINGS))
-            network.load_state_dict(content["weights"])
+            content, _ = atomic.read_tensors(path)
+            network = cls._of(content)
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"no feature network at {path}: train it with --mode stats, or name another file"
             ) from None
-        except (
-            *(pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile),
-            *(KeyError, TypeError, ValueError, AttributeError),
-        ):
+        except ValueError as error:
             raise ValueError(
-                f"{path} is no feature network, or damaged: train it anew with --mode stats"
+                f"{path} is no feature network, or damaged (it {error}): move it away and train "
+                "it anew with --mode stats"
             ) from None
         return network.eval().requires_grad_(False).to(device)
+
+    @classmethod
+    def _of(cls, content: Any) -> "Classifier":
+        """The network of what a file holds.
+
+        Raises:
+            ValueError: it is something else; goes on from "the file".
+        """
+        if not isinstance(content, Mapping) or not {*_SETTINGS, "weights"} <= content.keys():
+            raise ValueError(f"has not the entries {', '.join(_SETTINGS)} and weights")
+        dataset, shape, num_outputs, labelled = (content[name] for name in _SETTINGS)
+        sizes = (*shape, num_outputs) if isinstance(shape, list | tuple) else ()
+        if len(sizes) != 4 or not all(type(n) is int and 0 < n < _MOST for n in sizes):
+            raise ValueError("has sizes of images and outputs that are none")
+        if not (type(dataset) is str and type(labelled) is bool and suits_classifier(sizes[:3])):
+            raise ValueError("has other settings than this network")
+        # Sizes first: what they ask for may be more than there is memory.
+        with torch.device("meta"):
+            network = cls(dataset, sizes[:3], num_outputs, labelled)
+        weights = fit(network.state_dict(), content["weights"], "has weights, but")
+        network.load_state_dict(weights, assign=True)
+        return network
 
 
 def suits_classifier(shape: tuple[int, int, int]) -> bool:

@@ -1,8 +1,6 @@
 """From images to features: what a feature network is, and the Inception network of the FID."""
 
-import hashlib
-import pickle
-import zipfile
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,9 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from score_sde import atomic
 from score_sde.evaluation.moments import Moments
+from score_sde.tensor_ops import fit, no_plain_tensor, short
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 """The weights as torch-fidelity names them; the last eight digits begin the file's SHA-256."""
@@ -175,8 +175,7 @@ def inception(path: str | Path = "", device: torch.device | str = "cpu") -> Ince
         ValueError: torch-fidelity is not installed, or the file is no Inception network.
     """
     file = inception_file(path)
-    content = file.read_bytes()
-    _check_content(file)
+    weights, digest = _weights(file)
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:
@@ -184,23 +183,39 @@ def inception(path: str | Path = "", device: torch.device | str = "cpu") -> Ince
             "Inception features need torch-fidelity: pip install torch-fidelity, or use the "
             "built-in feature network"
         ) from None
+    # Given the file, torch-fidelity would run code in it, and look at it a second time.
+    checked = io.BytesIO()
+    torch.save(weights, checked)
+    checked.seek(0)
     try:
         extractor: Any = FeatureExtractorInceptionV3(
-            "inception-v3-compat", ["2048", "logits_unbiased"], str(file)
+            "inception-v3-compat", ["2048", "logits_unbiased"], checked
         )
-    except RuntimeError:  # load_state_dict lists every name and shape
-        raise _not_inception(file, "other names or shapes") from None
-    return InceptionFeatures(extractor.to(device), hashlib.sha256(content).hexdigest())
+        fit(extractor.state_dict(), weights, "its content")
+    except (RuntimeError, ValueError) as error:  # load_state_dict lists every name and shape
+        why = "other names or shapes" if isinstance(error, RuntimeError) else str(error)
+        raise _not_inception(file, why) from None
+    return InceptionFeatures(extractor.to(device), digest)
 
 
-def _check_content(path: Path) -> None:
-    """Refuses what is no state dict of tensors: torch-fidelity itself would run code in a file."""
+def _weights(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Tensors by name, and the SHA-256 of their file.
+
+    Raises:
+        OSError: the file can't be opened.
+        ValueError: it holds something else.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile):
-        raise _not_inception(path, "damaged, or more than tensors") from None
-    if not isinstance(content, dict) or not all(map(torch.is_tensor, content.values())):
+        content, digest = atomic.read_tensors(path)
+    except atomic.UnreadableError as error:
+        raise _not_inception(path, f"it {error}") from None
+    if not isinstance(content, dict) or not content:
         raise _not_inception(path, "not tensors by name")
+    for name, value in content.items():
+        reason = no_plain_tensor(value) if isinstance(name, str) else "is no name"
+        if reason:
+            raise _not_inception(path, f"{short(name)} {reason}")
+    return content, digest
 
 
 def _not_inception(path: Path, why: str) -> ValueError:

@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from score_sde.networks.saved import fit_average
+from score_sde.tensor_ops import listed
+
 Parameters = nn.Module | Iterable[Tensor]
 
 
@@ -43,16 +46,11 @@ def check_fit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], what:
         "unexpected": [name for name in given if name not in expected],
         "of another shape": shapes,
     }
-    differences = "; ".join(f"{kind}: {_listed(names)}" for kind, names in faults.items() if names)
+    differences = "; ".join(f"{kind}: {listed(names)}" for kind, names in faults.items() if names)
     if differences:
         raise ValueError(
             f"{what} does not fit ({differences}): use what belongs to the same network"
         )
-
-
-def _listed(names: list[str], at_most: int = 4) -> str:
-    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
-    return ", ".join(names[:at_most]) + more
 
 
 class ExponentialMovingAverage:
@@ -161,7 +159,8 @@ class ExponentialMovingAverage:
         """Takes over the state of another average of the same network.
 
         Raises:
-            ValueError: names or shapes differ, all of them listed; nothing is changed then.
+            ValueError: names or shapes differ, or what it holds are no finite numbers, all of them
+                listed; nothing is changed then.
         """
         entry = "shadow" if self.by_name else "shadow_params"
         if entry not in state_dict:
@@ -169,14 +168,14 @@ class ExponentialMovingAverage:
                 f"the state of the average has {', '.join(state_dict)} but no {entry}: "
                 "make the average of a module for states by name, else of its parameters"
             )
-        values = state_dict[entry]
-        given = values if self.by_name else {str(k): value for k, value in enumerate(values)}
-        given = {bare_name(name): value for name, value in given.items()}
+        given = state_dict[entry]
+        if not self.by_name and isinstance(given, list | tuple):
+            given = {str(k): value for k, value in enumerate(given)}
         shadow = dict(zip(self._names, self._shadow, strict=True))
-        check_fit(shadow, given, "the average")
+        state = fit_average(shadow, {**state_dict, "shadow": given}, "the average")
         for name, value in shadow.items():
-            value.copy_(given[name])
-        self.decay, self.num_updates = state_dict["decay"], state_dict["num_updates"]
+            value.copy_(state["shadow"][name])
+        self.decay, self.num_updates = state["decay"], state["num_updates"]
 
     def _partners(self, parameters: Parameters) -> list[Tensor]:
         """The tensors that belong to those of the shadow, in its order.

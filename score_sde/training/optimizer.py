@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 
-from score_sde.networks.ema import bare_name, check_fit
+from score_sde.networks.ema import bare_name
+from score_sde.networks.saved import fit_moments
 from score_sde.tensor_ops import check_name, choose
 
 OPTIMIZERS: dict[str, type[Adam]] = {"Adam": Adam, "AdamW": AdamW}
@@ -101,10 +102,7 @@ def load_named_state(optimizer: Optimizer, given: Mapping[str, Mapping[str, Any]
         ValueError: names or shapes differ; the message lists them.
     """
     named = _named_parameters(optimizer)
-    given = {bare_name(name): state for name, state in given.items()}
-    # The mean of the gradients has the weight's shape; where there is none, there is no state.
-    means = {name: state.get("exp_avg", named.get(name)) for name, state in given.items()}
-    check_fit(named, means, "the saved optimizer")
+    given = fit_moments(named, given, "the saved optimizer")
     whole = optimizer.state_dict()
     numbers = [number for group in whole["param_groups"] for number in group["params"]]
     whole["state"] = {

@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from score_sde.networks.ema import ExponentialMovingAverage, bare_name, check_fit
+from score_sde.networks.ema import ExponentialMovingAverage, bare_name
+from score_sde.tensor_ops import fit
 from score_sde.training.optimizer import load_named_state, named_state
 
 
@@ -48,8 +49,8 @@ class TrainState:
         """
         current = self.network.state_dict()
         bare = {bare_name(name): name for name in current}
-        given = {bare_name(name): value for name, value in state_dict["network"].items()}
-        check_fit({k: current[name] for k, name in bare.items()}, given, "the saved network")
+        expected = {name: current[key] for name, key in bare.items()}
+        given = fit(expected, state_dict["network"], "the saved network")
         self.network.load_state_dict({bare[name]: value for name, value in given.items()})
         self.ema.load_state_dict(state_dict["ema"])
         load_named_state(self.optimizer, state_dict["optimizer"])

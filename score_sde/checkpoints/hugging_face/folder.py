@@ -1,12 +1,15 @@
 """Folders that diffusers writes for a `UNet2DModel`: config.json and one file of weights.
 
-A folder of a whole pipeline has them in `unet/`. Weights are read from safetensors or, in older
-folders, from a pickle, of which no code is run. They are taken for the averaged ones: of the
-`google/ncsnpp-*` and `google/ddpm-*` folders they are. The configuration describes the network
-only, so the recipe has to tell the SDE, and must describe the same network.
+The file of weights, named by itself, stands for its folder. A folder of a whole pipeline has them
+in `unet/`. Weights are read from safetensors or, in older folders, from a pickle, of which no code
+is run. They are taken for the averaged ones: of the `google/ncsnpp-*` and `google/ddpm-*` folders
+they are. The configuration describes the network only, so the recipe has to tell the SDE, and must
+describe the same network.
 """
 
+import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -16,25 +19,59 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from score_sde.atomic import open_regular
 from score_sde.checkpoints import hugging_face, state
-from score_sde.checkpoints.files import TEMPORARY, CheckpointError, read
+from score_sde.checkpoints.files import DIGITS, TEMPORARY, CheckpointError, read_marked
 from score_sde.networks.unet import UNet
 
 _CONFIG = "config.json"
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
 
-def weights_file(folder: str | Path) -> Path:
-    """The file of weights in a folder of diffusers, safetensors if it has both.
+_SUFFIXES = (".safetensors", ".bin")
+_MOST_TEXT = 2**20  # bytes of a config.json, which has some thousand
+
+
+def is_part(path: Path) -> bool:
+    """Whether a file is one of weights by itself, which takes its folder's config.json to be read.
+
+    A pickle is one only beside such a config.json: others write `.bin`, too.
+    """
+    if not path.is_file():
+        return False
+    return (path.suffix == ".bin" and (path.parent / _CONFIG).is_file()) or _is_safetensors(path)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file is called so, or begins so: the length of the header, and the header."""
+    with open_regular(path) as file:
+        beginning = file.read(9)
+    starts = beginning[8:9] == b"{" and not any(beginning[4:8])
+    return path.suffix == ".safetensors" or starts
+
+
+def weights_file(path: str | Path) -> Path:
+    """The file of weights in a folder of diffusers, safetensors if it has both; a file itself.
+
+    Of other names, as of variants in half precision, there may be one only.
 
     Raises:
         CheckpointError: the folder is none of a `UNet2DModel`, or has no weights.
     """
-    place, _ = _find(Path(folder))
+    if Path(path).is_file():
+        return Path(path)
+    place, _ = _find(Path(path))
     for name in _WEIGHTS:
         if (place / name).is_file():
             return place / name
-    raise CheckpointError(f"{place} has a {_CONFIG}, but no {' or '.join(_WEIGHTS)}: download one")
+    others = [other for other in sorted(place.iterdir()) if other.suffix in _SUFFIXES]
+    if len(others) == 1:
+        return others[0]
+    names = ", ".join(other.name for other in others[:4])
+    raise CheckpointError(
+        f"{place} has a {_CONFIG}, but no {' or '.join(_WEIGHTS)}: "
+        + (f"name one of its files ({names})" if others else "download one")
+    )
 
 
 def fingerprint(path: str | Path) -> str:
@@ -47,8 +84,18 @@ def from_folder(
 ) -> dict[str, Any]:
     """The weights in a folder of diffusers as the entries step, network, ema and optimizer.
 
+    Arguments and errors as of `from_folder_marked`.
+    """
+    return from_folder_marked(folder, network, options, ema_rate)[0]
+
+
+def from_folder_marked(
+    folder: str | Path, network: nn.Module, options: Mapping[str, Any], ema_rate: float
+) -> tuple[dict[str, Any], str]:
+    """As `from_folder`, with the `fingerprint` of the very file of weights that was read.
+
     Args:
-        folder: written by diffusers, or by `save_folder`.
+        folder: written by diffusers, or by `save_folder`; or the file of weights in it.
         network: of the recipe; only names and shapes count.
         options: of the same network, as for `hugging_face.unet2d_config`.
         ema_rate: decay of the average, which the folder does not tell.
@@ -58,13 +105,15 @@ def from_folder(
             recipe; the sentence lists how.
         ValueError: diffusers cannot express the recipe's network.
     """
-    place, config = _find(Path(folder))
+    file = Path(folder)
+    place, config = _find(file.parent if file.is_file() else file, file)
+    hugging_face.unet2d_config(options)  # what the recipe may raise is no fault of the folder
     try:
         differing = hugging_face.disagreements(options, config)
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{place / _CONFIG} is no configuration of a {hugging_face.CLASS_NAME} "
-            f"({type(error).__name__}: {error}): use another folder"
+            f"({type(error).__name__}: {str(error)[:200]}): use another folder"
         ) from error
     if differing:
         raise CheckpointError(
@@ -72,10 +121,13 @@ def from_folder(
             "use the recipe that fits, or set these fields"
         )
     file = weights_file(folder)
+    content, digest = _read(file, network)
     try:
-        weights = hugging_face.to_ours(cast(UNet, network), _read(file))
-    except (AttributeError, TypeError) as error:
-        raise CheckpointError(f"{file} holds no weights by name: use another folder") from error
+        if not isinstance(content, Mapping):
+            raise CheckpointError(f"{file} holds no weights by name: use another folder")
+        weights = hugging_face.to_ours(cast(UNet, network), content)
+    except CheckpointError:
+        raise
     except ValueError as error:
         raise CheckpointError(f"{file}: {error}") from error
     return {
@@ -83,7 +135,7 @@ def from_folder(
         "network": weights,
         "ema": {"decay": ema_rate, "num_updates": 0, "shadow": weights},
         "optimizer": {name: {} for name, _ in network.named_parameters()},
-    }
+    }, digest
 
 
 def save_folder(
@@ -131,20 +183,28 @@ def _write(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _find(folder: Path) -> tuple[Path, dict[str, Any]]:
+def _find(folder: Path, given: Path | None = None) -> tuple[Path, dict[str, Any]]:
     """Where the network lies, the folder itself or `unet/` of a pipeline's, and its configuration.
 
     Raises:
-        CheckpointError: in neither is the configuration of a `UNet2DModel`.
+        CheckpointError: in neither is the configuration of a `UNet2DModel`; `given` is what was
+            named instead of the folder.
     """
     for file in (folder / _CONFIG, folder / "unet" / _CONFIG):
         if file.is_file():
             try:
-                config = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError as error:
+                with open_regular(file) as opened:
+                    text = opened.read(_MOST_TEXT + 1)
+                config = json.loads(text.decode()) if len(text) <= _MOST_TEXT else None
+            except (RecursionError, ValueError) as error:
                 raise CheckpointError(f"{file} is damaged ({error}): use another one") from error
             if isinstance(config, dict) and config.get("_class_name") == hugging_face.CLASS_NAME:
                 return file.parent, config
+    if given is not None and given != folder:
+        raise CheckpointError(
+            f"{given} holds weights alone, which do not say of what network: put the {_CONFIG} of "
+            f"a {hugging_face.CLASS_NAME} beside it, and name the file or its folder {folder}"
+        )
     raise CheckpointError(
         f"{folder} has no {_CONFIG} of a {hugging_face.CLASS_NAME}, by itself or in unet/: name a "
         "folder of diffusers, or a checkpoint file"
@@ -163,11 +223,24 @@ def _safetensors() -> ModuleType:
     return safetensors
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    if file.name != _WEIGHTS[0]:
-        return read(file)
+def _read(file: Path, network: nn.Module) -> tuple[Any, str]:
+    """What a file of weights holds, and its fingerprint; both of one look at it."""
+    if not _is_safetensors(file):
+        return read_marked(file)
     safetensors = _safetensors()
+    # Twice the numbers, in double precision, and the names.
+    most = 16 * sum(math.prod(value.shape) for value in network.state_dict().values()) + 2**24
+    with open_regular(file) as opened:
+        size = os.fstat(opened.fileno()).st_size
+        if size > most:
+            raise CheckpointError(
+                f"{file} holds {size / 2**20:.6g} MiB, more than the weights of this network can "
+                "take: use the recipe that it was trained with"
+            )
+        data = opened.read()
     try:
-        return safetensors.torch.load_file(file)
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{file} is damaged ({error}): use another one") from error
+        content = safetensors.torch.load(data)
+    except Exception as error:  # damaged bytes can end in an error of almost any type
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise CheckpointError(f"{file} is damaged ({reason}): use another one") from error
+    return content, hashlib.sha256(data).hexdigest()[:DIGITS]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from score_sde.networks.blocks import Attended
 from score_sde.networks.unet import UNet
+from score_sde.tensor_ops import misfit, short_name, without_wrappers
 
 _BLOCK = {
     "norm_0": "norm1",
@@ -130,10 +131,11 @@ def to_ours(net: UNet, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         state_dict: under the class's names, the earlier ones of attention included.
 
     Raises:
-        ValueError: keys are missing, left over or of the wrong shape, or attention that the
-            network has not is not idle; the sentence lists them.
+        ValueError: keys are missing, left over, of the wrong shape or no weights, or
+            attention that the network has not is not idle; the sentence lists them.
     """
-    given = {_newer(name): value for name, value in state_dict.items()}
+    bare = without_wrappers(state_dict)
+    given = {_newer(key) if isinstance(key, str) else key: value for key, value in bare.items()}
     entries = list(_entries(net))
     problems = _problems(net, entries, given)
     if problems:
@@ -145,6 +147,7 @@ def to_ours(net: UNet, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     tensors = net.state_dict()
     return {
         entry.ours: given[entry.name]
+        .detach()
         .reshape(tensors[entry.ours].shape)
         .to(tensors[entry.ours].dtype)
         for entry in entries
@@ -163,14 +166,14 @@ def _newer(name: str) -> str:
 def _problems(net: UNet, entries: list[_Entry], given: Mapping[str, Tensor]) -> list[str]:
     """What keeps a state dict from fitting, in words, each weight by both names."""
     names = {entry.name for entry in entries}
-    problems = [f"{name} is left over" for name in given if name not in names]
+    kinds = {name: value.dtype for name, value in net.state_dict().items()}
+    problems = [f"{short_name(name)} is left over" for name in given if name not in names]
     for entry in entries:
-        name, ours, shape = entry.name, entry.ours or "unused", entry.shape
+        name, ours = entry.name, entry.ours or "unused"
         if name not in given:
             problems.append(f"{name} ({ours} here) is missing")
-        elif tuple(given[name].shape) != shape:
-            given_shape = tuple(given[name].shape)
-            problems.append(f"{name} ({ours} here) has shape {given_shape} instead of {shape}")
+        elif reason := misfit(given[name], entry.shape, kinds.get(ours, torch.float32)):
+            problems.append(f"{name} ({ours} here) {reason}")
     if not problems:
         problems = [
             f"{place.name} is at work behind {place.ours}, where this network, as in the 2021 "
