@@ -180,6 +180,7 @@ def test_a_resume_that_cannot_be_written_keeps_the_curves(tmp_path, monkeypatch)
     with plain(tmp_path, quiet=True) as log:
         log.begin(0)
         log.scalars(1, {"loss": 0.5})
+        log.scalars(2, {"loss": 0.4})
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -189,4 +190,4 @@ def test_a_resume_that_cannot_be_written_keeps_the_curves(tmp_path, monkeypatch)
         log.begin(1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.txt", "metrics.jsonl"]
     with plain(tmp_path, quiet=True) as log:
-        assert log.history("loss") == ([1], [0.5])
+        assert log.history("loss") == ([1, 2], [0.5, 0.4])

@@ -15,6 +15,7 @@ from score_sde.checkpoints.published import (
 from score_sde.checkpoints.state import (
     KEYS,
     checked,
+    delete_old,
     load,
     load_any,
     newest,
@@ -30,6 +31,7 @@ __all__ = [
     "KEYS",
     "CheckpointError",
     "checked",
+    "delete_old",
     "fingerprint",
     "from_folder",
     "from_published",

@@ -16,7 +16,6 @@ import torch
 
 from score_sde import atomic
 
-TEMPORARY = ".tmp"
 # How files begin: archives, and what torch wrote before version 1.6 (the pickle of a long number).
 _ARCHIVE = b"PK\x03\x04"
 _BEFORE_1_6 = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."

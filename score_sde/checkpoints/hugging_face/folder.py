@@ -8,7 +8,6 @@ only, so the recipe has to tell the SDE, and must describe the same network.
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -16,8 +15,9 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from score_sde import atomic
 from score_sde.checkpoints import hugging_face, state
-from score_sde.checkpoints.files import TEMPORARY, CheckpointError, read
+from score_sde.checkpoints.files import CheckpointError, read
 from score_sde.networks.unet import UNet
 
 _CONFIG = "config.json"
@@ -110,14 +110,15 @@ def save_folder(
     content = safetensors.torch.save(theirs, metadata={"format": "pt"})
     if folder.exists():
         raise FileExistsError(f"{folder} exists: move it away or choose another name")
-    temporary = folder.with_name(folder.name + TEMPORARY)
+    text = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
     try:
-        temporary.mkdir(parents=True, exist_ok=True)  # there may be one of a save that was killed
-        _write(temporary / _CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
-        _write(temporary / _WEIGHTS[0], content)
-        temporary.rename(folder)
+        with atomic.temporary(folder) as temporary:
+            temporary.mkdir(parents=True)
+            atomic.sweep(folder.parent)
+            _write(temporary / _CONFIG, text)
+            _write(temporary / _WEIGHTS[0], content)
+            temporary.rename(folder)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise OSError(
             f"cannot save {folder} ({error.strerror or error}): free some space or choose another "
             "place"
