@@ -132,24 +132,20 @@ def _delete(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def check_writable(path: Path, option: str) -> None:
+def check_writable(path: Path) -> None:
     """Refuses a place that `write` could not write to, before hours of work end there.
 
     Args:
         path: where to; its folder is made where missing.
-        option: that chooses another place, for the message.
 
     Raises:
-        OSError: the file can't be written, in one sentence.
+        OSError: the file can't be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():  # which also refuses a name that is too long
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        with temporary(path) as other:
-            other.touch()
-    except OSError as error:
-        raise cannot_write(path, error, option) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():  # which also refuses a name that is too long
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    with temporary(path) as other:
+        other.touch()
 
 
 def write_whole(path: Path, fill: Callable[[BinaryIO], object], option: str) -> None:

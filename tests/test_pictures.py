@@ -64,7 +64,7 @@ def test_tiny_images_are_enlarged_and_columns_follow_the_number():
     ("images", "options"),
     [
         (torch.zeros(0, 1, 8, 8), {}),
-        (torch.zeros(1, 2, 8, 8), {}),
+        (torch.zeros(1, 0, 8, 8), {}),
         (torch.zeros(1, 8, 8), {}),
         (torch.zeros(1, 1, 8, 8), {"columns": 0}),
         (torch.zeros(1, 1, 8, 8), {"scale": 0}),
