@@ -22,6 +22,7 @@ from score_sde.config.build import (
     num_classes,
     open_split,
 )
+from score_sde.config.holds import expanded
 from score_sde.data import open_pictures, read_mask, to_unit
 from score_sde.logbook import Logbook
 from score_sde.samplers import GridSampler, Samples, completion
@@ -138,8 +139,8 @@ def _known_of(config: Config, task: str, mask: str) -> Callable[[Tensor], Known]
         return known_gray
     if mask in MASKS:
         known = MASKS[mask](height, width, config.seed)
-    elif Path(mask).is_file():
-        known = read_mask(Path(mask), (height, width))
+    elif expanded(mask).is_file():
+        known = read_mask(expanded(mask), (height, width))
     else:
         raise ValueError(
             f"--mask {mask}: give {', '.join(MASKS)}, or a picture that is white where images are "

@@ -81,7 +81,7 @@ def origin_of(config: Config, tensors: Mapping[str, Tensor], **facts: object) ->
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(tensors[name].cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     sampling = history.of_group(config, "sampling")
     if sampling.get("norms") != "batch":
         sampling.pop("batch_size", None)  # how many are drawn at a time changes none

@@ -21,9 +21,11 @@ from score_sde.config.holds import (
     FINITE,
     KERNEL,
     LEVELS,
+    PATH,
     SEED,
     SHARE,
     SIDES,
+    FilePath,
     Names,
     Number,
     Numbers,
@@ -59,7 +61,7 @@ class Field:
 
     default: Any
     help: str
-    holds: Number | Names | Numbers | None = None
+    holds: Number | Names | Numbers | FilePath | None = None
     resume: Literal["free", "on_request", "never"] = "never"
     from_checkpoint: Literal["yes", "unless_given", "no"] = "no"
     older: Any = None
@@ -73,6 +75,8 @@ class Field:
             return "it must be a number"
         if kind is int and not isinstance(value, Integral):
             return "it must be a whole number"
+        if kind is str and not isinstance(value, str):
+            return "it must be text"
         if kind is tuple and not isinstance(value, list | tuple):
             return "it must be a tuple, as (1, 2)"
         holds: Any = self.holds
@@ -198,18 +202,22 @@ FIELDS: dict[str, Field] = {
         "network of the features; auto: Inception where its weights are",
         Names("auto", "inception", "classifier"),
     ),
-    "eval.inception_path": _free("", "weights of Inception; where torch-fidelity keeps them"),
-    "eval.reference": _free("", "a file of statistics; by default the data set's own"),
+    "eval.inception_path": _free(
+        "", "weights of Inception; where torch-fidelity keeps them", PATH
+    ),
+    "eval.reference": _free("", "a file of statistics; by default the data set's own", PATH),
     "eval.reference_split": _free(
         "train",
         "split that samples are compared with, in the papers train",
         Names("train", "test"),
     ),
-    "eval.stats_folder": _free("runs/stats", "keeps feature networks and statistics"),
+    "eval.stats_folder": _free("runs/stats", "keeps feature networks and statistics", PATH),
     "data.dataset": _model(
         "CIFAR10", "a row of score_sde.data:DATASETS, spelt with or without - _"
     ),
-    "data.root": _free("data", "the folder that data sets lie in", from_checkpoint="unless_given"),
+    "data.root": _free(
+        "data", "the folder that data sets lie in", PATH, from_checkpoint="unless_given"
+    ),
     "data.download": _free(True, "fetch what torchvision can where it is missing"),
     "data.category": _model("", "of LSUN, such as church_outdoor"),
     # Another share would make test images of training images.

@@ -23,6 +23,8 @@ from score_sde.config.build import (
     image_shape,
     num_classes,
 )
+from score_sde.config.holds import FilePath, expanded
+from score_sde.config.schema import FIELDS
 from score_sde.data import Source
 from score_sde.evaluation.figures import each_sample
 from score_sde.evaluation.references import References
@@ -32,10 +34,20 @@ from score_sde.logbook import Logbook
 from score_sde.sde import SDE
 
 
+def _options(config: Config) -> dict[str, Any]:
+    """The fields of the group `eval` by their names within it, paths as they are meant."""
+    options = config.eval.to_dict()
+    for name in options:
+        row = FIELDS.get(f"eval.{name}")
+        if row is not None and isinstance(row.holds, FilePath) and options[name]:
+            options[name] = str(expanded(options[name]))
+    return options
+
+
 def build_references(config: Config) -> References:
     """The feature network and the statistics of the config's data set."""
     return References(
-        options=config.eval.to_dict(),
+        options=_options(config),
         dataset=config.data.dataset,
         category=field(config, "data.category"),
         root=Path(data_root(config)),
@@ -84,7 +96,7 @@ def build_subject(
         sde=sde,
         device=device,
         seed=config.seed,
-        options=config.eval.to_dict(),
+        options=_options(config),
         sampling=config.sampling.to_dict(),
         continuous=config.training.continuous,
         num_classes=num_classes(config),

@@ -219,7 +219,7 @@ def stream_npz(path: str | Path, parts: Iterable[tuple[Tensor, Tensor]], count: 
                     if not indices:
                         _begin(member, "|u1", (count, *pixels.shape[1:]))
                     indices += _indices(index, len(pixels))
-                    member.write(memoryview(pixels))
+                    member.write(pixels.data)
             with archive.open("index.npy", "w") as member:
                 _begin(member, "<i8", (count,))
                 member.write(np.array(indices, "<i8").tobytes())
