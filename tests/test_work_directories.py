@@ -12,7 +12,6 @@ import torch
 
 from score_sde import checkpoints, pictures
 from score_sde.commands import cli, in_turn, options
-from score_sde.commands import sample as _  # noqa: F401, the module, not the function of its name
 from score_sde.commands.sample import write_images
 from score_sde.commands.train import train
 from score_sde.config.build import data_root
@@ -76,7 +75,7 @@ ELSEWHERE = {
 def test_a_work_directory_that_cannot_be_written_to_is_enough_to_read_from(
     workdir, tmp_path, mode
 ):
-    # A user for whom nothing is read-only runs the tests, too: a folder can't be written as a file.
+    # Nothing is read-only for a superuser, but even that one cannot write to a folder.
     (workdir / "log.txt").unlink()
     (workdir / "log.txt").mkdir()
     before = sorted(workdir.rglob("*"))
@@ -128,10 +127,9 @@ def test_an_evaluation_no_more_needs_a_file_that_it_has_read(workdir, monkeypatc
 def test_a_checkpoint_too_many_goes_when_the_run_is_started_again(workdir):
     folder = workdir / "checkpoints"
     state = checkpoints.load(checkpoints.path_of(folder, 1))
-    checkpoints.save(folder, state | {"step": 0}, keep=9)  # a kill came before it was deleted
-    one = ("--config.training.keep_checkpoints=1", "--config.training.snapshot_freq=100")
-    assert run(workdir, "--mode=train", *one) == 0
-    assert checkpoints.steps(folder) == [1]
+    checkpoints.save(folder, state | {"step": 3}, keep=9)  # a kill came before 1 was deleted
+    assert run(workdir, "--mode=train", "--config.training.keep_checkpoints=1") == 0
+    assert checkpoints.steps(folder) == [3]
 
 
 @pytest.mark.parametrize(
@@ -145,8 +143,8 @@ def test_a_checkpoint_too_many_goes_when_the_run_is_started_again(workdir):
         {"config": "[" * 100_000},
         {"config": {"seed": {"a": 1}}},
         {"config": {"data": {"root": 3}}},
-        {"config": {"optim": {"lr": float("nan")}}},
-        {"config": {"sampling": {"num_steps": "three"}}},
+        {"config": {"model": {"nf": float("nan")}}},
+        {"config": {"data": {"image_size": [8]}}},
     ],
     ids=lambda entries: str(entries)[:40],
 )
@@ -160,13 +158,11 @@ def test_a_damaged_entry_is_one_sentence(workdir, capsys, entries):
         entries = {"config": json.dumps(tree)}
     checkpoints.save_as(path, state | entries)
     capsys.readouterr()
-    more = ("--config.training.n_iters=2",)
-    for mode in ("train", "sample", "eval") if "rng" not in entries else ("train",):
-        code = run(workdir, f"--mode={mode}", *(more if mode == "train" else ()))
-        said = capsys.readouterr().err.splitlines()
-        assert "Traceback" not in "".join(said)
-        assert code in (0, 1)  # what the recipe decides is not taken from the checkpoint
-        assert code == 0 or len(said[-1]) < 500
+    words = ("train", "--config.training.n_iters=2") if "rng" in entries else ("sample",)
+    assert run(workdir, f"--mode={words[0]}", *words[1:]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said[-1]) < 500
+    assert not any("Traceback" in line for line in said)
 
 
 # Samples beside samples
@@ -187,7 +183,7 @@ def test_samples_of_another_seed_or_setting_go_elsewhere(workdir, tmp_path, caps
     assert drawn("--config.sampling.batch_size=1", "--num_samples=3") == {first}
     assert pixels(workdir / "samples" / first)[:2] == images
     folders = {first}
-    for change in ("--config.seed=2", "--config.sampling.num_steps=3", "--raw"):
+    for change in ("--config.seed=2", "--config.sampling.num_steps=3"):
         capsys.readouterr()
         after = drawn(change)
         assert "not overwritten" in capsys.readouterr().out
