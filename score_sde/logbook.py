@@ -220,6 +220,9 @@ class Logbook:
         self.close()
 
     def _events(self) -> "SummaryWriter | None":
+        if self._tensorboard and not _is_text(self.folder):
+            self._tensorboard = False
+            self.say("no files for TensorBoard, as the name of the folder is no text to it")
         if self._tensorboard and self._writer is None:
             # Here, not on top: this import takes seconds, and nothing else needs it.
             from torch.utils.tensorboard.writer import SummaryWriter
@@ -360,6 +363,13 @@ def _refuse_pipe(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISFIFO(path.stat().st_mode):
             raise OSError(errno.EINVAL, f"{path.name} is a pipe")
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        return bool(str(path).encode())
+    except UnicodeEncodeError:  # bytes of another encoding
+        return False
 
 
 class _Closes(Protocol):

@@ -327,7 +327,12 @@ def test_a_pipe_in_place_of_a_file_does_not_wait(tmp_path):
             plain(tmp_path / name[:3])
 
 
-def test_a_name_that_is_no_text_is_logged(tmp_path):
-    with plain(tmp_path, quiet=True) as log:
-        log.say(f"into {os.fsdecode(b'out-' + bytes([255]))}")
-    assert "into out-" in (tmp_path / "log.txt").read_text()
+def test_a_name_that_is_no_text_is_logged_and_tensorboard_left_out(tmp_path):
+    workdir = tmp_path / os.fsdecode(b"out-" + bytes([255]))
+    with Logbook(workdir, quiet=True) as log:
+        log.say(f"into {workdir}")
+        log.scalars(1, {"loss": 0.5})
+    text = (workdir / "log.txt").read_text()
+    assert f"into {tmp_path}/out-" in text
+    assert "no files for TensorBoard" in text
+    assert lines(workdir) == [{"step": 1, "loss": 0.5}]

@@ -14,6 +14,7 @@ from score_sde import checkpoints, pictures
 from score_sde.commands import cli, in_turn, options
 from score_sde.commands.sample import write_images
 from score_sde.commands.train import train
+from score_sde.config import history
 from score_sde.config.build import data_root
 from score_sde.config.holds import PATH
 from score_sde.config.schema import FIELDS
@@ -163,6 +164,14 @@ def test_a_damaged_entry_is_one_sentence(workdir, capsys, entries):
     said = capsys.readouterr().err.splitlines()
     assert len(said[-1]) < 500
     assert not any("Traceback" in line for line in said)
+
+
+def test_describing_the_commit_takes_no_lock_of_the_users(monkeypatch):
+    commands = []
+    monkeypatch.setattr(history.subprocess, "run", lambda words, **_: commands.append(words))
+    with pytest.raises(AttributeError):  # where the answer is read
+        history._commit()
+    assert commands[0][:2] == ["git", "--no-optional-locks"]
 
 
 # Samples beside samples
