@@ -185,7 +185,7 @@ def write_images(
             if kept < keep:
                 first.append(images[: keep - kept].clone())
                 kept += len(first[-1])
-            evaluations += part.nfe.double().sum().item()
+            evaluations += part.nfe.cpu().double().sum().item()
             yield images, part.index.cpu()
             bar.update(len(part.index))
 
