@@ -232,7 +232,9 @@ def test_the_bytes_are_on_disk_before_the_name(tmp_path, monkeypatch):
 
 
 def test_what_a_killed_save_left_is_cleaned_up(tmp_path):
-    (tmp_path / "step_00000003.pt.123.tmp").write_bytes(b"half")
+    before = tmp_path / "step_00000003.pt.123.tmp"  # of an earlier version: on which host?
+    before.write_bytes(b"half")
+    os.utime(before, (0, 0))
     (tmp_path / "notes.tmp").touch()
     assert checkpoints.steps(tmp_path) == []
     checkpoints.save(tmp_path, state_of(4))
@@ -414,3 +416,60 @@ def test_gpus_that_are_gone_are_left_out():
 def test_the_fingerprint_is_the_files_sha256(tmp_path):
     (tmp_path / "file").write_bytes(b"abc")
     assert checkpoints.fingerprint(tmp_path / "file") == "ba7816bf8f01cfea"
+
+
+# Beside a run that is training
+
+
+def test_a_checkpoint_that_vanishes_is_passed_over_for_the_next(tmp_path, monkeypatch):
+    checkpoints.save(tmp_path, state_of(1))
+    load, looks = checkpoints.load, []
+
+    def vanishing(path):
+        looks.append(path.name)
+        if len(looks) < 4:  # the run saves the next one and deletes this one, three times over
+            checkpoints.save(tmp_path, state_of(len(looks) + 1), keep=1)
+        return load(path)
+
+    monkeypatch.setattr("score_sde.checkpoints.state.load", vanishing)
+    path, content = checkpoints.newest(tmp_path, no_report)
+    assert (path.name, content["step"]) == ("step_00000004.pt", 4)
+    assert looks == [f"step_0000000{k}.pt" for k in (1, 2, 3, 4)]
+
+
+def test_a_checkpoint_too_many_is_deleted_and_the_one_in_use_kept(tmp_path):
+    for step in (10, 15, 20, 25):
+        checkpoints.save(tmp_path, state_of(step), keep=9)
+    checkpoints.delete_old(tmp_path, 15, keep=1, milestone_every=20)
+    assert checkpoints.steps(tmp_path) == [15, 20, 25]
+
+
+@pytest.mark.parametrize(
+    "rng",
+    [
+        {},
+        {"cpu": None, "cuda": []},
+        {"cpu": torch.zeros(8), "cuda": []},
+        {"cpu": torch.zeros(8, dtype=torch.uint8), "cuda": []},
+        {"cpu": torch.full((5056,), 255, dtype=torch.uint8), "cuda": []},
+        {"cpu": torch.get_rng_state(), "cuda": 3},
+        {"cpu": torch.get_rng_state(), "cuda": None},
+        {"cpu": torch.get_rng_state()},
+        [],
+        "state",
+        3.5,
+    ],
+    ids=range(11),
+)
+def test_states_of_generators_that_are_none_are_refused_in_a_sentence(rng):
+    before = torch.get_rng_state()
+    with pytest.raises(checkpoints.CheckpointError, match="random generators"):
+        checkpoints.restore_rng(rng)
+    torch.set_rng_state(before)
+
+
+@pytest.mark.parametrize("entries", [{"step": -1}, {"data": 3}, {"data": None}])
+def test_entries_of_other_types_are_refused_where_they_are_read(tmp_path, entries):
+    checkpoints.save_as(tmp_path / "step_00000001.pt", state_of() | entries)
+    with pytest.raises(checkpoints.CheckpointError, match="below 0"):
+        checkpoints.load(tmp_path / "step_00000001.pt")

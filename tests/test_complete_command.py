@@ -76,9 +76,9 @@ def test_a_completion_is_the_same_however_many_are_drawn_at_a_time(place, tmp_pa
 def test_colours_are_drawn_and_the_grey_values_kept(place, tmp_path, monkeypatch):
     drawn, write = [], completion_run.write_images
 
-    def note(log, config, network, parts, total, output):
+    def note(log, config, network, parts, *where, **how):
         drawn.extend(parts)
-        return write(log, config, network, iter(drawn), total, output)
+        return write(log, config, network, iter(drawn), *where, **how)
 
     monkeypatch.setattr(completion_run, "write_images", note)
     words = ("--mode=colorize", "--num_samples=4", "--completions=1", f"--output={tmp_path}/x")
@@ -144,11 +144,13 @@ def test_masks_that_do_not_say_what_they_mean_are_refused(place, tmp_path, capsy
 
 
 def test_what_is_there_is_kept_or_told(place, tmp_path, capsys):
-    few = ("--mode=inpaint", "--num_samples=1")
+    few = ("--mode=inpaint", "--num_samples=1", "--completions=1")
     out = f"--output={tmp_path / 'out'}"
-    assert run(place, *few, "--completions=3", out) == 0
-    assert run(place, *few, "--completions=1", out) == 0
+    assert run(place, *few, "--num_samples=3", out) == 0
+    assert run(place, *few, out) == 0
     assert "also holds 2 images of an earlier command" in capsys.readouterr().out
+    assert run(place, *few, "--completions=3", out) == 1  # which counts other images
+    assert "holds images of other weights, seed or settings" in capsys.readouterr().err
     (tmp_path / "mine.npz").write_bytes(b"mine")
     assert run(place, *few, f"--output={tmp_path / 'mine.npz'}") == 1
     assert "mine.npz exists: move it away" in capsys.readouterr().err

@@ -180,6 +180,7 @@ def test_a_resume_that_cannot_be_written_keeps_the_curves(tmp_path, monkeypatch)
     with plain(tmp_path, quiet=True) as log:
         log.begin(0)
         log.scalars(1, {"loss": 0.5})
+        log.scalars(2, {"loss": 0.4})
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -189,4 +190,149 @@ def test_a_resume_that_cannot_be_written_keeps_the_curves(tmp_path, monkeypatch)
         log.begin(1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.txt", "metrics.jsonl"]
     with plain(tmp_path, quiet=True) as log:
-        assert log.history("loss") == ([1], [0.5])
+        assert log.history("loss") == ([1, 2], [0.5, 0.4])
+
+
+# Beside others
+
+
+def lines(workdir) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_resume_keeps_what_an_evaluation_writes_meanwhile(tmp_path):
+    with plain(tmp_path, quiet=True) as log:
+        log.begin(0)
+        for step in range(1, 6):
+            log.scalars(step, {"loss": 1.0})
+    with plain(tmp_path, quiet=True) as evaluation:
+        evaluation.scalars(5, {"eval/fid": 1.0})
+        with plain(tmp_path, quiet=True) as log:
+            log.begin(2)
+            evaluation.scalars(4, {"eval/fid": 2.0})
+            log.scalars(3, {"loss": 3.0})
+    assert lines(tmp_path) == [
+        {"step": 1, "loss": 1.0},
+        {"step": 2, "loss": 1.0},
+        {"step": 5, "eval/fid": 1.0},
+        {"step": 4, "eval/fid": 2.0},
+        {"step": 3, "loss": 3.0},
+    ]
+
+
+def test_no_line_is_lost_where_many_write_and_a_run_resumes_again_and_again(tmp_path):
+    def write(first):
+        with plain(tmp_path, quiet=True) as log:
+            for step in range(first, first + 50):
+                log.scalars(step, {"eval/fid": float(step)})
+
+    threads = [threading.Thread(target=write, args=(first,)) for first in (1000, 2000)]
+    for thread in threads:
+        thread.start()
+    with plain(tmp_path, quiet=True) as log:
+        for _ in range(20):
+            log.scalars(7, {"loss": 7.0})
+            log.begin(5)
+    for thread in threads:
+        thread.join()
+    with plain(tmp_path, quiet=True) as log:
+        assert log.history("loss") == ([], [])
+        steps, values = log.history("eval/fid")
+    assert sorted(steps) == [*range(1000, 1050), *range(2000, 2050)]
+    assert values == [float(step) for step in steps]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": "2", "loss": 1}',
+        '{"step": null, "loss": 1}',
+        '{"step": NaN, "loss": 1}',
+        '{"step": 2.5, "loss": 1}',
+        '{"step": true, "loss": 1}',
+        '{"step": -1, "loss": 1}',
+        '{"step": 1' + "0" * 5000 + ', "loss": 1}',
+        '{"step": 10000000000000000000000, "loss": 1}',
+        '["step"]',
+        "3",
+        "[" * 100_000,
+        "",
+    ],
+    ids=lambda line: line[:20],
+)
+def test_lines_that_are_no_metrics_are_left_out_with_a_word(tmp_path, line):
+    whole = '{"step": 1, "loss": 1.0}'
+    (tmp_path / "metrics.jsonl").write_text(f"{line}\n{whole}\n")
+    with plain(tmp_path, quiet=True) as log:
+        assert log.history("loss") == ([1], [1.0])
+        log.begin(2)
+    assert (tmp_path / "metrics.jsonl").read_text() == f"{whole}\n"
+    assert "1 lines of" in (tmp_path / "log.txt").read_text()
+
+
+def test_values_that_are_no_numbers_are_passed_over(tmp_path):
+    values = ('"high"', "[1]", "{}", "true", "1" + "0" * 400, "NaN", "Infinity", "null", "2")
+    text = "".join(f'{{"step": {k}, "loss": {value}}}\n' for k, value in enumerate(values))
+    (tmp_path / "metrics.jsonl").write_text(text)
+    with plain(tmp_path, quiet=True) as log:
+        steps, losses = log.history("loss")
+    assert steps == [5, 6, 7, 8]
+    assert math.isnan(losses[0])
+    assert math.isnan(losses[2])
+    assert losses[1::2] == [math.inf, 2.0]
+
+
+def test_a_line_does_not_join_half_a_line(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "lo')
+    with plain(tmp_path, quiet=True) as log:
+        log.scalars(2, {"loss": 0.5})
+        assert log.history("loss") == ([2], [0.5])
+
+
+def test_a_disk_that_fills_up_leaves_no_half_line(tmp_path, monkeypatch):
+    with plain(tmp_path, quiet=True) as log:
+        log.scalars(1, {"loss": 0.5})
+        write = os.write
+
+        def full(file, content):
+            if len(content) < 10:
+                raise OSError(28, "No space left on device")
+            return write(file, content[:-5])
+
+        monkeypatch.setattr("score_sde.logbook.os.write", full)
+        with pytest.raises(OSError, match="free some space"):
+            log.scalars(2, {"loss": 0.25})
+    assert lines(tmp_path) == [{"step": 1, "loss": 0.5}]
+
+
+def test_the_log_goes_beside_the_output_where_the_work_directory_cannot_be_written(tmp_path):
+    for name in ("log.txt", "metrics.jsonl"):
+        workdir, beside = tmp_path / f"no {name}", tmp_path / f"beside {name}"
+        (workdir / name).mkdir(parents=True)
+        with plain(workdir, beside=beside, quiet=True) as log:
+            log.say("hello")
+            log.scalars(1, {"eval/fid": 0.5})
+        text = (beside / "log.txt").read_text()
+        assert "the log goes to" in text
+        assert str(workdir / name) in text
+        assert "hello" in text
+        assert lines(beside) == [{"step": 1, "eval/fid": 0.5}]
+
+
+def test_a_pipe_in_place_of_a_file_does_not_wait(tmp_path):
+    for name in ("log.txt", "metrics.jsonl"):
+        (tmp_path / name[:3]).mkdir()
+        os.mkfifo(tmp_path / name[:3] / name)
+        with pytest.raises(OSError, match=f"{name} is a pipe"):
+            plain(tmp_path / name[:3])
+
+
+def test_a_name_that_is_no_text_is_logged_and_tensorboard_left_out(tmp_path):
+    workdir = tmp_path / os.fsdecode(b"out-" + bytes([255]))
+    with Logbook(workdir, quiet=True) as log:
+        log.say(f"into {workdir}")
+        log.scalars(1, {"loss": 0.5})
+    text = (workdir / "log.txt").read_text()
+    assert f"into {tmp_path}/out-" in text
+    assert "no files for TensorBoard" in text
+    assert lines(workdir) == [{"step": 1, "loss": 0.5}]

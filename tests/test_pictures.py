@@ -1,5 +1,8 @@
 """Pictures hold the pixels that they were given."""
 
+import resource
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -64,7 +67,7 @@ def test_tiny_images_are_enlarged_and_columns_follow_the_number():
     ("images", "options"),
     [
         (torch.zeros(0, 1, 8, 8), {}),
-        (torch.zeros(1, 2, 8, 8), {}),
+        (torch.zeros(1, 0, 8, 8), {}),
         (torch.zeros(1, 8, 8), {}),
         (torch.zeros(1, 1, 8, 8), {"columns": 0}),
         (torch.zeros(1, 1, 8, 8), {"scale": 0}),
@@ -209,3 +212,55 @@ def test_a_folder_that_can_not_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"cannot write .*000000\.png"):
         pictures.save_images(tmp_path / "file" / "samples", ramp(1), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("channels", [2, 5])
+def test_other_numbers_of_channels_are_drawn_as_panels_and_kept_whole(tmp_path, channels):
+    images, index = ramp(3, channels), torch.arange(3)
+    panels = np.concatenate(list(images[1].numpy()), axis=1)
+    laid = pictures.grid(images, columns=1, scale=1, padding=0)
+    assert np.array_equal(laid[4:8, :, 0], panels)
+    with Image.open(pictures.save_images(tmp_path, images, index)[1]) as image:
+        assert np.array_equal(np.asarray(image), panels)
+    pictures.save_npz(tmp_path / "a.npz", images, index)
+    with np.load(tmp_path / "a.npz") as data:
+        assert np.array_equal(data["images"], images.permute(0, 2, 3, 1).numpy())
+
+
+def test_a_file_of_images_is_written_as_they_come(tmp_path):
+    images = ramp(7, 3)
+    parts = zip(images.split(3), torch.arange(7).split(3), strict=True)
+    pictures.stream_npz(tmp_path / "a.npz", parts, 7)
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as data:
+        assert np.array_equal(data["images"], images.permute(0, 2, 3, 1).numpy())
+        assert data["index"].tolist() == list(range(7))
+    with pytest.raises(ValueError, match="got 3 images where 7 were announced"):
+        pictures.stream_npz(tmp_path / "b.npz", [(images[:3], torch.arange(3))], 7)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_a_file_of_images_that_does_not_fit_on_the_disk_is_one_sentence(tmp_path):
+    images, limit = ramp(100, 3), resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot write .*a\.npz .*free some space"):
+            pictures.save_npz(tmp_path / "a.npz", images, torch.arange(100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_say_where_they_come_from(tmp_path):
+    assert pictures.origin_of(tmp_path / "none") is None
+    assert pictures.origin_of(tmp_path) is None
+    (tmp_path / "000000_grid.png").touch()
+    assert pictures.origin_of(tmp_path) is None
+    pictures.save_images(tmp_path, ramp(1), torch.tensor([3]), "seed 1")
+    assert pictures.origin_of(tmp_path) == "seed 1"
+    for content in (b"", b"\x89PNG\r\n\x1a\n cut off"):
+        (tmp_path / "000003.png").write_bytes(content)
+        assert pictures.origin_of(tmp_path) == ""
+    pictures.save_images(tmp_path, ramp(1), torch.tensor([3]))
+    assert pictures.origin_of(tmp_path) == ""

@@ -10,7 +10,6 @@ import torch
 
 from score_sde import atomic
 
-TEMPORARY = ".tmp"
 DIGITS = 16
 """Hex digits of a SHA-256 that tell in a result which file it came from."""
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from score_sde.atomic import open_regular
-from score_sde.checkpoints.files import DIGITS, TEMPORARY, CheckpointError, read_marked, write
+from score_sde.checkpoints.files import DIGITS, CheckpointError, read_marked, write
 from score_sde.networks.ema import bare_name
 from score_sde.networks.saved import count, fit_average, fit_moments
 from score_sde.tensor_ops import fit, misfit, no_plain_tensor
@@ -75,11 +75,29 @@ def save(
         )
     _check_entries(state, "the state to save")
     path = path_of(folder, state["step"])
-    for left_over in path.parent.glob(f"step_*.pt*{TEMPORARY}"):
-        left_over.unlink()  # of a save that was killed
     save_as(path, state)
-    _delete_old(path.parent, state["step"], keep, milestone_every)
+    delete_old(folder, state["step"], keep=keep, milestone_every=milestone_every)
     return path
+
+
+def delete_old(
+    folder: str | Path, current: int, *, keep: int = 3, milestone_every: int = 0
+) -> None:
+    """Deletes the checkpoints that `save` would, as a kill may have come between its two acts.
+
+    What is no archive is neither counted nor deleted: it is damaged, or somebody else's.
+
+    Args:
+        folder: where the checkpoints lie.
+        current: step of the one just written or read, which is kept in any case.
+        keep: as `save`.
+        milestone_every: as `save`.
+    """
+    ours = [step for step in steps(folder) if zipfile.is_zipfile(path_of(folder, step))]
+    kept = {current, *ours[-keep:]}
+    for step in ours:
+        if step not in kept and not (milestone_every and step % milestone_every == 0):
+            path_of(folder, step).unlink(missing_ok=True)
 
 
 def save_as(path: Path, state: Mapping[str, Any]) -> None:
@@ -217,21 +235,30 @@ def newest(
     Raises:
         CheckpointError: if every one is damaged; starting from nothing would hide that.
     """
-    damaged: list[CheckpointError] = []
-    for step in reversed(steps(folder)):
-        path = path_of(folder, step)
-        try:
-            state = load(path)
-        except CheckpointError as error:
-            damaged.append(error)
-            continue
-        for error in damaged:
-            report(f"Using {path.name} instead of a newer one: {error}.")
-        return path, state
+    damaged: dict[Path, CheckpointError] = {}
+    vanished = True
+    while vanished:  # a training run deletes the last one as soon as the next one is there
+        vanished = False
+        for step in reversed(steps(folder)):
+            path = path_of(folder, step)
+            if path in damaged:
+                continue
+            try:
+                state = load(path)
+            except FileNotFoundError:
+                vanished = True
+                continue
+            except CheckpointError as error:
+                damaged[path] = error
+                continue
+            for error in damaged.values():
+                report(f"Using {path.name} instead of a newer one: {error}.")
+            return path, state
     if damaged:
         raise CheckpointError(
             f"none of the {len(damaged)} checkpoints in {folder} can be read: restore one from a "
-            f"copy, or move them away to start anew; of the newest, {damaged[0]}"
+            "copy, or move them away to start anew; of the newest, "
+            f"{next(iter(damaged.values()))}"
         )
     return None
 
@@ -259,8 +286,21 @@ def restore_rng(state: Mapping[str, Any]) -> None:
 def _restore_rng(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     present = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    for device, cuda_state in enumerate(state["cuda"][:present]):
-        torch.cuda.set_rng_state(cuda_state, device)
+    try:
+        torch.set_rng_state(_generator(state["cpu"]))
+        for device, cuda_state in enumerate(state["cuda"][:present]):
+            torch.cuda.set_rng_state(_generator(cuda_state), device)
+    except (TypeError, KeyError, RuntimeError) as error:
+        raise CheckpointError(
+            "the checkpoint's entry rng does not hold the states of torch's random generators, "
+            "without which the run would go on otherwise: use another checkpoint"
+        ) from error
+
+
+def _generator(state: Any) -> Tensor:
+    if type(state) is not Tensor or state.dtype != torch.uint8 or state.ndim != 1:
+        raise TypeError("no state of a random generator")
+    return state
 
 
 def fingerprint(path: str | Path) -> str:
@@ -321,12 +361,3 @@ def _plain_dict(value: Mapping[Any, object], where: str) -> dict[str | int, obje
             raise ValueError(f"{where} has two entries {name}, prefixes of wrappers aside")
         result[name] = _plain(item, f"{where}.{key}")
     return result
-
-
-def _delete_old(folder: Path, written: int, keep: int, milestone_every: int) -> None:
-    # What is no archive is neither counted nor deleted: it is damaged, or somebody else's.
-    ours = [step for step in steps(folder) if zipfile.is_zipfile(path_of(folder, step))]
-    kept = {written, *ours[-keep:]}
-    for step in ours:
-        if step not in kept and not (milestone_every and step % milestone_every == 0):
-            path_of(folder, step).unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from score_sde import pictures
 from score_sde.commands.progress import advice_on_memory
-from score_sde.commands.sample import prepare_output, write_images
+from score_sde.commands.sample import origin_of, prepare_output, write_images
 from score_sde.commands.weights import network_of, open_checkpoint
 from score_sde.config.build import (
     Config,
@@ -22,6 +22,7 @@ from score_sde.config.build import (
     num_classes,
     open_split,
 )
+from score_sde.config.holds import expanded
 from score_sde.data import open_pictures, read_mask, to_unit
 from score_sde.logbook import Logbook
 from score_sde.samplers import GridSampler, Samples, completion
@@ -80,30 +81,41 @@ def complete(
     sampler, known_of = _sampler(config, task), _known_of(config, task, mask)
     images, labels = _images(config, source, num_images)
     name = f"{task}_{Path(mask).stem}" if task == "inpaint" else task
-    output = output or workdir / "samples" / f"step_{state['step']:08d}_{name}"
-    grid = prepare_output(output)
+    default = workdir / "samples" / f"step_{state['step']:08d}_{name}"
     known = known_of(build_scaler(config)(images))
     total = len(images) * completions
     advice = (
         f"with {config.sampling.batch_size} images at a time: lower --config.sampling.batch_size"
     )
-    with Logbook(workdir, tensorboard=False) as log, advice_on_memory(advice):
+    chosen = "sampling.corrector" in (overrides or {})
+    if config.sampling.method == "pc" and config.sampling.corrector == "none" and not chosen:
+        reports.append(NO_CORRECTOR)
+    with advice_on_memory(advice):
         network = network_of(config, state, path, raw=raw)
-        chosen = "sampling.corrector" in (overrides or {})
-        if config.sampling.method == "pc" and config.sampling.corrector == "none" and not chosen:
-            reports.append(NO_CORRECTOR)
-        for report in reports:
-            log.say(report)
-        log.say(f"{task}: {completions} completions of each of {len(images)} images, to {output}")
-        parts = _draw(config, network, sampler, known, labels, completions)
-        drawn, nfe = write_images(log, config, network, parts, total, output)
+        # The first image stands for all: the same command may be repeated with more of them.
+        first = {"known value": known.value[0], "known mask": known.mask[0]}
+        place = str(source.absolute()) if source else ""
+        facts = {"task": task, "input": place, "completions": completions}
+        origin = origin_of(config, {**network.state_dict(), **first}, **facts)
+        output, grid = prepare_output(output, default, origin, reports.append)
         few = max(1, GRID_IMAGES // (2 + completions))
-        rows = [images[:few, None], _shown(config, known)[:few, None]]
-        rows = [pictures.to_uint8(row) for row in rows]
-        rows.append(drawn.unflatten(0, (-1, completions))[:few])
-        picture = pictures.grid(torch.cat(rows, dim=1).flatten(0, 1), columns=2 + completions)
-        pictures.save_png(grid, picture)
-        log.say(f"{total} completions, {nfe:.1f} network evaluations each; grid: {grid}")
+        with Logbook(workdir, beside=grid.parent, tensorboard=False) as log:
+            for report in reports:
+                log.say(report)
+            log.say(
+                f"{task}: {completions} completions of each of {len(images)} images, to {output}"
+            )
+            parts = _draw(config, network, sampler, known, labels, completions)
+            keep = few * completions
+            drawn, nfe = write_images(
+                log, config, network, parts, total, output, keep=keep, origin=origin
+            )
+            rows = [images[:few, None], _shown(config, known)[:few, None]]
+            rows = [pictures.to_uint8(row) for row in rows]
+            rows.append(drawn.unflatten(0, (-1, completions)))
+            picture = pictures.grid(torch.cat(rows, dim=1).flatten(0, 1), columns=2 + completions)
+            pictures.save_png(grid, picture)
+            log.say(f"{total} completions, {nfe:.1f} network evaluations each; grid: {grid}")
     return output
 
 
@@ -129,8 +141,8 @@ def _known_of(config: Config, task: str, mask: str) -> Callable[[Tensor], Known]
         return known_gray
     if mask in MASKS:
         known = MASKS[mask](height, width, config.seed)
-    elif Path(mask).is_file():
-        known = read_mask(Path(mask), (height, width))
+    elif expanded(mask).is_file():
+        known = read_mask(expanded(mask), (height, width))
     else:
         raise ValueError(
             f"--mask {mask}: give {', '.join(MASKS)}, or a picture that is white where images are "

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from score_sde.config.build import Config, build_inverse_scaler, draw
+from score_sde.pictures import to_uint8
 from score_sde.sde import SDE
 
 FILM_FRAMES = 50
@@ -22,9 +23,13 @@ def draw_with_film(
     device: torch.device,
     check: Callable[[], None],
 ) -> tuple[Tensor, list[Tensor]]:
-    """Images in [0, 1], and the states on the way, brought to the same range of values.
+    """Images, and the states of the first `FILM_IMAGES` on the way, as uint8.
 
-    `check` is called before every call of the network; what it raises ends the drawing.
+    States are brought to the images' range of values. `check` is called before every call of the
+    network; what it raises ends the drawing.
+
+    Raises:
+        NotFiniteError: pixels that are not finite.
     """
 
     def checked(*given: Any, **named: Any) -> Tensor:
@@ -35,11 +40,14 @@ def draw_with_film(
     frames: dict[int, list[Tensor]] = {}
 
     def keep(k: int, total: int, t: float, x: Tensor, x_mean: Tensor) -> None:
-        if k % -(-total // FILM_FRAMES) == 0:
+        parts = frames.setdefault(k, [])
+        room = FILM_IMAGES - sum(map(len, parts))
+        if k % -(-total // FILM_FRAMES) == 0 and room > 0:
             level = torch.tensor([t])
             size = (sde.mean_scale(level) ** 2 + sde.std(level) ** 2).sqrt().item()
-            frames.setdefault(k, []).append(inverse_scale(x / size).clamp(0, 1).cpu())
+            parts.append(to_uint8(inverse_scale(x[:room] / size)).cpu())
 
     drawn = draw(config, checked, sde, index, device, on_step=keep)
-    images = torch.cat([inverse_scale(part.x).clamp(0, 1).cpu() for part in drawn])
-    return images, [torch.cat(parts) for _, parts in sorted(frames.items())] + [images]
+    images = torch.cat([to_uint8(inverse_scale(part.x)).cpu() for part in drawn])
+    film = [torch.cat(parts) for _, parts in sorted(frames.items()) if parts]
+    return images, [*film, images[:FILM_IMAGES]]

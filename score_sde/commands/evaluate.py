@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from score_sde import checkpoints, parallel, pictures
-from score_sde.atomic import write_whole
+from score_sde.atomic import cannot_write, check_writable, write_whole
 from score_sde.commands.in_turn import in_turn
 from score_sde.commands.progress import advice_on_memory, duration
 from score_sde.commands.weights import network_of, none_in
@@ -77,19 +77,29 @@ def evaluate(
         raise none_in(workdir / "checkpoints")
     folder, reports = eval_folder or workdir / "eval", list[Path]()
     world = parallel.init()
-    with Logbook(workdir, tensorboard=world.is_main, active=world.is_main) as log:
+    if world.is_main:
+        _check_writable(folder)
+    with Logbook(workdir, beside=folder, tensorboard=world.is_main, active=world.is_main) as log:
         wait_sec = 60 * wait_minutes
-        for path, state in in_turn(
+        for path, state, weights in in_turn(
             config, workdir, given=checkpoint, wait_sec=wait_sec, world=world, log=log
         ):
             adopted = history.adopt(config, state["config"], overrides or {}, path)
             if decided := _decided_by_checkpoint(config, adopted):
                 log.say(decided)
-            one = _Evaluation(adopted, path, state, folder, log, world, raw, sources)
+            one = _Evaluation(adopted, path, state, weights, folder, log, world, raw, sources)
             reports.append(one.run())
             if world.is_main and len(reports) > 1:
                 log.say(table([json.loads(report.read_text()) for report in reports]))
     return reports
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuses a folder that reports could not go to, before hours of work."""
+    try:
+        check_writable(folder / "report.json")
+    except OSError as error:
+        raise cannot_write(folder, error, "--eval_folder") from error
 
 
 @dataclass
@@ -99,6 +109,7 @@ class _Evaluation:
     config: Config
     path: Path
     state: dict[str, Any]
+    weights: str
     folder: Path
     log: Logbook
     world: parallel.World
@@ -116,7 +127,7 @@ class _Evaluation:
             sources = self._sources(measured)
         same = self._are_those_trained_on(sources)
         log.say(f"evaluating {self.path} on {references.device}, into {self.folder}")
-        weights = {"weights": checkpoints.fingerprint(self.path), "ema": not self.raw}
+        weights = {"weights": self.weights, "ema": not self.raw}
         with advice_on_memory(ON_MEMORY):
             compared = sources[config.eval.reference_split if measured else "test"]
             if measured and len(compared) > 1:  # first, so that no hours are lost if it is refused

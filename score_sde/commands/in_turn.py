@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from score_sde.logbook import Logbook
 POLL_SEC = 5.0
 """Time between two looks into the folder. Short: all processes come together at each."""
 
-Checkpoint = tuple[Path, dict[str, Any]]
-"""A checkpoint's path and content."""
+Checkpoint = tuple[Path, dict[str, Any], str]
+"""A checkpoint's path, content and fingerprint: a training run may delete the file meanwhile."""
 
 
 def in_turn(
@@ -47,13 +48,13 @@ def in_turn(
         OSError: a file that can't be read.
     """
     if given is not None:
-        yield given, load_any(given, config)
+        yield given, load_any(given, config), checkpoints.fingerprint(given)
         return
     folder = Folder(workdir / "checkpoints", config.eval.begin_ckpt, config.eval.end_ckpt, log)
     first, wait = True, wait_sec
     while checkpoint := _next(folder, wait, world):
         yield checkpoint
-        _, state = checkpoint
+        _, state, _ = checkpoint
         first, folder.last = False, state["step"]
         if not (folder.in_order or wait_sec):
             return
@@ -63,6 +64,16 @@ def in_turn(
         raise folder.nothing(wait_sec)
     if wait:
         log.say(f"no checkpoint after step {folder.last} in {duration(wait_sec)}: enough waited")
+
+
+def read(path: Path) -> Checkpoint:
+    """One of our checkpoints.
+
+    Raises:
+        FileNotFoundError: it is gone.
+        CheckpointError: it is damaged.
+    """
+    return path, checkpoints.load(path), checkpoints.fingerprint(path)
 
 
 class Folder:
@@ -86,20 +97,22 @@ class Folder:
 
     def look(self) -> Checkpoint | None:
         """The next one that is whole: the first after the last, or the newest."""
-        steps = [
-            step
-            for step in checkpoints.steps(self.path)
-            if self.last < step <= (self.end or step) and step not in self._passed
-        ]
-        for step in steps if self.in_order else reversed(steps):
-            path = checkpoints.path_of(self.path, step)
-            try:
-                return path, checkpoints.load(path)
-            except FileNotFoundError:
-                continue  # a training run has just deleted it
-            except checkpoints.CheckpointError as error:
-                self._passed.add(step)
-                self.log.say(f"passed over: {error}")
+        vanished = True
+        while vanished:  # a training run deletes the last one as soon as the next one is there
+            vanished = False
+            steps = [
+                step
+                for step in checkpoints.steps(self.path)
+                if self.last < step <= (self.end or step) and step not in self._passed
+            ]
+            for step in steps if self.in_order else reversed(steps):
+                try:
+                    return read(checkpoints.path_of(self.path, step))
+                except FileNotFoundError:
+                    vanished = True
+                except checkpoints.CheckpointError as error:
+                    self._passed.add(step)
+                    self.log.say(f"passed over: {error}")
         return None
 
     def nothing(self, wait_sec: float) -> ValueError:
@@ -126,7 +139,11 @@ def _next(folder: Folder, wait_sec: float, world: parallel.World) -> Checkpoint 
         mine = checkpoint and checkpoint[0], late
         path, late = parallel.gather_objects(mine)[0]  # type: ignore[misc]
         if path is not None:
-            return checkpoint or (path, checkpoints.load(path))
+            with suppress(FileNotFoundError):
+                checkpoint = checkpoint or read(path)
+            if all(parallel.gather_objects(checkpoint is not None)):
+                return checkpoint
+            continue  # a training run has deleted it before every process had read it
         if late:
             return None
         if not announced:

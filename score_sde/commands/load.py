@@ -19,6 +19,7 @@ from score_sde.config.build import (
     build_sde,
     draw,
 )
+from score_sde.config.holds import expanded
 from score_sde.samplers import Sampler
 from score_sde.sde import SDE, Score
 from score_sde.tensor_ops import UnknownName
@@ -73,7 +74,7 @@ def load(
     workdir_or_file: str | Path, config: Any = None, *, device: str = "", raw: bool = False
 ) -> Loaded:
     """See `score_sde.load`."""
-    path = Path(workdir_or_file).expanduser()
+    path = expanded(workdir_or_file)
     recipe = _get_config(config) if isinstance(config, str | Path) else config
     checkpoint = None if (path / "checkpoints").is_dir() else path
     try:

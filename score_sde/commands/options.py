@@ -7,6 +7,8 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from score_sde.config.holds import expanded
+
 
 class _Text(flags.ArgumentParser):
     """Words that are not empty: an option left empty is not taken for its default."""
@@ -36,7 +38,7 @@ class _Path(_Text):
 
     def parse(self, argument: str | Path) -> Path:
         """The path that the words name."""
-        return Path(super().parse(str(argument)))
+        return expanded(super().parse(str(argument)))
 
 
 def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValues:

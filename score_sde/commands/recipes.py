@@ -10,6 +10,8 @@ import difflib
 import sys
 from pathlib import Path
 
+from score_sde.config.holds import expanded
+
 _PACKAGE = Path(__file__).resolve().parent.parent
 _INSTALLED = _PACKAGE / "recipes"
 FOLDER = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "configs"
@@ -33,8 +35,8 @@ def find(name: str) -> Path:
     """
     short = name.removeprefix("configs/").removesuffix(".py")
     for path in (
-        Path(name),
-        Path(f"{name}.py"),
+        expanded(name),
+        expanded(f"{name}.py"),
         Path("configs", f"{short}.py"),
         FOLDER / f"{short}.py",
     ):

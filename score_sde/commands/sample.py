@@ -1,8 +1,10 @@
 """`--mode sample`: images from a checkpoint."""
 
+import hashlib
 import itertools
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from score_sde import pictures
+from score_sde import atomic, pictures
 from score_sde.commands.progress import advice_on_memory
 from score_sde.commands.weights import network_of, open_checkpoint
+from score_sde.config import history
 from score_sde.config.build import Config, build_device, build_inverse_scaler, build_sde, draw
 from score_sde.logbook import Logbook
 from score_sde.samplers import Samples
+
+GRID_IMAGES = 100
 
 
 def sample(
@@ -50,82 +55,167 @@ def sample(
     reports: list[str] = []
     config, path, state = open_checkpoint(config, checkpoint, workdir, overrides, reports.append)
     device, sde = build_device(config), build_sde(config)
-    output = output or workdir / "samples" / f"step_{state['step']:08d}_{config.sampling.method}"
-    grid = prepare_output(output)
+    default = workdir / "samples" / f"step_{state['step']:08d}_{config.sampling.method}"
     advice = (
         f"with {config.sampling.batch_size} images at a time: lower --config.sampling.batch_size"
     )
-    with Logbook(workdir, tensorboard=False) as log, advice_on_memory(advice):
+    with advice_on_memory(advice):
         network = network_of(config, state, path, raw=raw)
-        for report in reports:
-            log.say(report)
-        log.say(f"drawing {num_samples} images from {path} into {output}")
-        parts = draw(config, network, sde, torch.arange(num_samples), device)
-        images, nfe = write_images(log, config, network, parts, num_samples, output)
-        pictures.save_png(grid, pictures.grid(images[:100]))
-        log.say(f"{num_samples} images, {nfe:.1f} network evaluations each; grid: {grid}")
+        origin = origin_of(config, network.state_dict())
+        output, grid = prepare_output(output, default, origin, reports.append)
+        with Logbook(workdir, beside=grid.parent, tensorboard=False) as log:
+            for report in reports:
+                log.say(report)
+            log.say(f"drawing {num_samples} images from {path} into {output}")
+            parts = draw(config, network, sde, torch.arange(num_samples), device)
+            images, nfe = write_images(
+                log, config, network, parts, num_samples, output, origin=origin
+            )
+            pictures.save_png(grid, pictures.grid(images))
+            log.say(f"{num_samples} images, {nfe:.1f} network evaluations each; grid: {grid}")
     return output
 
 
-def prepare_output(output: Path) -> Path:
+def origin_of(config: Config, tensors: Mapping[str, Tensor], **facts: object) -> str:
+    """A digest of all that an image depends on beside its number, which PNG files carry.
+
+    Args:
+        config: of the checkpoint, with seed and sampler.
+        tensors: the network's, and others that count, by name.
+        **facts: what else there is, as JSON can hold it.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    sampling = history.of_group(config, "sampling")
+    if sampling.get("norms") != "batch":
+        sampling.pop("batch_size", None)  # how many are drawn at a time changes none
+    settings = {"seed": config.seed, "sampling": sampling, **facts}
+    settings["recipe"] = history.of_checkpoint(config)
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+def prepare_output(
+    output: Path | None, default: Path, origin: str, report: Callable[[str], None]
+) -> tuple[Path, Path]:
     """Refuses an output that cannot be written, before anything is drawn; makes its folder.
 
+    Images of another origin, such as another seed, are never overwritten: beside the default
+    folder a new one is taken, and another is refused.
+
+    Args:
+        output: what the user asks for, if anything.
+        default: a folder.
+        origin: of the images to come, see `origin_of`.
+        report: is given a sentence where the default folder is not taken.
+
     Returns:
-        Where the grid of its images goes, beside it.
+        Where the images go, and where the grid of them goes, beside it.
+
+    Raises:
+        ValueError: a name that is neither a folder's nor an `.npz`.
+        OSError: a place that cannot be written to, or holds other images.
     """
-    folder = output.parent if output.suffix == ".npz" else output
+    if output is None:
+        output = default
+        if pictures.origin_of(output) not in (None, origin):
+            output = default.with_name(f"{default.name}_{origin[:8]}")
+            report(f"{default} holds images of other weights, seed or settings: not overwritten")
     if output.suffix.lower() in (".png", ".jpg", ".jpeg", ".gif", ".npy"):
         raise ValueError(f"--output {output}: give a folder for PNG files, or a name in .npz")
-    if output.suffix == ".npz" and output.is_dir():
+    npz = _is_npz(output)
+    if npz and output.is_dir():
         raise ValueError(f"--output {output} is a folder: give another name in .npz")
-    if output.suffix == ".npz" and output.exists():
+    if npz and output.exists():
         raise FileExistsError(f"{output} exists: move it away or choose another --output")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        atomic.check_writable(output if npz else output / "000000.png")
+        whole = output.resolve()  # of "." the name too
+        grid = whole.with_name((whole.stem if npz else whole.name) + "_grid.png")
+    except (OSError, ValueError) as error:  # a folder without a name is the root
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"--output {output} cannot be written ({reason}): choose another") from error
+    try:
+        atomic.check_writable(grid)
     except OSError as error:
         raise OSError(
-            f"--output {output} cannot be made ({error.strerror or error}): choose another place"
+            f"--output {output}: the grid of its images goes beside it, where {grid} cannot be "
+            f"written ({error.strerror}): choose a place in a folder that can be written to"
         ) from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"--output {output} cannot be written to: choose another place")
-    whole = output.resolve()  # of "." the name too
-    return whole.with_name(whole.name.removesuffix(".npz") + "_grid.png")
+    if pictures.origin_of(output) not in (None, origin):
+        raise FileExistsError(
+            f"{output} holds images of other weights, seed or settings: move them away or choose "
+            "another --output"
+        )
+    return output, grid
 
 
-def _numbered(output: Path) -> list[Path]:
-    files = output.glob("*.png") if output.is_dir() else ()
-    return [path for path in files if path.stem.isdecimal()]
+def _is_npz(output: Path) -> bool:
+    return output.suffix.lower() == ".npz"
 
 
 def write_images(
     log: Logbook,
     config: Config,
     network: nn.Module,
-    parts: Iterator[Samples],
+    parts: Iterable[Samples],
     total: int,
     output: Path,
+    *,
+    keep: int = GRID_IMAGES,
+    origin: str = "",
 ) -> tuple[Tensor, float]:
-    """Images to files as they come; gives them back, with the mean number of evaluations.
+    """Images to files as they come.
 
-    The progress bar also counts the calls of the network, as many images may end at once.
+    Args:
+        log: shows the progress.
+        config: of the network.
+        network: whose calls the progress bar counts, as many images may end at once.
+        parts: the images as the network sees them; only one part is in memory at a time.
+        total: of all parts.
+        output: a folder, or a name in .npz.
+        keep: how many images to give back, for a grid.
+        origin: what PNG files are to say of where they come from.
+
+    Returns:
+        The first images, uint8 (n, C, H, W), and the mean number of evaluations of all.
     """
-    inverse_scale = build_inverse_scaler(config)
-    images, index, nfe = [], [], []
-    with log.progress(total, unit="image") as bar, _counted(network, bar):
+    inverse_scale, first = build_inverse_scaler(config), list[Tensor]()
+    evaluations, kept = 0.0, 0
+
+    def drawn() -> Iterator[tuple[Tensor, Tensor]]:
+        nonlocal evaluations, kept
         for part in parts:
             _report_unfinished(log, part)
-            images.append(pictures.to_uint8(inverse_scale(part.x)).cpu())
-            index.append(part.index.cpu())
-            nfe.append(part.nfe.cpu())
-            if output.suffix != ".npz":
-                pictures.save_images(output, images[-1], index[-1])
+            images = pictures.to_uint8(inverse_scale(part.x)).cpu()
+            if kept < keep:
+                first.append(images[: keep - kept].clone())
+                kept += len(first[-1])
+            evaluations += part.nfe.cpu().double().sum().item()
+            yield images, part.index.cpu()
             bar.update(len(part.index))
-    if output.suffix == ".npz":
-        pictures.save_npz(output, torch.cat(images), torch.cat(index))
-    older = sum(int(path.stem) >= total for path in _numbered(output))
+
+    with log.progress(total, unit="image") as bar, _counted(network, bar):
+        if _is_npz(output):
+            pictures.stream_npz(output, drawn(), total)
+        else:
+            for images, index in drawn():
+                pictures.save_images(output, images, index, origin)
+    older = sum(number >= total for number in _numbers(output))
     if older:
         log.say(f"{output} also holds {older} images of an earlier command, of higher numbers")
-    return torch.cat(images), torch.cat(nfe).float().mean().item()
+    return torch.cat(first), evaluations / total
+
+
+def _numbers(output: Path) -> Iterator[int]:
+    if output.is_dir():
+        with os.scandir(output) as entries:
+            for entry in entries:
+                name = entry.name.removesuffix(".png")
+                if name != entry.name and name.isdecimal():
+                    yield int(name)
 
 
 @contextmanager

@@ -133,6 +133,8 @@ def train(
         origin = begin_from(init_from, config, state)
     with Logbook(workdir, quiet=quiet) as log, stop_signals() as stop:
         log.begin(state.step)
+        if saved:  # the run may have been killed between a save and the end of the one before
+            checkpoints.delete_old(workdir / "checkpoints", state.step, **_kept(config))
         device = build_device(config)
         objective = build_objective(config, sde)
         data = (train_source, test_source)
@@ -291,7 +293,7 @@ def held_out_loss(run: _Run) -> float:
 
 
 def _save(run: _Run, **more: str) -> None:
-    training, info = run.config.training, run.train_source.info
+    info = run.train_source.info
     position = {
         "images_seen": run.images_seen,
         "fingerprint": info.fingerprint,
@@ -304,12 +306,13 @@ def _save(run: _Run, **more: str) -> None:
         "config": history.to_json(run.config),
         "versions": provenance(run.origin, changes.as_line(run.changes)),
     }
-    checkpoints.save(
-        run.checkpoints,
-        state,
-        keep=training.keep_checkpoints,
-        milestone_every=training.snapshot_freq,
-    )
+    checkpoints.save(run.checkpoints, state, **_kept(run.config))
+
+
+def _kept(config: Config) -> dict[str, int]:
+    """Which checkpoints are kept."""
+    training = config.training
+    return {"keep": training.keep_checkpoints, "milestone_every": training.snapshot_freq}
 
 
 def _snapshot(run: _Run) -> None:
@@ -338,7 +341,7 @@ def _snapshot(run: _Run) -> None:
     pictures.save_film(folder / f"step_{step:08d}.gif", film)
     run.log.images(step, "samples", grid)
     steps, losses = run.log.history("loss")
-    if steps:
+    if any(map(math.isfinite, losses)):
         pictures.loss_curve(
             run.workdir / "loss.png", steps, losses, held_out=run.log.history("held_out_loss")
         )

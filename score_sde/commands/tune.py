@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from score_sde.atomic import cannot_write, write_whole
+from score_sde.atomic import cannot_write, check_writable, write_whole
 from score_sde.config.build import Config, build_scaler, build_sde, build_sources
 from score_sde.config.check import check_config
 from score_sde.data.distances import LargestDistance, largest_distance
@@ -73,7 +73,8 @@ def tune(config: Config, workdir: Path) -> str:
         OSError: missing images, or a work directory that cannot be written to.
     """
     check_config(config)
-    _prepare(workdir)
+    path = workdir / "tune.json"
+    _prepare(path)
     source, _ = build_sources(config)
     if len(source) < 2:
         raise ValueError("one image has no distance to another: give at least two training images")
@@ -108,7 +109,7 @@ def tune(config: Config, workdir: Path) -> str:
         lines += _say_levels(config, levels, report)
     else:
         lines += [_say_end(sde, distance)]
-    path, text = workdir / "tune.json", json.dumps(report, indent=2) + "\n"
+    text = json.dumps(report, indent=2) + "\n"
     write_whole(path, lambda file: file.write(text.encode()), "--workdir")
     return "\n".join([*lines, f"written to {path}"])
 
@@ -207,8 +208,8 @@ def _words(overrides: dict[str, Any]) -> str:
     return " ".join(f"--config.{name}={value}" for name, value in overrides.items())
 
 
-def _prepare(workdir: Path) -> None:
+def _prepare(path: Path) -> None:
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        check_writable(path)
     except OSError as error:
-        raise cannot_write(workdir, error, "--workdir") from error
+        raise cannot_write(path, error, "--workdir") from error

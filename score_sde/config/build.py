@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from score_sde.config import schema
+from score_sde.config.holds import expanded
 from score_sde.data import Source, inverse_scale, open_source, scale
 from score_sde.networks.ema import ExponentialMovingAverage
 from score_sde.networks.table import NETWORKS
@@ -81,7 +82,7 @@ def num_classes(config: Config) -> int:
 
 def data_root(config: Config) -> str:
     """The folder that data sets lie in."""
-    return field(config, "data.root") or schema.FIELDS["data.root"].default
+    return str(expanded(field(config, "data.root") or schema.FIELDS["data.root"].default))
 
 
 def build_sde(config: Config) -> SDE:

@@ -9,7 +9,7 @@ from typing import Any
 
 from score_sde import __version__, atomic
 from score_sde.config.build import Config
-from score_sde.config.parts import COMMON, as_config, by_dotted_name
+from score_sde.config.parts import COMMON, REQUIRED, as_config, by_dotted_name
 from score_sde.config.schema import FIELDS
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "ml_collections")
@@ -135,7 +135,19 @@ def _from_checkpoint(name: str) -> str:
 
 def _leaves(written: str) -> dict[str, Any]:
     """A config that was written, by dotted names, with what older runs did where it is silent."""
-    return {name: _plain(_older(name)) for name in COMMON} | by_dotted_name(json.loads(written))
+    try:
+        tree = json.loads(written)
+    except (ValueError, RecursionError):
+        tree = None
+    leaves = by_dotted_name(tree) if isinstance(tree, dict) else {}
+    groups = {name.rpartition(".")[0] for name in FIELDS}
+    misplaced = [name for name in leaves if name in groups or name.rpartition(".")[0] in FIELDS]
+    if misplaced or not leaves.keys() >= {*REQUIRED}:
+        raise ValueError(
+            "the config that the checkpoint holds is not the JSON text of one: use another "
+            "checkpoint"
+        )
+    return {name: _plain(_older(name)) for name in COMMON} | leaves
 
 
 def _older(name: str) -> Any:
@@ -160,7 +172,10 @@ def _commit() -> str:
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
         return "unknown"
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=40"]
+    # Without optional locks, as describing refreshes the index: a user's own commit would find
+    # its lock taken.
+    git = ["git", "--no-optional-locks", "-C", str(here)]
+    command = [*git, "describe", "--always", "--dirty=+", "--abbrev=40"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

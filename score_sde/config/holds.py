@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 
@@ -99,6 +100,39 @@ def up_to(most: int) -> Number:
     return Number(f"from 0 to {most:,}", lambda x: 0 <= x <= most)
 
 
+class FilePath:
+    """The path of a file or folder, or nothing."""
+
+    words = "a path"
+
+    def fault(self, value: object) -> str | None:
+        """What is wrong with a value, or None."""
+        if not isinstance(value, str):
+            return "it must be a path, as text"
+        try:
+            expanded(value)
+        except ValueError as error:
+            return str(error)
+        return None
+
+
+def expanded(path: str | Path) -> Path:
+    """A path as its user means it: `~` is the home folder, and `~name` that of another user.
+
+    Raises:
+        ValueError: nobody is called so.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        first = Path(path).parts[0]
+        raise ValueError(
+            f"there is no home folder {first}: write the whole path, or ./{first} for what is "
+            "called so"
+        ) from error
+
+
+PATH = FilePath()
 AT_LEAST_1 = Number("at least 1", lambda x: x >= 1)
 EVERY = Number(
     "at least 1",

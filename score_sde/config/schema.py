@@ -23,9 +23,11 @@ from score_sde.config.holds import (
     KERNEL,
     LEVELS,
     NOT_0,
+    PATH,
     SEED,
     SHARE,
     SIDES,
+    FilePath,
     Names,
     Number,
     Numbers,
@@ -68,7 +70,7 @@ class Field:
 
     default: Any
     help: str
-    holds: Number | Names | Numbers | None = None
+    holds: Number | Names | Numbers | FilePath | None = None
     resume: Literal["free", "on_request", "images", "never"] = "never"
     from_checkpoint: Literal["yes", "unless_given", "no"] = "no"
     older: Any = None
@@ -251,18 +253,22 @@ FIELDS: dict[str, Field] = {
         "network of the features; auto: Inception where its weights are",
         Names("auto", "inception", "classifier"),
     ),
-    "eval.inception_path": _free("", "weights of Inception; where torch-fidelity keeps them"),
-    "eval.reference": _free("", "a file of statistics; by default the data set's own"),
+    "eval.inception_path": _free(
+        "", "weights of Inception; where torch-fidelity keeps them", PATH
+    ),
+    "eval.reference": _free("", "a file of statistics; by default the data set's own", PATH),
     "eval.reference_split": _free(
         "train",
         "split that samples are compared with, in the papers train",
         Names("train", "test"),
     ),
-    "eval.stats_folder": _free("runs/stats", "keeps feature networks and statistics"),
+    "eval.stats_folder": _free("runs/stats", "keeps feature networks and statistics", PATH),
     "data.dataset": _images(
         "CIFAR10", "a row of score_sde.data:DATASETS, spelt with or without - _"
     ),
-    "data.root": _free("data", "the folder that data sets lie in", from_checkpoint="unless_given"),
+    "data.root": _free(
+        "data", "the folder that data sets lie in", PATH, from_checkpoint="unless_given"
+    ),
     "data.download": _free(True, "fetch what torchvision can where it is missing"),
     "data.category": _images("", "of LSUN, such as church_outdoor"),
     # Another share would make test images of training images.

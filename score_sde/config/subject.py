@@ -23,6 +23,7 @@ from score_sde.config.build import (
     image_shape,
     num_classes,
 )
+from score_sde.config.holds import FilePath, expanded
 from score_sde.config.schema import FIELDS
 from score_sde.data import Source
 from score_sde.evaluation.code import fingerprint
@@ -33,12 +34,22 @@ from score_sde.evaluation.subject import Subject
 from score_sde.sde import SDE
 
 
+def _options(config: Config) -> dict[str, Any]:
+    """The fields of the group `eval` by their names within it, paths as they are meant."""
+    options = config.eval.to_dict()
+    for name in options:
+        row = FIELDS.get(f"eval.{name}")
+        if row is not None and isinstance(row.holds, FilePath) and options[name]:
+            options[name] = str(expanded(options[name]))
+    return options
+
+
 def build_references(
     config: Config, say: Callable[[str], None] = lambda sentence: None
 ) -> References:
     """The feature network and the statistics of the config's data set; `say` as there."""
     return References(
-        options=config.eval.to_dict(),
+        options=_options(config),
         dataset=config.data.dataset,
         category=field(config, "data.category"),
         root=Path(data_root(config)),
@@ -79,7 +90,7 @@ def build_subject(
         sde=sde,
         device=device,
         seed=config.seed,
-        options=config.eval.to_dict(),
+        options=_options(config),
         sampling=config.sampling.to_dict(),
         continuous=config.training.continuous,
         num_classes=num_classes(config),

@@ -3,10 +3,12 @@
 from score_sde.pictures.images import (
     NotFiniteError,
     grid,
+    origin_of,
     save_film,
     save_images,
     save_npz,
     save_png,
+    stream_npz,
     to_uint8,
 )
 from score_sde.pictures.plots import Curve, evaluation_sheet, loss_curve
@@ -17,9 +19,11 @@ __all__ = [
     "evaluation_sheet",
     "grid",
     "loss_curve",
+    "origin_of",
     "save_film",
     "save_images",
     "save_npz",
     "save_png",
+    "stream_npz",
     "to_uint8",
 ]

@@ -1,17 +1,22 @@
 """Pictures of images: grids, films, and the files that samples are saved in.
 
-Images are (N, C, H, W) with values in [0, 1], or uint8; a picture is (H, W, C) uint8. Channels are
-1 (grey), 3 (RGB) or 4 (RGBA). Files appear under their names only once they are complete.
+Images are (N, C, H, W) with values in [0, 1], or uint8; a picture is (H, W, C) uint8. Its channels
+are 1 (grey), 3 (RGB) or 4 (RGBA); images of any other number are shown as grey panels side by
+side, one for each channel. Files appear under their names only once they are complete.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
 from math import ceil, sqrt
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from score_sde import atomic
@@ -19,6 +24,7 @@ from score_sde import atomic
 _READABLE_PIXELS = 64  # smaller images are enlarged in a grid, up to this side
 _WHITE = 255
 _CHANNELS = (1, 3, 4)
+_ORIGIN = "score_sde"  # keyword of the text in a PNG file
 
 
 class NotFiniteError(ValueError):
@@ -64,7 +70,7 @@ def grid(
         ValueError: if there are no images, or `images`, `columns`, `scale` or `padding` is not as
             described.
     """
-    pixels = _pixels(images)
+    pixels = _shown(images)
     n, height, width, channels = pixels.shape
     if not n:
         raise ValueError("there are no images to lay out: give at least one")
@@ -94,14 +100,39 @@ def _enlarged(image: np.ndarray, scale: int) -> np.ndarray:
     return np.stack(planes, axis=2)
 
 
-def save_png(path: str | Path, image: np.ndarray) -> None:
+def save_png(path: str | Path, image: np.ndarray, origin: str = "") -> None:
     """Writes a picture, (H, W, C) uint8, as a PNG file; grey ones as grey.
+
+    Args:
+        path: where to.
+        image: the picture.
+        origin: a text for `origin_of`.
 
     Raises:
         ValueError: if the picture is not as described.
         OSError: if the file can't be written, in one sentence.
     """
-    save(path, lambda file: _pil(image).save(file, format="PNG"))
+    text = PngInfo()
+    if origin:
+        text.add_text(_ORIGIN, origin)
+    save(path, lambda file: _pil(image).save(file, format="PNG", pnginfo=text))
+
+
+def origin_of(folder: str | Path) -> str | None:
+    """The origin that images of a folder were saved with, whichever is read first.
+
+    Returns:
+        None where the folder holds no images by index; "" where they do not say.
+    """
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".png") and entry.name.removesuffix(".png").isdecimal():
+                try:
+                    with Image.open(entry.path) as image:
+                        return str(image.info.get(_ORIGIN, ""))
+                except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                    return ""  # damaged
+    return None
 
 
 def save_film(
@@ -135,13 +166,14 @@ def save_film(
     )
 
 
-def save_images(folder: str | Path, images: Tensor, index: Tensor) -> list[Path]:
+def save_images(folder: str | Path, images: Tensor, index: Tensor, origin: str = "") -> list[Path]:
     """Writes images as `000000.png` … by sample index.
 
     Args:
         folder: where to; made where missing.
         images: (N, C, H, W) in [0, 1], or uint8.
         index: (N,) the samples' indices, from 0.
+        origin: what they were made of, for `origin_of`.
 
     Returns:
         The files, in the order of `images`.
@@ -150,38 +182,71 @@ def save_images(folder: str | Path, images: Tensor, index: Tensor) -> list[Path]
         ValueError: if `images` and `index` are not as described.
         OSError: if a file can't be written, in one sentence.
     """
-    pixels = _pixels(images)
+    pixels = _shown(images)
     paths = [Path(folder) / f"{i:06d}.png" for i in _indices(index, len(pixels))]
     for path, image in zip(paths, pixels, strict=True):
-        save_png(path, image)
+        save_png(path, image, origin)
     return paths
 
 
 def save_npz(path: str | Path, images: Tensor, index: Tensor) -> None:
+    """Writes images into one file; see `stream_npz`."""
+    stream_npz(path, [(images, index)], len(images))
+
+
+def stream_npz(path: str | Path, parts: Iterable[tuple[Tensor, Tensor]], count: int) -> None:
     """Writes images into one file, as uint8 `images` (N, H, W, C) and int64 `index` (N,).
+
+    They are written as they come: memory holds one part of them.
 
     Args:
         path: where to; its name should end in `.npz`.
-        images: (N, C, H, W) in [0, 1], or uint8.
-        index: (N,) the samples' indices, from 0.
+        parts: images, (n, C, H, W) in [0, 1] or uint8 of any number of channels, and (n,) the
+            samples' indices, from 0.
+        count: N, of all parts together.
 
     Raises:
-        ValueError: if `images` and `index` are not as described.
+        ValueError: if images or indices are not as described.
         OSError: if the file can't be written, in one sentence.
     """
-    pixels = _pixels(images)
-    indices = np.array(_indices(index, len(pixels)), dtype=np.int64)
-    save(path, lambda file: np.savez(file, images=pixels, index=indices))
+
+    def fill(file: BinaryIO) -> None:
+        indices: list[int] = []
+        with zipfile.ZipFile(file, "w") as archive:
+            with archive.open("images.npy", "w", force_zip64=True) as member:
+                for images, index in parts:
+                    pixels = _pixels(images)
+                    if not indices:
+                        _begin(member, "|u1", (count, *pixels.shape[1:]))
+                    indices += _indices(index, len(pixels))
+                    member.write(pixels.data)
+            with archive.open("index.npy", "w") as member:
+                _begin(member, "<i8", (count,))
+                member.write(np.array(indices, "<i8").tobytes())
+        if len(indices) != count:
+            raise ValueError(f"got {len(indices)} images where {count} were announced: give all")
+
+    save(path, fill)
+
+
+def _begin(file: IO[bytes], kind: str, shape: tuple[int, ...]) -> None:
+    """How an array of numpy begins in a file."""
+    header = {"descr": kind, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
 
 
 def _pixels(images: Tensor) -> np.ndarray:
     """(N, C, H, W) → (N, H, W, C) uint8."""
-    if images.ndim != 4 or images.shape[1] not in _CHANNELS:
-        raise ValueError(
-            f"got images of shape {tuple(images.shape)}: (N, C, H, W) with C of "
-            f"{', '.join(map(str, _CHANNELS))} is needed"
-        )
+    if images.ndim != 4 or not images.shape[1]:
+        raise ValueError(f"got images of shape {tuple(images.shape)}: (N, C, H, W) is needed")
     return to_uint8(images.detach()).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def _shown(images: Tensor) -> np.ndarray:
+    """(N, C, H, W) → pictures (N, H, W, C), or (N, H, C W, 1) where pictures lack the channels."""
+    if images.ndim == 4 and images.shape[1] and images.shape[1] not in _CHANNELS:
+        images = images.transpose(1, 2).flatten(2)[:, None]
+    return _pixels(images)
 
 
 def _indices(index: Tensor, n: int) -> list[int]:

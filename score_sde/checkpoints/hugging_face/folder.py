@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -19,9 +18,9 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from score_sde.atomic import open_regular
+from score_sde import atomic
 from score_sde.checkpoints import hugging_face, state
-from score_sde.checkpoints.files import DIGITS, TEMPORARY, CheckpointError, read_marked
+from score_sde.checkpoints.files import DIGITS, CheckpointError, read_marked
 from score_sde.networks.unet import UNet
 
 _CONFIG = "config.json"
@@ -44,7 +43,7 @@ def is_part(path: Path) -> bool:
 
 def _is_safetensors(path: Path) -> bool:
     """Whether a file is called so, or begins so: the length of the header, and the header."""
-    with open_regular(path) as file:
+    with atomic.open_regular(path) as file:
         beginning = file.read(9)
     starts = beginning[8:9] == b"{" and not any(beginning[4:8])
     return path.suffix == ".safetensors" or starts
@@ -162,14 +161,15 @@ def save_folder(
     content = safetensors.torch.save(theirs, metadata={"format": "pt"})
     if folder.exists():
         raise FileExistsError(f"{folder} exists: move it away or choose another name")
-    temporary = folder.with_name(folder.name + TEMPORARY)
+    text = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
     try:
-        temporary.mkdir(parents=True, exist_ok=True)  # there may be one of a save that was killed
-        _write(temporary / _CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
-        _write(temporary / _WEIGHTS[0], content)
-        temporary.rename(folder)
+        with atomic.temporary(folder) as temporary:
+            temporary.mkdir(parents=True)
+            atomic.sweep(folder.parent)
+            _write(temporary / _CONFIG, text)
+            _write(temporary / _WEIGHTS[0], content)
+            temporary.rename(folder)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise OSError(
             f"cannot save {folder} ({error.strerror or error}): free some space or choose another "
             "place"
@@ -193,7 +193,7 @@ def _find(folder: Path, given: Path | None = None) -> tuple[Path, dict[str, Any]
     for file in (folder / _CONFIG, folder / "unet" / _CONFIG):
         if file.is_file():
             try:
-                with open_regular(file) as opened:
+                with atomic.open_regular(file) as opened:
                     text = opened.read(_MOST_TEXT + 1)
                 config = json.loads(text.decode()) if len(text) <= _MOST_TEXT else None
             except (RecursionError, ValueError) as error:
@@ -230,7 +230,7 @@ def _read(file: Path, network: nn.Module) -> tuple[Any, str]:
     safetensors = _safetensors()
     # Twice the numbers, in double precision, and the names.
     most = 16 * sum(math.prod(value.shape) for value in network.state_dict().values()) + 2**24
-    with open_regular(file) as opened:
+    with atomic.open_regular(file) as opened:
         size = os.fstat(opened.fileno()).st_size
         if size > most:
             raise CheckpointError(
