@@ -185,7 +185,7 @@ def test_a_resume_that_cannot_be_written_keeps_the_curves(tmp_path, monkeypatch)
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("score_sde.atomic.os.replace", full)
+    monkeypatch.setattr("score_sde.atomic.writing.os.replace", full)
     with plain(tmp_path, quiet=True) as log, pytest.raises(OSError, match="free some space"):
         log.begin(1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.txt", "metrics.jsonl"]

@@ -96,7 +96,7 @@ def test_a_failed_write_leaves_the_old_picture(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("score_sde.atomic.os.replace", full)
+    monkeypatch.setattr("score_sde.atomic.writing.os.replace", full)
     with pytest.raises(OSError, match=r"cannot write .*a\.png \(No space left on device\)"):
         pictures.save_png(path, np.ones((2, 2, 1), np.uint8))
     assert path.read_bytes() == before

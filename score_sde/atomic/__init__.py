@@ -1,0 +1,43 @@
+"""Files: written so that they appear whole or not at all, and read where they are files at all."""
+
+from score_sde.atomic.reading import (
+    LONGEST_SHOWN,
+    MOST_READ_WHOLE,
+    open_regular,
+    read_json,
+    read_whole,
+    regular_file,
+    shown,
+)
+from score_sde.atomic.tensors import (
+    RunsCodeError,
+    UnreadableError,
+    read_tensors,
+)
+from score_sde.atomic.writing import (
+    cannot_write,
+    check_writable,
+    sweep,
+    temporary,
+    write,
+    write_whole,
+)
+
+__all__ = [
+    "LONGEST_SHOWN",
+    "MOST_READ_WHOLE",
+    "RunsCodeError",
+    "UnreadableError",
+    "cannot_write",
+    "check_writable",
+    "open_regular",
+    "read_json",
+    "read_tensors",
+    "read_whole",
+    "regular_file",
+    "shown",
+    "sweep",
+    "temporary",
+    "write",
+    "write_whole",
+]
