@@ -2,7 +2,7 @@
 
 import sys
 
-from score_sde.commands.cli import script
+from score_sde.commands.entry import script
 
 if __name__ == "__main__":
     sys.exit(script())
