@@ -44,10 +44,14 @@ def where(error: BaseException) -> str:
 
 def remedy(error: BaseException) -> str:
     """What to do where the machine refused, to be set behind the error's own words."""
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
-        return "; memory ran out: free some, or take fewer or smaller images at a time"
-    if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
-        return "; allow more open files, such as ulimit -n 1024"
+    cause: BaseException | None = error
+    while cause is not None:
+        number = getattr(cause, "errno", None)
+        if isinstance(cause, MemoryError) or number == errno.ENOMEM:
+            return "; memory ran out: free some, or take fewer or smaller images at a time"
+        if number in (errno.EMFILE, errno.ENFILE):
+            return "; allow more open files, such as ulimit -n 1024"
+        cause = cause.__cause__
     return ""
 
 
@@ -81,7 +85,8 @@ def _tell(error: BaseException) -> None:
 
 
 def _warning(message: Warning | str, kind: type[Warning], file: str, line: int, *_: object) -> str:
-    return f"warning: {' '.join(str(message).split())} ({file}, line {line})\n"
+    place = "" if file.startswith(_OURS) else f" ({file}, line {line})"
+    return f"warning: {' '.join(str(message).split())}{place}\n"
 
 
 def _places(error: BaseException) -> list[tuple[str, int]]:
