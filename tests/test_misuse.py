@@ -167,8 +167,8 @@ def test_a_signal_during_the_held_out_loss_is_answered_by_a_save(tmp_path, monke
 
     monkeypatch.setattr(training_run, "held_out_loss", interrupted)
     assert train(tmp_path, 20, "--config.training.eval_freq=2") == 143
-    assert "step 3 is saved" in capfd.readouterr().out
-    assert final(tmp_path, 3)["step"] == 3
+    assert "step 2 is saved" in capfd.readouterr().out
+    assert final(tmp_path, 2)["step"] == 2
 
 
 @pytest.mark.parametrize(
@@ -191,8 +191,8 @@ def test_a_snapshot_gives_way_to_a_signal(words, tmp_path, capfd):
     said = capfd.readouterr().out
     assert ("(ode, slow at first)" in said) == (len(words) == 2)
     assert "the samples of step 10 were left off" in said
-    assert "step 11 is saved" in said
-    assert final(tmp_path, 11)["step"] == 11
+    assert "step 10 is saved" in said
+    assert final(tmp_path, 10)["step"] == 10
 
 
 def test_two_runs_in_one_work_directory_are_refused(tmp_path, capsys):

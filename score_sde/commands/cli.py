@@ -25,7 +25,8 @@ from typing import Any
 import ml_collections
 from absl import flags
 
-from score_sde.commands import options, recipes
+from score_sde.commands import errors, options, recipes, signals
+from score_sde.commands.terminal import guarded, show
 from score_sde.config import listing, parts
 
 
@@ -74,7 +75,8 @@ class Mode:
         if isinstance(function, str):
             module, _, name = function.partition(":")
             function = getattr(importlib.import_module(module), name)
-        function(command)
+        with signals.interruptible():
+            function(command)
 
 
 _DRAWING = ("checkpoint", "raw", "num_samples", "output")
@@ -327,7 +329,7 @@ def run(command: Command) -> None:
     """
     mode, processes = MODES[command.mode], os.environ.get("WORLD_SIZE", "1")
     if command.options["print_config"] and command.config is not None:
-        sys.stdout.write(f"{command.config}\n")
+        show(f"{command.config}\n")
         return
     if processes != "1" and not mode.several_processes:
         ready = " or ".join(name for name, other in MODES.items() if other.several_processes)
@@ -361,35 +363,54 @@ def _help(argv: Sequence[str]) -> str:
     return f"{__doc__}\n{_define_flags().module_help('options')}\n"
 
 
+def is_debug(argv: Sequence[str]) -> bool:
+    """Whether the command line asks for traces."""
+    return "--debug" in argv or "--debug=true" in argv
+
+
+@guarded()
 def main(argv: Sequence[str]) -> int:
     """Runs the program and returns its exit code.
 
-    0 when done, 1 for a user's mistake (one sentence on stderr), 130 after Ctrl-C and 143 after
-    SIGTERM.
+    0 when done, 1 for a user's mistake or another error (one sentence on stderr), 130 after
+    Ctrl-C, 143 after SIGTERM and 129 after SIGHUP.
     """
-    if "--help_config" in argv:
-        sys.stdout.write(listing.help_text())
-        return 0
-    debug = "--debug" in argv or "--debug=true" in argv
+    command = None
     try:
         if "--help" in argv or "-h" in argv:
-            sys.stdout.write(_help(argv))
-            return 0
-        run(parse(argv))
+            show(_help(argv))
+        elif "--help_config" in argv:
+            show(listing.help_text())
+        else:
+            command = parse(argv)
+            run(command)
     except KeyboardInterrupt:
         return 130
     except SystemExit as stopped:
         return stopped.code if isinstance(stopped.code, int) else 1
-    except (ValueError, OSError, ArithmeticError) as error:
-        if debug:
+    except Exception as error:  # nothing reaches the terminal but a sentence
+        sys.stderr.write(f"{_told(error, command)}\n")
+        if is_debug(argv):
             traceback.print_exc()
-        sys.stderr.write(f"{_sentence(error)}\n")
         return 1
     return 0
 
 
-def script() -> int:
-    """The command `score-sde`, and `python main.py`."""
-    code = main(sys.argv)
-    sys.stdout.flush()
-    return code
+def _told(error: Exception, command: Command | None) -> str:
+    """The sentence for an error; the trace of one that nobody expected goes to the log."""
+    words, remedy = _sentence(error), errors.remedy(error)
+    if errors.is_expected(error):
+        return words + remedy
+    log = command and errors.keep_trace(error, _folders(command))
+    trace = f"its trace is in {log}" if log else "--debug shows its trace"
+    words = f": {words}" if str(error) else ""
+    return f"{type(error).__name__} in {errors.where(error)}{words}{remedy} ({trace})"
+
+
+def _folders(command: Command) -> list[Path]:
+    """Where a log may go: the work directory, or beside the output."""
+    folders = [command.workdir]
+    for name in ("eval_folder", "output"):
+        if path := command.options.get(name):
+            folders.append(path.parent if path.suffix else path)
+    return folders

@@ -1,6 +1,5 @@
 """What each mode of the command line hands to the function that carries it out."""
 
-import sys
 from typing import Any
 
 from score_sde.commands.cli import Command
@@ -9,6 +8,7 @@ from score_sde.commands.evaluate import evaluate as evaluate_checkpoints
 from score_sde.commands.sample import sample as draw_samples
 from score_sde.commands.smoke import smoke
 from score_sde.commands.stats import stats as compute_statistics
+from score_sde.commands.terminal import show
 from score_sde.commands.train import train as train_network
 from score_sde.commands.tune import tune as tune_levels
 from score_sde.commands.weights import convert as convert_checkpoint
@@ -65,12 +65,12 @@ def evaluate(command: Command) -> None:
 
 def stats(command: Command) -> None:
     """`--mode stats`."""
-    sys.stdout.write(f"{compute_statistics(command.config)}\n")
+    show(f"{compute_statistics(command.config)}\n")
 
 
 def tune(command: Command) -> None:
     """`--mode tune`."""
-    sys.stdout.write(f"{tune_levels(command.config, command.workdir)}\n")
+    show(f"{tune_levels(command.config, command.workdir)}\n")
 
 
 def convert(command: Command) -> None:
@@ -82,7 +82,7 @@ def convert(command: Command) -> None:
     checkpoint, output = command.options["checkpoint"], command.options["output"]
     if checkpoint is None or output is None:
         raise ValueError("--mode convert takes --checkpoint and --output: give both")
-    sys.stdout.write(f"{convert_checkpoint(checkpoint, output, command.config)}\n")
+    show(f"{convert_checkpoint(checkpoint, output, command.config)}\n")
 
 
 def _of_checkpoint(command: Command) -> dict[str, Any]:

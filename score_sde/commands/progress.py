@@ -1,12 +1,8 @@
-"""Time and interruption: images per second, what is still to come, a clean stop, no memory."""
+"""Time and memory: images per second, what is still to come, advice where memory ran out."""
 
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
-from typing import Any
 
 import torch
 
@@ -78,49 +74,3 @@ class Clock:
         first = self._first_sec if self.steps > 1 else 0.0
         made = self.steps - 1 if self.steps > 1 else max(self.steps, 1)
         return duration(steps * (self.elapsed_sec - first) / made)
-
-
-class Interrupted(Exception):  # noqa: N818, it says what happened
-    """Something long was left off, as the run is to stop."""
-
-
-class Stop:
-    """Whether somebody asked the run to stop.
-
-    Attributes:
-        signal: the number of the signal that asked; None while nobody has.
-    """
-
-    signal: int | None = None
-
-    def check(self) -> None:
-        """Raises Interrupted where somebody did."""
-        if self.signal is not None:
-            raise Interrupted
-
-
-@contextmanager
-def stop_signals() -> Iterator[Stop]:
-    """Turns Ctrl-C and SIGTERM into a request that the run answers after its current step.
-
-    A second one ends the process at once, as it would have without this. Outside the main thread,
-    where Python delivers no signals, nothing changes.
-    """
-    stop = Stop()
-    numbers: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
-
-    def request(number: int, frame: FrameType | None) -> None:
-        stop.signal = number
-        signal.signal(number, before[number])
-
-    for number in numbers:
-        signal.signal(number, request)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -7,9 +7,9 @@ names: `vp/digits`, `vp/digits.py` and `configs/vp/digits.py` are one recipe.
 
 import ast
 import difflib
-import sys
 from pathlib import Path
 
+from score_sde.commands.terminal import show
 from score_sde.config.holds import expanded
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -60,8 +60,8 @@ def list_recipes(command: object = None) -> None:
     """`--mode recipes`: prints each recipe with its title, a line each, whatever the command."""
     titles = catalogue()
     width = max(map(len, titles))
-    for recipe, title in titles.items():
-        sys.stdout.write(f"{recipe:<{width}}  {title}\n")
+    lines = [f"{recipe:<{width}}  {title}\n" for recipe, title in titles.items()]
+    show("".join(lines))
 
 
 def _title(recipe: Path) -> str:

@@ -3,7 +3,7 @@
 import math
 import signal
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,9 @@ from score_sde import checkpoints, noise, pictures
 from score_sde.commands import advice
 from score_sde.commands.drawing import FILM_IMAGES, FILM_PIXELS, draw_with_film
 from score_sde.commands.first_screen import FIRST_STEPS, first_screen
-from score_sde.commands.progress import (
-    Clock,
-    Interrupted,
-    Stop,
-    advice_on_memory,
-    duration,
-    stop_signals,
-)
+from score_sde.commands.progress import Clock, advice_on_memory, duration
+from score_sde.commands.signals import Interrupted, Stop, stop_signals
+from score_sde.commands.terminal import guarded
 from score_sde.commands.weights import begin_from, origin_of, provenance
 from score_sde.config import changes, history
 from score_sde.config.build import (
@@ -75,12 +70,14 @@ class _Run:
     images_seen: int
     stop: Stop
     records: list[StepRecord] = field(default_factory=list)
+    saved_step: int = 0
 
     @property
     def checkpoints(self) -> Path:
         return self.workdir / "checkpoints"
 
 
+@guarded()
 def train(
     config: Config,
     workdir: Path,
@@ -104,7 +101,8 @@ def train(
         ValueError: a config that cannot run, data or checkpoints that do not fit it.
         OSError: missing files, or a work directory that cannot be written to.
         TrainingDiverged: a loss that is not finite.
-        SystemExit: with 130 or 143, after a save, when asked to stop by Ctrl-C or SIGTERM.
+        SystemExit: with 130, 143 or 129, after a save, when asked to stop by Ctrl-C, SIGTERM or
+            SIGHUP.
     """
     check_config(config)
     check_memory(config, empty_network(config), copies=5)
@@ -131,7 +129,7 @@ def train(
         checkpoints.restore_rng(saved["rng"])
     elif init_from:
         origin = begin_from(init_from, config, state)
-    with Logbook(workdir, quiet=quiet) as log, stop_signals() as stop:
+    with stop_signals(quiet=quiet) as stop, Logbook(workdir, quiet=quiet) as log:
         log.begin(state.step)
         if saved:  # the run may have been killed between a save and the end of the one before
             checkpoints.delete_old(workdir / "checkpoints", state.step, **_kept(config))
@@ -151,6 +149,7 @@ def train(
             [*(changes.of_checkpoint(saved) if saved else []), *changed],
             changes.images_seen(saved) if saved else 0,
             stop,
+            saved_step=state.step,
         )
         for report in filter(None, [*reports, origin]):
             log.say(report)
@@ -189,19 +188,18 @@ def _loop(run: _Run) -> None:
     bar = log.progress(config.training.n_iters, state.step)
     clock = Clock(config.training.batch_size)
     try:
-        while state.step < config.training.n_iters:
-            with _reading(run):
-                batch = next(batches)
-            x_0 = scale(batch["image"]).contiguous(memory_format=memory)
-            run.records.append(step(state, x_0, batch["label"] if labelled else None))
-            run.images_seen += config.training.batch_size
-            bar.update()
-            stopping = stop.signal is not None  # asked once: what comes later waits for a save
-            _after_step(run, clock, stopping=stopping)
-            if stopping and stop.signal is not None:
-                name = signal.Signals(stop.signal).name
-                log.say(f"stopped by {name}; step {state.step} is saved, the same command resumes")
-                raise SystemExit(128 + stop.signal)
+        with closing(batches):
+            while state.step < config.training.n_iters:
+                if stop.signal is not None:
+                    raise _stopped(run, stop.signal)
+                with _saving_what_was_made(run), _reading(run):
+                    batch = next(batches)
+                x_0 = scale(batch["image"]).contiguous(memory_format=memory)
+                run.records.append(step(state, x_0, batch["label"] if labelled else None))
+                run.images_seen += config.training.batch_size
+                bar.update()
+                with _saving_what_was_made(run):
+                    _after_step(run, clock)
     except TrainingDiverged as error:
         do = advice.after_divergence(config, error.step, run.checkpoints)
         advised = TrainingDiverged(error.what, error.step, do)
@@ -222,12 +220,12 @@ def _loop(run: _Run) -> None:
     )
 
 
-def _after_step(run: _Run, clock: Clock, *, stopping: bool) -> None:
+def _after_step(run: _Run, clock: Clock) -> None:
     """What the schedule asks for after an update."""
     training, step = run.config.training, run.state.step
     last = step == training.n_iters
     snapshot = step % training.snapshot_freq == 0 or last
-    save = snapshot or step % training.snapshot_freq_for_preemption == 0 or stopping
+    save = snapshot or step % training.snapshot_freq_for_preemption == 0
     log, estimate = step % training.log_freq == 0, clock.steps + 1 == FIRST_STEPS and not last
     if log or save or estimate:
         check_finite(run.records)  # waits for the device, so that the clock reads true
@@ -242,7 +240,7 @@ def _after_step(run: _Run, clock: Clock, *, stopping: bool) -> None:
         run.log.scalars(step, {"held_out_loss": held_out_loss(run)})
     if save:
         _save(run)
-    if snapshot and training.snapshot_sampling and not stopping:
+    if snapshot and training.snapshot_sampling:
         with clock.paused():
             _snapshot(run)
 
@@ -307,12 +305,41 @@ def _save(run: _Run, **more: str) -> None:
         "versions": provenance(run.origin, changes.as_line(run.changes)),
     }
     checkpoints.save(run.checkpoints, state, **_kept(run.config))
+    run.saved_step = run.state.step
 
 
 def _kept(config: Config) -> dict[str, int]:
     """Which checkpoints are kept."""
     training = config.training
     return {"keep": training.keep_checkpoints, "milestone_every": training.snapshot_freq}
+
+
+def _save_what_was_made(run: _Run) -> None:
+    if run.saved_step < run.state.step:
+        check_finite(run.records)
+        _save(run)
+
+
+@contextmanager
+def _saving_what_was_made(run: _Run) -> Iterator[None]:
+    """Between two steps: whatever fails here, such as a data worker, what was made is saved."""
+    try:
+        yield
+    except Exception:
+        made = run.state.step - run.saved_step
+        with suppress(Exception):  # of two errors the first says what happened
+            _save_what_was_made(run)
+            if made:
+                run.log.say(f"step {run.state.step} is saved, the same command resumes")
+        raise
+
+
+def _stopped(run: _Run, number: int) -> SystemExit:
+    """Answers a signal: saves, says so, and gives what ends the run."""
+    _save_what_was_made(run)
+    saved = f"step {run.state.step} is saved, " if run.state.step else ""
+    run.log.say(f"stopped by {signal.Signals(number).name}; {saved}the same command resumes")
+    return SystemExit(128 + number)
 
 
 def _snapshot(run: _Run) -> None:

@@ -25,6 +25,7 @@ from score_sde.data.sources import (
     Request,
     Source,
     StreamingSource,
+    opened,
 )
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "inverse_scale",
     "open_pictures",
     "open_source",
+    "opened",
     "read_mask",
     "scale",
     "to_unit",

@@ -12,14 +12,14 @@ function of (seed, place) alone, and training resumes at any place, in batches o
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
 from score_sde import noise, parallel
-from score_sde.data.sources import Source, in_order
+from score_sde.data.sources import Source, in_order, opened
 from score_sde.noise import Stream
 from score_sde.tensor_ops import expand_to
 
@@ -86,8 +86,11 @@ def train_batches(
     dequantise: bool = False,
     rank: int = 0,
     world: int = 1,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Training batches without end, from the image at place `start` of their order on.
+
+    Images that are streamed come from worker processes, which end when the batches are closed
+    (`contextlib.closing`).
 
     Args:
         source: the training split.
@@ -132,20 +135,23 @@ def _train(
     random_flip: bool,
     seed: int,
     dequantised: bool,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     plan, ahead = itertools.tee(plan)  # the stream reads ahead of the batches it has given
-    for (index, epoch), images in zip(
-        plan, source.stream(index for index, _ in ahead), strict=True
-    ):
-        label, images, index = source.labels(index).to(device), images.to(device), index.to(device)
-        # One sample number for each image in each epoch, so that one call serves a batch of
-        # several epochs.
-        sample = index + epoch.to(device) * len(source)
-        if random_flip:
-            heads = noise.uniform(seed, sample, 0, (), stream=Stream.AUGMENT) < 0.5
-            images = torch.where(expand_to(heads, images), images.flip(-1), images)
-        image = _floats(images, source.info.levels, sample, seed if dequantised else None)
-        yield {"image": image, "label": label, "index": index}
+    with opened(source, (index for index, _ in ahead)) as stream:
+        for (index, epoch), images in zip(plan, stream, strict=True):
+            label, images, index = (
+                source.labels(index).to(device),
+                images.to(device),
+                index.to(device),
+            )
+            # One sample number for each image in each epoch, so that one call serves a batch of
+            # several epochs.
+            sample = index + epoch.to(device) * len(source)
+            if random_flip:
+                heads = noise.uniform(seed, sample, 0, (), stream=Stream.AUGMENT) < 0.5
+                images = torch.where(expand_to(heads, images), images.flip(-1), images)
+            image = _floats(images, source.info.levels, sample, seed if dequantised else None)
+            yield {"image": image, "label": label, "index": index}
 
 
 def eval_batches(
@@ -155,7 +161,7 @@ def eval_batches(
     device: torch.device | str = "cpu",
     dequantise_seed: int | None = None,
     draw: int = 0,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Every image once, in order; the last batch holds what is left.
 
     Args:
@@ -186,11 +192,16 @@ def _evaluate(
     device: torch.device,
     dequantise_seed: int | None,
     draw: int,
-) -> Iterator[Batch]:
-    for index, images in zip(plan, source.stream(plan), strict=True):
-        label, images, index = source.labels(index).to(device), images.to(device), index.to(device)
-        image = _floats(images, source.info.levels, index, dequantise_seed, draw)
-        yield {"image": image, "label": label, "index": index}
+) -> Generator[Batch]:
+    with opened(source, plan) as stream:
+        for index, images in zip(plan, stream, strict=True):
+            label, images, index = (
+                source.labels(index).to(device),
+                images.to(device),
+                index.to(device),
+            )
+            image = _floats(images, source.info.levels, index, dequantise_seed, draw)
+            yield {"image": image, "label": label, "index": index}
 
 
 def _floats(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from score_sde import noise
-from score_sde.data.sources import Source, in_order
+from score_sde.data.sources import Source, in_order, opened
 
 MOST_IMAGES = 200_000
 """Of a larger set a random sample of so many is looked at."""
@@ -89,10 +89,11 @@ def _radii(source: Source, index: Tensor, size: int) -> Tensor:
         total += source.images(part).flatten(1).double().sum(0)
     centre = total / max(len(some), 1)
     batches = [index[part] for part in in_order(len(index), _rows(size))]
-    parts = [
-        torch.linalg.vector_norm(images.flatten(1).double() - centre, dim=1)
-        for images in source.stream(batches)
-    ]
+    with opened(source, batches) as stream:
+        parts = [
+            torch.linalg.vector_norm(images.flatten(1).double() - centre, dim=1)
+            for images in stream
+        ]
     return torch.cat(parts) if parts else centre[:0]
 
 

@@ -7,8 +7,8 @@ by worker processes (`StreamingSource`).
 
 import hashlib
 import os
-import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+
+from score_sde.data.workers import Workers
 
 MEMORY_LIMIT_BYTES = 4 * 2**30
 """Decoded images up to this size are kept in memory."""
@@ -177,8 +178,8 @@ class StreamingSource:
 
     Args:
         info: the description.
-        decode: index → image uint8 (C, H, W); it travels to the workers, so it must pickle. Its
-            `ValueError` for a bad image reaches the caller unchanged.
+        decode: index → image uint8 (C, H, W); it travels to the workers, so it must pickle. What
+            it raises, such as a `ValueError` for a bad image, reaches the caller.
         labels: int64 (N,), or None for no labels.
         num_workers: worker processes; by default one per core, at most eight. 0 decodes in the
             calling process.
@@ -201,24 +202,20 @@ class StreamingSource:
 
     def images(self, indices: Tensor) -> Tensor:
         """Images uint8 (B, C, H, W) of `indices` int64 (B,), decoded here and now."""
-        return _raised(self._decode[indices.tolist()])
+        return torch.from_numpy(self._decode[indices.tolist()])
 
     def labels(self, indices: Tensor) -> Tensor:
         """Labels int64 (B,) of `indices` int64 (B,)."""
         return self._labels[indices.cpu()]
 
-    def stream(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The images of each batch of indices, in order, decoded ahead by the workers."""
-        loader = DataLoader(
-            self._decode,
-            sampler=(batch.tolist() for batch in batches),  # pyright: ignore[reportArgumentType]
-            batch_size=None,
-            collate_fn=_unchanged,
-            num_workers=self._num_workers,
-            worker_init_fn=_leave_signals_to_the_run,
-            generator=torch.Generator(),  # else every loader would draw from torch's global one
-        )
-        return map(_raised, loader)
+    def stream(self, batches: Iterable[Tensor]) -> Generator[Tensor]:
+        """The images of each batch of indices, in order, decoded ahead by the workers.
+
+        They live until the last batch, or until the stream is closed.
+        """
+        requests = (batch.tolist() for batch in batches)
+        with Workers(self._decode.__getitem__, self._num_workers) as workers:
+            yield from map(torch.from_numpy, workers.map(requests))
 
     def decoded(self) -> MemorySource:
         """All images decoded and kept.
@@ -228,13 +225,25 @@ class StreamingSource:
         """
         images = torch.empty(len(self), *self.info.shape, dtype=torch.uint8)
         batches = in_order(len(self), 256)
-        for indices, batch in zip(batches, self.stream(batches), strict=True):
-            images[indices] = batch
+        with opened(self, batches) as stream:
+            for indices, batch in zip(batches, stream, strict=True):
+                images[indices] = batch
         return MemorySource(self.info, images, self._labels)
 
     def to(self, device: torch.device) -> "StreamingSource":
         """Itself: images are decoded on the host."""
         return self
+
+
+@contextmanager
+def opened(source: Source, batches: Iterable[Tensor]) -> Iterator[Iterator[Tensor]]:
+    """A source's stream of the batches, closed at the end: worker processes end with it."""
+    stream = source.stream(batches)
+    if not isinstance(stream, Generator):  # of memory, or of a source of the user's own
+        yield stream
+        return
+    with closing(stream):
+        yield stream
 
 
 def in_order(count: int, batch_size: int) -> list[Tensor]:
@@ -243,8 +252,8 @@ def in_order(count: int, batch_size: int) -> list[Tensor]:
     return [torch.arange(start, min(start + batch_size, count)) for start in starts]
 
 
-class _BatchDecoder(Dataset):
-    """Indices → uint8 (B, C, H, W), or the error: raised in a worker, it would lose its words.
+class _BatchDecoder:
+    """Indices → uint8 (B, C, H, W).
 
     Workers send arrays through their pipes: tensors would go through shared memory, of which
     containers have little.
@@ -254,13 +263,10 @@ class _BatchDecoder(Dataset):
         self.decode = decode
         self.shape = shape
 
-    def __getitem__(self, indices: list[int]) -> np.ndarray | ValueError:
+    def __getitem__(self, indices: list[int]) -> np.ndarray:
         images = np.empty((len(indices), *self.shape), dtype=np.uint8)
-        try:
-            for row, index in enumerate(indices):
-                images[row] = self.decode(index).numpy()
-        except ValueError as error:
-            return error
+        for row, index in enumerate(indices):
+            images[row] = self.decode(index).numpy()
         return images
 
 
@@ -274,16 +280,6 @@ def _raised(result: np.ndarray | ValueError) -> Tensor:
     if isinstance(result, ValueError):
         raise result
     return torch.from_numpy(result)
-
-
-def _leave_signals_to_the_run(worker: int) -> None:
-    # Ctrl-C and a cluster's SIGTERM reach all processes: the run wants one more batch to stop at.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _unchanged(result: Any) -> Any:
-    return result
 
 
 def _labels_or_zeros(labels: Tensor | None, info: DatasetInfo) -> Tensor:

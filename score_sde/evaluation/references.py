@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from score_sde.atomic import cannot_write
-from score_sde.data import DatasetInfo, Source, canonical_name
+from score_sde.data import DatasetInfo, Source, canonical_name, opened
 from score_sde.evaluation.classifier import Classifier, digits_classifier, suits_classifier
 from score_sde.evaluation.classifier_training import train_classifier
 from score_sde.evaluation.features import (
@@ -201,11 +201,9 @@ class References:
 
     def _computed(self, source: Source) -> Reference:
         parts = torch.arange(len(source)).split(self.options["batch_size"])
-        images = (
-            spread_levels(part, source.info.levels).to(self.device)
-            for part in source.stream(parts)
-        )
-        collected = collect(self.network, images, keep=self.keeps_features(source))
+        with opened(source, parts) as stream:
+            images = (spread_levels(part, source.info.levels).to(self.device) for part in stream)
+            collected = collect(self.network, images, keep=self.keeps_features(source))
         facts = self._facts(source.info)
         reference = Reference.of(facts, collected.moments, collected.features, collected.logits)
         _save(reference, self.path(source))

@@ -1,0 +1,15 @@
+"""The first lines of the program, before anything is imported that takes time."""
+
+import sys
+
+from score_sde.commands import signals
+
+
+def script() -> int:
+    """The command `score-sde`, and `python main.py`: the exit code."""
+    signals.end_at_once()
+    from score_sde.commands import cli, errors
+
+    if not cli.is_debug(sys.argv):
+        errors.leave_out_traces()
+    return cli.main(sys.argv)
