@@ -72,7 +72,7 @@ ELSEWHERE = {
 """Modes that write where an option says."""
 
 
-@pytest.mark.parametrize("mode", ELSEWHERE.keys() - {"colorize"})  # which needs colours
+@pytest.mark.parametrize("mode", sorted(ELSEWHERE.keys() - {"colorize"}))  # which needs colours
 def test_a_work_directory_that_cannot_be_written_to_is_enough_to_read_from(
     workdir, tmp_path, mode
 ):
