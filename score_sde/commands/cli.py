@@ -27,7 +27,7 @@ from absl import flags
 
 from score_sde.commands import errors, options, recipes, signals
 from score_sde.commands.terminal import guarded, show
-from score_sde.config import listing, parts
+from score_sde.config import listing
 
 
 @dataclass(frozen=True)
@@ -168,50 +168,11 @@ def _last_of_each(words: list[str]) -> list[str]:
     ]
 
 
-def _fields(recipe: Path) -> dict[str, object]:
-    """What the recipe holds, as long dotted names and values.
-
-    Raises:
-        ValueError: the file gives no recipe. It is the user's code, so any error may come of it.
-    """
-    bare = ["main.py", f"--config={recipe}"]
-    # ml_collections runs every recipe under this module's name: one without get_config() would
-    # find that of the recipe before it.
-    sys.modules.pop("config_config", None)
-    try:
-        values = _define_flags(bare)
-        values(bare)
-        given = values.config
-        if not isinstance(given, ml_collections.ConfigDict):
-            raise TypeError(f"it gives {type(given).__name__}, not a ConfigDict")
-        fields = parts.by_dotted_name(given.to_dict(), "config.")
-    except (Exception, SystemExit) as error:
-        raise ValueError(
-            f"--config {recipe}: its get_config() gives no recipe "
-            f"({_cause(error, recipe)}); compose it "
-            "with recipe() of score_sde.config.parts"
-        ) from error
-    wanted = (*parts.COMMON, *parts.REQUIRED)
-    missing = [name for name in wanted if f"config.{name}" not in fields]
-    if missing:
-        raise ValueError(
-            f"--config {recipe}: the recipe lacks {missing[0]} and {len(missing) - 1} more "
-            "fields; compose it with recipe() of score_sde.config.parts"
-        )
-    return fields
-
-
-def _cause(error: BaseException, recipe: Path) -> str:
-    """The error that began it, and its line in the recipe: absl and ml_collections wrap it."""
-    while error.__context__ is not None:
-        error = error.__context__
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename == str(recipe)
-    ]
-    where = f" in line {lines[-1]}" if lines else ""
-    return f"{type(error).__name__}{where}: {error}"
+def _read(words: Sequence[str]) -> Any:
+    """The config of a command line."""
+    values = _define_flags(words)
+    values(words)
+    return values.config
 
 
 def _explain(argv: Sequence[str], recipe: Path, known: dict[str, object]) -> str | None:
@@ -228,7 +189,7 @@ def _explain(argv: Sequence[str], recipe: Path, known: dict[str, object]) -> str
             return f"--{name}: {recipe.name} has no such field{hint}"
         try:
             trial = [*bare, word] if "=" in word else bare
-            _define_flags(trial)(trial)
+            _read(trial)
         except flags.Error:
             kind = type(known[field]).__name__
             return (
@@ -247,7 +208,7 @@ def parse(argv: Sequence[str]) -> Command:
         ValueError: what is wrong and what to write instead, in one sentence.
     """
     recipe, words = _split_recipe([argv[0], *options.with_flagfiles(argv[1:])])
-    known = _fields(recipe) if recipe else {}
+    known = recipes.fields(recipe, _read) if recipe else {}
     if recipe:
         words = [words[0], f"--config={recipe}", *_last_of_each(words[1:])]
     values = _define_flags(words)
@@ -340,26 +301,12 @@ def run(command: Command) -> None:
     mode.run(command)
 
 
-def _sentence(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return _shortened(f"{where}{error.strerror}")
-    return _shortened(" ".join(str(error).split())) or type(error).__name__
-
-
-def _shortened(sentence: str, length: int = 700) -> str:
-    """A sentence without its middle where it quotes something long; field and remedy stay."""
-    if len(sentence) <= length:
-        return sentence
-    return f"{sentence[: length // 2]} ... {sentence[-length // 2 :]}"
-
-
 def _help(argv: Sequence[str]) -> str:
     """What `--help` prints; with the modes that a recipe adds, where --config names one."""
     if any(word.partition("=")[0] == "--config" for word in argv):
         recipe, _ = _split_recipe(argv)
         if recipe:
-            _fields(recipe)  # runs it
+            recipes.fields(recipe, _read)  # runs it
     return f"{__doc__}\n{_define_flags().module_help('options')}\n"
 
 
@@ -389,22 +336,12 @@ def main(argv: Sequence[str]) -> int:
     except SystemExit as stopped:
         return stopped.code if isinstance(stopped.code, int) else 1
     except Exception as error:  # nothing reaches the terminal but a sentence
-        sys.stderr.write(f"{_told(error, command)}\n")
+        folders = _folders(command) if command else []
+        sys.stderr.write(f"{errors.told(error, folders)}\n")
         if is_debug(argv):
             traceback.print_exc()
         return 1
     return 0
-
-
-def _told(error: Exception, command: Command | None) -> str:
-    """The sentence for an error; the trace of one that nobody expected goes to the log."""
-    words, remedy = _sentence(error), errors.remedy(error)
-    if errors.is_expected(error):
-        return words + remedy
-    log = command and errors.keep_trace(error, _folders(command))
-    trace = f"its trace is in {log}" if log else "--debug shows its trace"
-    words = f": {words}" if str(error) else ""
-    return f"{type(error).__name__} in {errors.where(error)}{words}{remedy} ({trace})"
 
 
 def _folders(command: Command) -> list[Path]:

@@ -21,6 +21,22 @@ _OURS = str(Path(__file__).resolve().parent.parent)
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
 
+def told(error: Exception, folders: Iterable[Path]) -> str:
+    """The sentence for an error; the trace of one that nobody expected goes to a log.
+
+    Args:
+        error: any.
+        folders: where `log.txt` may lie; the first that can be written to is taken.
+    """
+    words, advice = _sentence(error), remedy(error)
+    if is_expected(error):
+        return words + advice
+    log = keep_trace(error, folders)
+    trace = f"its trace is in {log}" if log else "--debug shows its trace"
+    words = f": {words}" if str(error) else ""
+    return f"{type(error).__name__} in {where(error)}{words}{advice} ({trace})"
+
+
 def is_expected(error: BaseException) -> bool:
     """Whether the error's own words are all that a user needs."""
     if isinstance(error, OSError) and error.strerror:
@@ -78,6 +94,20 @@ def leave_out_traces() -> None:
     sys.unraisablehook = lambda failed: None
     threading.excepthook = lambda failed: failed.exc_value and _tell(failed.exc_value)
     warnings.formatwarning = _warning
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return _shortened(f"{where}{error.strerror}")
+    return _shortened(" ".join(str(error).split())) or type(error).__name__
+
+
+def _shortened(sentence: str, length: int = 700) -> str:
+    """A sentence without its middle where it quotes something long; field and remedy stay."""
+    if len(sentence) <= length:
+        return sentence
+    return f"{sentence[: length // 2]} ... {sentence[-length // 2 :]}"
 
 
 def _tell(error: BaseException) -> None:

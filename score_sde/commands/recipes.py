@@ -7,9 +7,16 @@ names: `vp/digits`, `vp/digits.py` and `configs/vp/digits.py` are one recipe.
 
 import ast
 import difflib
+import sys
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import ml_collections
 
 from score_sde.commands.terminal import show
+from score_sde.config import parts
 from score_sde.config.holds import expanded
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -45,6 +52,54 @@ def find(name: str) -> Path:
     near = difflib.get_close_matches(f"configs/{short}.py", catalogue(), n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "--mode recipes lists them"
     raise ValueError(f"--config {name}: there is no such recipe; {hint}")
+
+
+def fields(recipe: Path, read: Callable[[Sequence[str]], Any]) -> dict[str, object]:
+    """What a recipe holds, by long dotted names.
+
+    Args:
+        recipe: its file, which is run.
+        read: the words of a command line → the config of --config.
+
+    Raises:
+        ValueError: the file gives no recipe. It is the user's code, so any error may come of it.
+    """
+    bare = ["main.py", f"--config={recipe}"]
+    # ml_collections runs every recipe under this module's name: one without get_config() would
+    # find that of the recipe before it.
+    sys.modules.pop("config_config", None)
+    try:
+        given = read(bare)
+        if not isinstance(given, ml_collections.ConfigDict):
+            raise TypeError(f"it gives {type(given).__name__}, not a ConfigDict")
+        by_name = parts.by_dotted_name(given.to_dict(), "config.")
+    except (Exception, SystemExit) as error:
+        raise ValueError(
+            f"--config {recipe}: its get_config() gives no recipe "
+            f"({_cause(error, recipe)}); compose it "
+            "with recipe() of score_sde.config.parts"
+        ) from error
+    wanted = (*parts.COMMON, *parts.REQUIRED)
+    missing = [name for name in wanted if f"config.{name}" not in by_name]
+    if missing:
+        raise ValueError(
+            f"--config {recipe}: the recipe lacks {missing[0]} and {len(missing) - 1} more "
+            "fields; compose it with recipe() of score_sde.config.parts"
+        )
+    return by_name
+
+
+def _cause(error: BaseException, recipe: Path) -> str:
+    """The error that began it, and its line in the recipe: absl and ml_collections wrap it."""
+    while error.__context__ is not None:
+        error = error.__context__
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == str(recipe)
+    ]
+    where = f" in line {lines[-1]}" if lines else ""
+    return f"{type(error).__name__}{where}: {error}"
 
 
 def default_workdir(recipe: Path) -> Path:
