@@ -72,7 +72,8 @@ def _fill(state: dict[str, Any], content: Any, path: Path) -> None:
     if ema is not None:
         ema.load_state_dict(_average_for(ema, net, given["ema"]))
     if state.get("optimizer") is not None:
-        check_complete(given, path, ("optimizer",))
+        if not (isinstance(content, dict) and content.get("optimizer")):  # of one before its first
+            check_complete(given, path, ("optimizer",))  # step it is there, without moments
         settings = {} if ours or isinstance(content, list) else content["optimizer"]
         group = settings.get("param_groups", [{}])[0]
         load_by_name(state["optimizer"], net, given["optimizer"], group)

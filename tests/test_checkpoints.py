@@ -468,8 +468,15 @@ def test_states_of_generators_that_are_none_are_refused_in_a_sentence(rng):
     torch.set_rng_state(before)
 
 
-@pytest.mark.parametrize("entries", [{"step": -1}, {"data": 3}, {"data": None}])
-def test_entries_of_other_types_are_refused_where_they_are_read(tmp_path, entries):
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ({"step": -1}, "is -1: a whole number from 0 up"),
+        ({"data": 3}, "has a int as data"),
+        ({"data": None}, "has a NoneType as data"),
+    ],
+)
+def test_entries_of_other_types_are_refused_where_they_are_read(tmp_path, entries, words):
     checkpoints.save_as(tmp_path / "step_00000001.pt", state_of() | entries)
-    with pytest.raises(checkpoints.CheckpointError, match="below 0"):
+    with pytest.raises(checkpoints.CheckpointError, match=words):
         checkpoints.load(tmp_path / "step_00000001.pt")

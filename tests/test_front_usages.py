@@ -176,7 +176,9 @@ def test_a_registered_network_is_in_the_librarys_table_during_a_run(monkeypatch,
     monkeypatch.setattr(mutils, "_REGISTERED", {**mutils._REGISTERED, "mine": Net})
     config = small_config("mine")
     built = []
-    monkeypatch.setattr("run_lib._train", lambda *_: built.append(NETWORKS["mine"](config)))
+    monkeypatch.setattr(
+        "run_lib._train", lambda *_, **more: built.append(NETWORKS["mine"](config))
+    )
     run_lib.train(config, tmp_path)
     assert isinstance(built[0], Net)
     assert "mine" not in NETWORKS
@@ -184,7 +186,7 @@ def test_a_registered_network_is_in_the_librarys_table_during_a_run(monkeypatch,
 
 def test_runs_complete_a_config_and_take_paths_as_text(monkeypatch, tmp_path):
     given = []
-    monkeypatch.setattr("run_lib._train", lambda *words: given.append(words))
+    monkeypatch.setattr("run_lib._train", lambda *words, **more: given.append(words))
     monkeypatch.setattr("run_lib._evaluate", lambda *words, **more: given.append((*words, more)))
     config = ConfigDict(small_config().to_dict() | {"device": torch.device("cpu")})
     del config.training["precision"]

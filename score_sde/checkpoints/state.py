@@ -269,22 +269,12 @@ def rng_state() -> dict[str, Any]:
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
-def restore_rng(state: Mapping[str, Any]) -> None:
+def restore_rng(state: Any) -> None:
     """Puts the generators back to what `rng_state` saw; GPUs that are not there are left out.
 
     Raises:
-        CheckpointError: no state of a generator.
+        CheckpointError: it saw something else, or another torch's generators.
     """
-    try:
-        _restore_rng(state)
-    except (KeyError, RuntimeError, TypeError) as error:
-        raise CheckpointError(
-            "the rng of a checkpoint is no state of these generators: use another checkpoint"
-        ) from error
-
-
-def _restore_rng(state: Mapping[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
     present = torch.cuda.device_count() if torch.cuda.is_available() else 0
     try:
         torch.set_rng_state(_generator(state["cpu"]))
