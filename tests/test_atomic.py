@@ -127,8 +127,8 @@ def test_no_caller_sees_half_a_file():
         for path in (ROOT / "score_sde").rglob("*.py")
         if any(map(writes, ast.walk(ast.parse(Path(path).read_text()))))
     }
-    # A folder of diffusers is filled under a temporary name, which is the folder's; lines are added
-    # to the log.
+    # A folder of diffusers is filled under a temporary name, which is the folder's; to a log lines
+    # are added.
     assert found <= {
         "atomic/writing.py",
         "checkpoints/hugging_face/folder.py",

@@ -176,9 +176,7 @@ def test_a_registered_network_is_in_the_librarys_table_during_a_run(monkeypatch,
     monkeypatch.setattr(mutils, "_REGISTERED", {**mutils._REGISTERED, "mine": Net})
     config = small_config("mine")
     built = []
-    monkeypatch.setattr(
-        "run_lib._train", lambda *_, **more: built.append(NETWORKS["mine"](config))
-    )
+    monkeypatch.setattr("run_lib._train", lambda *_, **__: built.append(NETWORKS["mine"](config)))
     run_lib.train(config, tmp_path)
     assert isinstance(built[0], Net)
     assert "mine" not in NETWORKS

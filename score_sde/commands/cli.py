@@ -28,6 +28,7 @@ from absl import flags
 from score_sde.commands import errors, options, recipes, signals
 from score_sde.commands.terminal import guarded, show
 from score_sde.config import listing
+from score_sde.config.holds import Names
 from score_sde.config.schema import FIELDS
 
 
@@ -273,10 +274,10 @@ def _check_options(mode: str, given: Sequence[str], chosen: Mapping[str, Any]) -
 
 def _check_steps(overrides: Mapping[str, object], config: Any) -> None:
     """Refuses steps that are asked for on the command line and that the method does not take."""
-    method = config.sampling.method
+    method, row = config.sampling.method, FIELDS["sampling.method"].holds
     for name in ("sampling.predictor", "sampling.corrector"):
         asked = overrides.get(name, "none") != "none"
-        if asked and method != "pc" and method in FIELDS["sampling.method"].holds.allowed():
+        if asked and method != "pc" and isinstance(row, Names) and method in row.allowed():
             raise ValueError(
                 f"--config.{name}={overrides[name]} has no use beside sampling.method={method!r}, "
                 "which takes no predictor and no corrector: leave it out, or set "
