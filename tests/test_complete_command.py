@@ -149,8 +149,9 @@ def test_what_is_there_is_kept_or_told(place, tmp_path, capsys):
     assert run(place, *few, "--num_samples=3", out) == 0
     assert run(place, *few, out) == 0
     assert "also holds 2 images of an earlier command" in capsys.readouterr().out
-    assert run(place, *few, "--completions=3", out) == 1  # which counts other images
-    assert "holds images of other weights, seed or settings" in capsys.readouterr().err
+    assert run(place, *few, "--completions=3", out) == 0  # which counts other images
+    assert "other weights, seed or settings: these go to" in capsys.readouterr().out
+    assert [len(list(folder.iterdir())) for folder in sorted(tmp_path.glob("out*/"))] == [3, 3]
     (tmp_path / "mine.npz").write_bytes(b"mine")
     assert run(place, *few, f"--output={tmp_path / 'mine.npz'}") == 1
     assert "mine.npz exists: move it away" in capsys.readouterr().err

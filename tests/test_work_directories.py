@@ -195,23 +195,27 @@ def test_samples_of_another_seed_or_setting_go_elsewhere(workdir, tmp_path, caps
     for change in ("--config.seed=2", "--config.sampling.num_steps=3"):
         capsys.readouterr()
         after = drawn(change)
-        assert "not overwritten" in capsys.readouterr().out
+        assert "these go to" in capsys.readouterr().out
         assert len(after - folders) == 1
         assert drawn(change) == after  # the same command finds its own again
         folders = after
     assert pixels(workdir / "samples" / first)[:2] == images
 
 
-def test_an_output_that_holds_other_samples_is_refused(trained, tmp_path, capsys):
+def test_an_output_that_holds_other_samples_is_left_alone(trained, tmp_path):
     out = f"--output={tmp_path / 'out'}"
     assert run(trained, "--mode=sample", "--num_samples=2", out) == 0
     images = pixels(tmp_path / "out")
-    assert run(trained, "--mode=sample", "--num_samples=2", out, "--config.seed=2") == 1
-    assert "move them away or choose another --output" in capsys.readouterr().err
+    assert run(trained, "--mode=sample", "--num_samples=2", out, "--config.seed=2") == 0
     assert pixels(tmp_path / "out") == images
-    (tmp_path / "mine").mkdir()
-    pictures.save_png(tmp_path / "mine" / "000000.png", np.zeros((2, 2, 1), np.uint8))
-    assert run(trained, "--mode=sample", f"--output={tmp_path / 'mine'}") == 1
+    (other,) = tmp_path.glob("out_*/")
+    assert len(pixels(other)) == 2
+    mine = tmp_path / "mine" / "000000.png"
+    mine.parent.mkdir()
+    pictures.save_png(mine, np.zeros((2, 2, 1), np.uint8))
+    kept = mine.read_bytes()
+    assert run(trained, "--mode=sample", "--num_samples=2", f"--output={mine.parent}") == 0
+    assert [path.read_bytes() for path in mine.parent.iterdir()] == [kept]
 
 
 @pytest.mark.parametrize("name", ["samples.npz", "samples.NPZ", "samples"])

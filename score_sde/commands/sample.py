@@ -102,27 +102,34 @@ def prepare_output(
 ) -> tuple[Path, Path]:
     """Refuses an output that cannot be written, before anything is drawn; makes its folder.
 
-    Images of another origin, such as another seed, are never overwritten: beside the default
-    folder a new one is taken, and another is refused.
+    Images of another origin, such as another seed, are never overwritten: beside a folder that
+    holds them a new one is taken, whose name ends in the origin's first digits.
 
     Args:
         output: what the user asks for, if anything.
         default: a folder.
         origin: of the images to come, see `origin_of`.
-        report: is given a sentence where the default folder is not taken.
+        report: is given a sentence where another folder is taken.
 
     Returns:
         Where the images go, and where the grid of them goes, beside it.
 
     Raises:
         ValueError: a name that is neither a folder's nor an `.npz`.
-        OSError: a place that cannot be written to, or holds other images.
+        OSError: a place that cannot be written to, or an `.npz` that is there.
     """
-    if output is None:
-        output = default
-        if pictures.origin_of(output) not in (None, origin):
-            output = default.with_name(f"{default.name}_{origin[:8]}")
-            report(f"{default} holds images of other weights, seed or settings: not overwritten")
+    output = output or default
+    grid = _writable(output)
+    if not _is_npz(output) and pictures.origin_of(output) not in (None, origin):
+        whole = output.resolve()
+        other = whole.with_name(f"{whole.name}_{origin[:8]}")
+        report(f"{output} holds images of other weights, seed or settings: these go to {other}")
+        output, grid = other, _writable(other)
+    return output, grid
+
+
+def _writable(output: Path) -> Path:
+    """Where the grid of the images goes; refuses a place that cannot be written to."""
     if output.suffix.lower() in (".png", ".jpg", ".jpeg", ".gif", ".npy"):
         raise ValueError(f"--output {output}: give a folder for PNG files, or a name in .npz")
     npz = _is_npz(output)
@@ -144,12 +151,7 @@ def prepare_output(
             f"--output {output}: the grid of its images goes beside it, where {grid} cannot be "
             f"written ({error.strerror}): choose a place in a folder that can be written to"
         ) from error
-    if pictures.origin_of(output) not in (None, origin):
-        raise FileExistsError(
-            f"{output} holds images of other weights, seed or settings: move them away or choose "
-            "another --output"
-        )
-    return output, grid
+    return grid
 
 
 def _is_npz(output: Path) -> bool:
