@@ -105,15 +105,12 @@ class FilePath:
 
     words = "a path"
 
-    def fault(self, value: object) -> str | None:
-        """What is wrong with a value, or None."""
-        if not isinstance(value, str):
-            return "it must be a path, as text"
+    def check(self, value: str, what: str) -> None:
+        """Refuses a value of the field `what` with a ValueError."""
         try:
             expanded(value)
         except ValueError as error:
-            return str(error)
-        return None
+            raise ValueError(f"{what}={value!r}: {error}") from error
 
 
 def expanded(path: str | Path) -> Path:
