@@ -118,7 +118,7 @@ def drawn_from(case: Case, *, raw: bool = False) -> nn.Module:
 
 def evaluated(case: Case) -> nn.Module:
     words = {"given": case.path, "wait_sec": 0.0, "world": None, "log": None}
-    ((path, state),) = in_turn.in_turn(case.config, case.path.parent, **words)
+    ((path, state, _),) = in_turn.in_turn(case.config, case.path.parent, **words)
     return weights.network_of(case.config, state, path)
 
 

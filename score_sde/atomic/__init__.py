@@ -12,6 +12,7 @@ from score_sde.atomic.reading import (
 from score_sde.atomic.tensors import (
     RunsCodeError,
     UnreadableError,
+    begins_as_safetensors,
     read_tensors,
 )
 from score_sde.atomic.writing import (
@@ -28,6 +29,7 @@ __all__ = [
     "MOST_READ_WHOLE",
     "RunsCodeError",
     "UnreadableError",
+    "begins_as_safetensors",
     "cannot_write",
     "check_writable",
     "open_regular",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from score_sde import checkpoints, parallel, pictures
-from score_sde.atomic import cannot_write, check_writable, write_whole
+from score_sde.atomic import cannot_write, check_writable, read_json, write_whole
 from score_sde.commands.in_turn import in_turn
 from score_sde.commands.progress import advice_on_memory, duration
 from score_sde.commands.weights import network_of, none_in
@@ -90,7 +90,7 @@ def evaluate(
             one = _Evaluation(adopted, path, state, weights, folder, log, world, raw, sources)
             reports.append(one.run())
             if world.is_main and len(reports) > 1:
-                log.say(table([json.loads(report.read_text()) for report in reports]))
+                log.say(table([read_json(report) for report in reports]))
     return reports
 
 
@@ -250,8 +250,8 @@ def _decided_by_checkpoint(recipe: Config, adopted: Config) -> str:
 def _is_like(path: Path, report: dict[str, Any]) -> bool:
     """Whether a report was made of the same weights with the same options."""
     try:
-        before = json.loads(path.read_text())
-    except (ValueError, RecursionError):
+        before = read_json(path)
+    except ValueError:
         return False
     now = json.loads(json.dumps(standard(report)))
     names = ("weights", "ema", "config")

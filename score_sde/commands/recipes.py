@@ -10,6 +10,7 @@ import difflib
 import sys
 from pathlib import Path
 
+from score_sde.atomic import read_whole
 from score_sde.config.holds import expanded
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -65,4 +66,4 @@ def list_recipes(command: object = None) -> None:
 
 
 def _title(recipe: Path) -> str:
-    return (ast.get_docstring(ast.parse(recipe.read_text("utf-8"))) or "").partition("\n")[0]
+    return (ast.get_docstring(ast.parse(read_whole(recipe))) or "").partition("\n")[0]

@@ -105,8 +105,10 @@ class FilePath:
 
     words = "a path"
 
-    def check(self, value: str, what: str) -> None:
+    def check(self, value: object, what: str) -> None:
         """Refuses a value of the field `what` with a ValueError."""
+        if not isinstance(value, str):
+            raise ValueError(f"{what}={value!r}: it must be a path, as text")
         try:
             expanded(value)
         except ValueError as error:

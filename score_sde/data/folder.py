@@ -21,7 +21,7 @@ from torch import Tensor
 
 from score_sde.atomic import regular_file, shown
 from score_sde.data import formats
-from score_sde.data.arrays import ARRAY_EXTENSIONS, read_arrays
+from score_sde.data.arrays import ARRAY_EXTENSIONS, read_images
 from score_sde.data.pixels import FileDecoder, conform_array, policy
 from score_sde.data.scan import ImageFile, Scan, class_folders, folder_of, scan
 from score_sde.data.sources import (
@@ -111,7 +111,7 @@ def open_pictures(
             ) from error
         root, names = path.parent, (path.name,)
         if path.suffix.lower() in ARRAY_EXTENSIONS:
-            stored, _ = read_arrays(path)
+            stored, _ = read_images(path)
             return _pictures(path, conform_array(stored[:count], image_size, num_channels))
         if not formats.is_picture(path.name):
             raise ValueError(
@@ -251,7 +251,7 @@ def _held_out(names: list[str], test_fraction: float) -> list[bool]:
 
 
 def _open_array(request: Request, path: Path) -> MemorySource:
-    images, labels = read_arrays(path)
+    images, labels = read_images(path)
     held_out = _held_out([str(row) for row in range(len(images))], request.test_fraction)
     chosen = np.array(held_out, dtype=bool) == (request.split == "test")
     if not chosen.any() and request.split == "train":
