@@ -3,6 +3,7 @@
 from score_sde.atomic.reading import (
     LONGEST_SHOWN,
     MOST_READ_WHOLE,
+    expanded,
     open_regular,
     read_json,
     read_whole,
@@ -32,6 +33,7 @@ __all__ = [
     "begins_as_safetensors",
     "cannot_write",
     "check_writable",
+    "expanded",
     "open_regular",
     "read_json",
     "read_tensors",

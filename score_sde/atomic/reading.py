@@ -34,6 +34,22 @@ def shown(path: str | Path) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[:half]} ... {text[-half:]}"
 
 
+def expanded(path: str | Path) -> Path:
+    """A path as its user means it: `~` is the home folder, and `~name` that of another user.
+
+    Raises:
+        ValueError: nobody is called so.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        first = Path(path).parts[0]
+        raise ValueError(
+            f"there is no home folder {first}: write the whole path, or ./{first} for what is "
+            "called so"
+        ) from error
+
+
 def regular_file(path: str | Path) -> os.stat_result:
     """Sees, without opening it, that a path leads to a file that ends; links are followed.
 

@@ -99,8 +99,10 @@ def open_pictures(
         OSError: where there is nothing at the path.
         ValueError: where it holds no images, or one that cannot be decoded.
     """
+    notes: tuple[str, ...] = ()
     if os.path.isdir(path):
-        root, names = path, tuple(file.path for file in scan(path).files[:count])
+        seen = scan(path)
+        root, names, notes = path, tuple(file.path for file in seen.files[:count]), seen.notes()
     else:
         try:
             regular_file(path)
@@ -119,7 +121,7 @@ def open_pictures(
                 "of them, or a .npy or .npz file"
             )
     decode = FileDecoder(root, names, image_size, num_channels)
-    return _pictures(path, torch.stack([decode(index) for index in range(len(names))]))
+    return _pictures(path, torch.stack([decode(index) for index in range(len(names))]), notes)
 
 
 def read_mask(path: Path, image_size: tuple[int, int]) -> Tensor:
@@ -140,7 +142,7 @@ def read_mask(path: Path, image_size: tuple[int, int]) -> Tensor:
     return FileDecoder(path.parent, (path.name,), image_size, 1)(0) > 127
 
 
-def _pictures(path: Path, images: Tensor) -> MemorySource:
+def _pictures(path: Path, images: Tensor, notes: tuple[str, ...] = ()) -> MemorySource:
     info = DatasetInfo(
         name=shown(path),
         split="test",
@@ -151,6 +153,7 @@ def _pictures(path: Path, images: Tensor) -> MemorySource:
         class_names=(),
         fingerprint="",
         policy="",
+        notes=notes,
     )
     return MemorySource(info, images)
 
