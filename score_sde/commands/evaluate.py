@@ -23,6 +23,7 @@ from score_sde.evaluation.quality import shown
 from score_sde.evaluation.report import lines, standard, table
 from score_sde.evaluation.shards import Shards
 from score_sde.logbook import Logbook
+from score_sde.tensor_ops import listed
 
 ON_MEMORY = (
     "in the evaluation: lower --config.eval.bpd_batch_size (bits/dim), --config.eval.batch_size "
@@ -243,8 +244,7 @@ def _decided_by_checkpoint(recipe: Config, adopted: Config) -> str:
     """What the checkpoint decided against the recipe, for the log."""
     wanted, fields = history.of_checkpoint(recipe), history.of_checkpoint(adopted)
     other = [f"{name}={value!r}" for name, value in fields.items() if wanted.get(name) != value]
-    more = f" and {len(other) - 4} more" if len(other) > 4 else ""
-    return f"of the checkpoint, not of the recipe: {', '.join(other[:4])}{more}" if other else ""
+    return f"of the checkpoint, not of the recipe: {listed(other)}" if other else ""
 
 
 def _is_like(path: Path, report: dict[str, Any]) -> bool:
