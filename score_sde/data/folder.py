@@ -64,16 +64,16 @@ def open_folder(request: Request, root: Path | None = None, *, labelled: bool = 
         return _open_array(request, root)
     splits = split_folders(root)
     if splits is None:
-        found = scan(root)
-        refuse_splits_below(root, {folder_of(file.path) for file in found.files})
-        classes = class_folders(found.files)
-        held_out = _held_out([file.path for file in found.files], request.test_fraction)
+        contents = scan(root)
+        refuse_splits_below(root, {folder_of(file.path) for file in contents.files})
+        classes = class_folders(contents.files)
+        held_out = _held_out([file.path for file in contents.files], request.test_fraction)
         chosen = [
             file
-            for file, is_test in zip(found.files, held_out, strict=True)
+            for file, is_test in zip(contents.files, held_out, strict=True)
             if is_test == (request.split == "test")
         ]
-        notes = found.notes()
+        notes = contents.notes()
     else:
         train, test = scan(splits.train), scan(splits.test)
         classes = class_folders(train.files + test.files)
@@ -101,8 +101,9 @@ def open_pictures(
     """
     notes: tuple[str, ...] = ()
     if os.path.isdir(path):
-        seen = scan(path)
-        root, names, notes = path, tuple(file.path for file in seen.files[:count]), seen.notes()
+        contents = scan(path)
+        root, notes = path, contents.notes()
+        names = tuple(file.path for file in contents.files[:count])
     else:
         try:
             regular_file(path)

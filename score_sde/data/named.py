@@ -158,8 +158,8 @@ def _open_lsun(request: Request) -> Source:
             f"lsun cannot be fetched: export the images of {request.category}_{part}_lmdb "
             f"(LSUN's own tool does it) into {shown(folder.absolute())}"
         )
-    found = scan(folder)
-    return source_of_files(request, folder, found.files, notes=found.notes())
+    contents = scan(folder)
+    return source_of_files(request, folder, contents.files, notes=contents.notes())
 
 
 def _open_faces(request: Request) -> Source:
