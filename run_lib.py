@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from models._release import complete
 from models.utils import get_model
+from score_sde.atomic import expanded
 from score_sde.commands.evaluate import evaluate as _evaluate
 from score_sde.commands.train import train as _train
 from score_sde.config.build import NETWORKS
@@ -18,17 +19,18 @@ def train(config: Any, workdir: str | Path, *, allow: Collection[str] = ()) -> N
     Args:
         config: of the release or ours; fields that it lacks have the library's defaults, and
             `model.name` may be that of a registered network.
-        workdir: made where missing.
+        workdir: made where missing; `~` is the home folder, as on the command line.
         allow: what a resumed run may change, as --allow of the command line.
     """
     with _registered(config):
-        _train(complete(config), Path(workdir), allow=allow)
+        _train(complete(config), expanded(workdir), allow=allow)
 
 
 def evaluate(config: Any, workdir: str | Path, eval_folder: str | Path = "eval") -> None:
     """Evaluates the checkpoints of a work directory; reports go to `eval_folder` within it."""
+    workdir = expanded(workdir)
     with _registered(config):
-        _evaluate(complete(config), Path(workdir), eval_folder=Path(workdir) / eval_folder)
+        _evaluate(complete(config), workdir, eval_folder=workdir / expanded(eval_folder))
 
 
 @contextmanager

@@ -72,8 +72,10 @@ def _fill(state: dict[str, Any], content: Any, path: Path) -> None:
     if ema is not None:
         ema.load_state_dict(_average_for(ema, net, given["ema"]))
     if state.get("optimizer") is not None:
-        if not (isinstance(content, dict) and content.get("optimizer")):  # of one before its first
-            check_complete(given, path, ("optimizer",))  # step it is there, without moments
+        if isinstance(content, dict) and not content.get("optimizer"):
+            check_complete(given, path, ("optimizer",))
+        elif not given["optimizer"]:  # as the release writes before the first update
+            warnings.warn(f"{path} has an optimizer without state: it begins anew", stacklevel=3)
         settings = {} if ours or isinstance(content, list) else content["optimizer"]
         group = settings.get("param_groups", [{}])[0]
         load_by_name(state["optimizer"], net, given["optimizer"], group)
@@ -126,9 +128,9 @@ def _is_by_name(content: Any, net: nn.Module) -> bool:
         return True
     if "network" in content or not _in_release(net):
         return "network" in content
-    own = net.state_dict().keys()
+    names = net.state_dict().keys()
     model = content.get("model")
-    return not isinstance(model, dict) or not without_wrappers(model, own).keys() <= own
+    return not isinstance(model, dict) or not without_wrappers(model, names).keys() <= names
 
 
 def _average_for(ema: Any, net: nn.Module, given: dict[str, Any]) -> dict[str, Any]:
@@ -148,9 +150,9 @@ def _part(content: Any, name: str, path: Path, target: Any) -> None:
     part: Any = content[name]
     if name == "model":
         target = bare(target)
-        own = target.state_dict()
-        plain = all(isinstance(value, torch.Tensor) for value in own.values())
-        part = fit(own, part, f"the model in {path}") if plain else without_module(part)
+        expected = target.state_dict()
+        plain = all(isinstance(value, torch.Tensor) for value in expected.values())
+        part = fit(expected, part, f"the model in {path}") if plain else without_module(part)
     if name == "optimizer":
         for kept in part["state"].values():
             for key, value in kept.items():

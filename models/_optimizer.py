@@ -55,21 +55,21 @@ def fit_state(
     Raises:
         ValueError: it keeps something of another number of weights, or of other shapes.
     """
-    own = [weight for group in optimizer.param_groups for weight in group["params"]]
+    trained = [weight for group in optimizer.param_groups for weight in group["params"]]
     groups = state_dict["param_groups"]
     places = [place for group in groups for place in group["params"]]
-    if len(groups) == 1 and len(places) != len(own):
+    if len(groups) == 1 and len(places) != len(trained):
         places = [place for place in places if state_dict["state"].get(place)]
-    if len(places) != len(own):
+    if len(places) != len(trained):
         raise ValueError(
-            f"the optimizer's state is of {len(places)} weights where {len(own)} are trained "
+            f"the optimizer's state is of {len(places)} weights where {len(trained)} are trained "
             "here: use the same network, or load the file by utils.restore_checkpoint"
         )
     state = {}
-    for number, (place, weight) in enumerate(zip(places, own, strict=True)):
+    for number, (place, weight) in enumerate(zip(places, trained, strict=True)):
         kept = state_dict["state"].get(place, {})
         state[number] = {key: _fitted(key, value, weight) for key, value in kept.items()}
-    numbers = iter(range(len(own)))
+    numbers = iter(range(len(trained)))
     sizes = [len(group["params"]) for group in optimizer.param_groups]
     if len(groups) != len(sizes):
         return None  # torch says so

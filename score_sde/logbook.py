@@ -306,7 +306,7 @@ class Metrics:
 
     def _lines(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
         """Each line with its content, which is empty where it was cut short or is no metrics."""
-        with open(self.path, "rb") as file:
+        with atomic.open_regular(self.path) as file:
             for line in file:
                 try:
                     entry = json.loads(line) if line.endswith(b"\n") else None

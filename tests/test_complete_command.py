@@ -108,6 +108,17 @@ def test_own_pictures_and_an_own_mask(place, tmp_path):
     assert (images[:, :, :4] != (200, 100, 50)).any()
 
 
+def test_files_that_are_left_out_of_a_folder_are_named(place, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    Image.new("RGB", (8, 8), "red").save(folder / "a.png")
+    (folder / "notes.txt").touch()
+    out = f"--output={tmp_path / 'out.npz'}"
+    assert run(place, "--mode=inpaint", f"--input={folder}", "--completions=1", out) == 0
+    log = (place / "run" / "log.txt").read_text()
+    assert "left out as no images: 1 file(s) (1 .txt)" in log
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

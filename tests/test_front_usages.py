@@ -176,7 +176,11 @@ def test_a_registered_network_is_in_the_librarys_table_during_a_run(monkeypatch,
     monkeypatch.setattr(mutils, "_REGISTERED", {**mutils._REGISTERED, "mine": Net})
     config = small_config("mine")
     built = []
-    monkeypatch.setattr("run_lib._train", lambda *_, **__: built.append(NETWORKS["mine"](config)))
+
+    def train(*_, **more):
+        built.append(NETWORKS["mine"](config))
+
+    monkeypatch.setattr("run_lib._train", train)
     run_lib.train(config, tmp_path)
     assert isinstance(built[0], Net)
     assert "mine" not in NETWORKS
@@ -184,16 +188,18 @@ def test_a_registered_network_is_in_the_librarys_table_during_a_run(monkeypatch,
 
 def test_runs_complete_a_config_and_take_paths_as_text(monkeypatch, tmp_path):
     given = []
-    monkeypatch.setattr("run_lib._train", lambda *words, **more: given.append(words))
-    monkeypatch.setattr("run_lib._evaluate", lambda *words, **more: given.append((*words, more)))
+    for name in ("_train", "_evaluate"):
+        monkeypatch.setattr(f"run_lib.{name}", lambda *words, **more: given.append((*words, more)))
+    monkeypatch.setenv("HOME", str(tmp_path))
     config = ConfigDict(small_config().to_dict() | {"device": torch.device("cpu")})
     del config.training["precision"]
     config.model.ch_mult, config.model.sigma_max = [1, 1], 50
-    run_lib.train(config, str(tmp_path))
-    run_lib.evaluate(config, str(tmp_path), "mine")
-    (whole, folder), (_, _, more) = given
-    assert folder == tmp_path
-    assert more == {"eval_folder": tmp_path / "mine"}
+    run_lib.train(config, str(tmp_path), allow=["optim.lr"])
+    run_lib.evaluate(config, "~/run", "mine")
+    (whole, folder, how), (_, home, more) = given
+    assert (folder, home) == (tmp_path, tmp_path / "run")
+    assert how == {"allow": ["optim.lr"]}
+    assert more == {"eval_folder": tmp_path / "run" / "mine"}
     assert (whole.device, whole.training.precision) == ("cpu", "auto")
     assert whole.model.ch_mult == (1, 1)
     assert isinstance(whole.model.sigma_max, float)

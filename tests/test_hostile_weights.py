@@ -276,6 +276,15 @@ def test_weights_without_an_optimizer_do_but_for_training(case_of, whole, kind, 
         assert "--init_from" in refusal(READERS["resume"][0], case_of(kind, content))
 
 
+def test_an_optimizer_that_made_no_step_is_taken_with_a_word(case_of, whole):
+    content = copy.deepcopy(whole["theirs"])
+    content["optimizer"]["state"] = {}
+    case = case_of("theirs", content)
+    with pytest.warns(UserWarning, match="an optimizer without state: it begins anew"):
+        READERS["restore_checkpoint"][0](case)
+    assert not any(case.state.optimizer.state.values())
+
+
 def test_a_file_that_is_replaced_while_it_is_read_is_one_of_the_two(tmp_path, monkeypatch):
     path, other = tmp_path / "a.pt", tmp_path / "b.pt"
     torch.save({"a": torch.zeros(3)}, path)

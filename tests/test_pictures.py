@@ -12,6 +12,10 @@ from score_sde import pictures
 from score_sde.pictures import plots
 
 
+def save_npz(path, images, index):
+    pictures.stream_npz(path, [(images, index)], len(images))
+
+
 def ramp(n: int = 1, channels: int = 1, height: int = 4, width: int = 6) -> torch.Tensor:
     count = n * channels * height * width
     return (torch.arange(count) % 256).to(torch.uint8).reshape(n, channels, height, width)
@@ -188,7 +192,7 @@ def test_samples_are_saved_by_their_index(tmp_path):
 
 def test_npz_content(tmp_path):
     images = torch.rand(4, 3, 5, 6, generator=torch.Generator().manual_seed(0))
-    pictures.save_npz(tmp_path / "samples.npz", images, torch.tensor([3, 1, 0, 2]))
+    save_npz(tmp_path / "samples.npz", images, torch.tensor([3, 1, 0, 2]))
     with np.load(tmp_path / "samples.npz") as data:
         assert sorted(data.files) == ["images", "index"]
         assert data["images"].dtype == np.uint8
@@ -205,7 +209,7 @@ def test_npz_content(tmp_path):
 )
 def test_indices_that_do_not_fit_are_refused(tmp_path, index):
     with pytest.raises(ValueError, match="indices"):
-        pictures.save_npz(tmp_path / "samples.npz", ramp(2), index)
+        save_npz(tmp_path / "samples.npz", ramp(2), index)
 
 
 def test_a_folder_that_can_not_be_made_is_one_sentence(tmp_path):
@@ -222,7 +226,7 @@ def test_other_numbers_of_channels_are_drawn_as_panels_and_kept_whole(tmp_path, 
     assert np.array_equal(laid[4:8, :, 0], panels)
     with Image.open(pictures.save_images(tmp_path, images, index)[1]) as image:
         assert np.array_equal(np.asarray(image), panels)
-    pictures.save_npz(tmp_path / "a.npz", images, index)
+    save_npz(tmp_path / "a.npz", images, index)
     with np.load(tmp_path / "a.npz") as data:
         assert np.array_equal(data["images"], images.permute(0, 2, 3, 1).numpy())
 
@@ -245,7 +249,7 @@ def test_a_file_of_images_that_does_not_fit_on_the_disk_is_one_sentence(tmp_path
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
     try:
         with pytest.raises(OSError, match=r"cannot write .*a\.npz .*free some space"):
-            pictures.save_npz(tmp_path / "a.npz", images, torch.arange(100))
+            save_npz(tmp_path / "a.npz", images, torch.arange(100))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, handler)

@@ -516,7 +516,8 @@ def test_a_run_begins_with_the_averaged_weights_of_either_format(digits, tmp_pat
         assert_same(_sorted(shadow), _sorted(states[-1]["network"]))
         assert_same(_sorted(shadow), _sorted(states[-1]["ema"]["shadow"]))
         assert states[-1]["step"] == states[-1]["ema"]["num_updates"] == 1
-        origin = f"init_from {source} (step 2, sha256 {checkpoints.fingerprint(source)})"
+        _, digest = checkpoints.load_with_fingerprint(source)
+        origin = f"init_from {source} (step 2, sha256 {digest})"
         assert origin in states[-1]["versions"]
         assert origin in (work / "log.txt").read_text()
         assert json.loads((work / "config.json").read_text())["origin"] == origin

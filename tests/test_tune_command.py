@@ -274,6 +274,7 @@ def black_and_white(tmp_path):
     folder.mkdir()
     for k, colour in enumerate(["black", "white", "red", "grey", "blue"] * 4):
         Image.new("RGB", (32, 32), colour).save(folder / f"{k}.png")
+    (folder / "notes.txt").touch()
     return (
         "--config.data.dataset=folder",
         f"--config.data.root={folder}",
@@ -288,6 +289,7 @@ def test_recipes_of_annealed_langevin_are_given_everything_at_once(
     printed, written = tune(tmp_path, capsys, recipe, *black_and_white)
     config = pasted(recipe, printed, *black_and_white).config
     check_config(config)
+    assert "left out as no images: 1 file(s) (1 .txt)" in printed
     assert written["annealed_langevin"] == {}
     assert written["largest_distance"] == pytest.approx(math.sqrt(3072))
     assert (config.model.sigma_max, config.sampling.snr) == (55.5, written["levels"]["snr"])

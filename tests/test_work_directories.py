@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from score_sde import checkpoints, pictures
 from score_sde.commands import cli, in_turn, options
@@ -98,15 +99,15 @@ def test_a_folder_for_reports_that_cannot_be_made_is_refused_first(trained, tmp_
 
 def test_an_evaluation_takes_the_next_where_a_checkpoint_vanishes(workdir, monkeypatch):
     folder = workdir / "checkpoints"
-    load, looks = checkpoints.load, []
+    load, looks = checkpoints.load_with_fingerprint, []
 
     def vanishing(path):
         looks.append(path.name)
         if len(looks) == 1:  # the run saves its next one and deletes this one
-            checkpoints.save(folder, load(path) | {"step": 2}, keep=1)
+            checkpoints.save(folder, load(path)[0] | {"step": 2}, keep=1)
         return load(path)
 
-    monkeypatch.setattr(checkpoints, "load", vanishing)
+    monkeypatch.setattr(checkpoints, "load_with_fingerprint", vanishing)
     assert run(workdir, "--mode=eval") == 0
     assert looks == ["step_00000001.pt", "step_00000002.pt"]
     assert [path.name for path in (workdir / "eval").glob("*.json")] == ["step_00000002.json"]
@@ -238,7 +239,7 @@ def test_only_one_part_of_the_samples_is_in_memory(tmp_path, monkeypatch, name):
 
     with Logbook(tmp_path, tensorboard=False, quiet=True) as log:
         first, nfe = write_images(
-            log, config, torch.nn.Identity(), parts(), 50, tmp_path / name, keep=12
+            log, config, nn.Identity(), parts(), 50, tmp_path / name, keep=12
         )
     assert (first.shape, nfe) == ((12, 1, 8, 8), 4.5)
     if name == "samples":

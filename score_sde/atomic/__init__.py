@@ -3,6 +3,7 @@
 from score_sde.atomic.reading import (
     LONGEST_SHOWN,
     MOST_READ_WHOLE,
+    expanded,
     open_regular,
     read_json,
     read_whole,
@@ -12,6 +13,7 @@ from score_sde.atomic.reading import (
 from score_sde.atomic.tensors import (
     RunsCodeError,
     UnreadableError,
+    begins_as_safetensors,
     read_tensors,
 )
 from score_sde.atomic.writing import (
@@ -28,8 +30,10 @@ __all__ = [
     "MOST_READ_WHOLE",
     "RunsCodeError",
     "UnreadableError",
+    "begins_as_safetensors",
     "cannot_write",
     "check_writable",
+    "expanded",
     "open_regular",
     "read_json",
     "read_tensors",

@@ -15,6 +15,7 @@ LONGEST_SHOWN = 200
 """Characters of a path that a message quotes; a longer one is cut in its middle."""
 
 MOST_READ_WHOLE = 2**26
+"""Bytes of a file that is read at once, such as a text."""
 
 _KINDS = {
     stat.S_IFDIR: "folder",
@@ -33,6 +34,22 @@ def shown(path: str | Path) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[:half]} ... {text[-half:]}"
 
 
+def expanded(path: str | Path) -> Path:
+    """A path as its user means it: `~` is the home folder, and `~name` that of another user.
+
+    Raises:
+        ValueError: nobody is called so.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        first = Path(path).parts[0]
+        raise ValueError(
+            f"there is no home folder {first}: write the whole path, or ./{first} for what is "
+            "called so"
+        ) from error
+
+
 def regular_file(path: str | Path) -> os.stat_result:
     """Sees, without opening it, that a path leads to a file that ends; links are followed.
 
@@ -45,21 +62,21 @@ def regular_file(path: str | Path) -> os.stat_result:
     """
     if "\0" in str(path):
         raise ValueError(f"{shown(path)} is no path: no name holds the character 0")
-    found = os.stat(path)
-    _refuse_special(path, found)
-    return found
+    status = os.stat(path)
+    _refuse_special(path, status)
+    return status
 
 
-def _refuse_special(path: str | Path, found: os.stat_result) -> None:
-    if kind := special_kind(found):
+def _refuse_special(path: str | Path, status: os.stat_result) -> None:
+    if kind := special_kind(status):
         raise ValueError(f"{shown(path)} is a {kind}: a file is needed here, name one")
 
 
-def special_kind(found: os.stat_result) -> str:
+def special_kind(status: os.stat_result) -> str:
     """What it is, where it is no file that ends; else empty."""
-    if stat.S_ISREG(found.st_mode):
+    if stat.S_ISREG(status.st_mode):
         return ""
-    return _KINDS.get(stat.S_IFMT(found.st_mode), "special file")
+    return _KINDS.get(stat.S_IFMT(status.st_mode), "special file")
 
 
 @overload

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from score_sde.atomic.reading import open_regular, special_kind
 
@@ -71,6 +70,8 @@ def _stamp(file: io.BufferedReader) -> tuple[int, int]:
 
 
 def _content(file: io.BufferedReader) -> Any:
+    import torch  # here, as --help reads recipes, and needs no torch
+
     try:
         _check_whole(file)
         file.seek(0)
@@ -129,11 +130,16 @@ def _check_whole(file: io.BufferedReader) -> None:
             raise UnreadableError(f"has in {broken} another checksum than when written")
 
 
+def begins_as_safetensors(beginning: bytes) -> bool:
+    """Whether the first bytes of a file are those of safetensors: a header's length, and it."""
+    return beginning[8:9] == b"{" and not any(beginning[4:8])
+
+
 def _no_archive(beginning: bytes) -> str:
     """What a file is that begins neither as an archive nor as old files of torch do."""
     if not beginning.strip():
         return "is empty"
-    if beginning[8:9] == b"{" and not any(beginning[4:8]):
+    if begins_as_safetensors(beginning):
         return "is a file of safetensors"
     if beginning[257:262] == b"ustar":
         return "is an archive of tar"

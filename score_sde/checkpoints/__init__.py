@@ -6,9 +6,7 @@
 
 from score_sde.checkpoints.files import CheckpointError
 from score_sde.checkpoints.hugging_face.folder import (
-    fingerprint,
     from_folder,
-    from_folder_marked,
     is_part,
     save_folder,
 )
@@ -26,7 +24,7 @@ from score_sde.checkpoints.state import (
     fitted,
     load,
     load_any,
-    load_marked,
+    load_with_fingerprint,
     newest,
     path_of,
     restore_rng,
@@ -42,17 +40,15 @@ __all__ = [
     "check_complete",
     "checked",
     "delete_old",
-    "fingerprint",
     "fitted",
     "from_folder",
-    "from_folder_marked",
     "from_published",
     "is_part",
     "is_published",
     "load",
     "load_any",
-    "load_marked",
     "load_official",
+    "load_with_fingerprint",
     "newest",
     "path_of",
     "restore_rng",

@@ -33,20 +33,15 @@ def write(path: Path, content: object) -> None:
         ) from error
 
 
-def read(path: Path) -> Any:
-    """What a file holds, on the CPU; checksums are verified, and no code of the file is run.
+def read(path: Path) -> tuple[Any, str]:
+    """What a file holds, on the CPU, and its fingerprint: the first `DIGITS` of its SHA-256.
+
+    Checksums are verified, and no code of the file is run. Both are of one file, though another
+    process may put another one under its name meanwhile.
 
     Raises:
         OSError: the file can't be opened.
         CheckpointError: it is damaged, or holds more than tensors, numbers and strings.
-    """
-    return read_marked(path)[0]
-
-
-def read_marked(path: Path) -> tuple[Any, str]:
-    """As `read`, with the `fingerprint` of the very file that was read.
-
-    Another process may have put another one under its name by the time it is looked at again.
     """
     try:
         content, digest = atomic.read_tensors(path)

@@ -9,7 +9,6 @@ Its entries are exactly `step` (int); `network`, `ema`, `optimizer` (state dicts
 (`rng_state`); `data` (position in the data); `config` (JSON text); `versions` (text).
 """
 
-import hashlib
 import json
 import re
 import zipfile
@@ -21,11 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from score_sde.atomic import open_regular
-from score_sde.checkpoints.files import DIGITS, CheckpointError, read_marked, write
+from score_sde.checkpoints.files import CheckpointError, read, write
 from score_sde.networks.ema import bare_name
 from score_sde.networks.saved import count, fit_average, fit_moments
-from score_sde.tensor_ops import fit, misfit, no_plain_tensor
+from score_sde.tensor_ops import fit, listed
 
 KEYS = ("step", "network", "ema", "optimizer", "rng", "data", "config", "versions")
 # What only training needs; a file that is read may lack it, as weights that were made smaller do.
@@ -122,11 +120,11 @@ def load_any(path: str | Path) -> Any:
     Raises:
         FileNotFoundError, CheckpointError: as `load`.
     """
-    return load_marked(path)[0]
+    return load_with_fingerprint(path)[0]
 
 
-def load_marked(path: str | Path) -> tuple[Any, str]:
-    """As `load_any`, with the `fingerprint` of the very file that was read."""
+def load_with_fingerprint(path: str | Path) -> tuple[Any, str]:
+    """As `load_any`, with the fingerprint of the file (see `files.read`)."""
     path = Path(path)
     if not path.is_file():
         there = [path_of(path.parent, step).name for step in steps(path.parent)]
@@ -134,7 +132,7 @@ def load_marked(path: str | Path) -> tuple[Any, str]:
             f"there is no checkpoint {path}: name one that exists "
             f"(its folder has {', '.join(there[-5:]) or 'none'})"
         )
-    return read_marked(path)
+    return read(path)
 
 
 def checked(content: Any, path: str | Path) -> dict[str, Any]:
@@ -205,19 +203,8 @@ def check_complete(
             f"{' and '.join(missing)}: begin a new run from it (--init_from {path} and another "
             "--workdir), or use a checkpoint with all entries"
         )
-    if "rng" in keys and not _is_rng(state["rng"]):
-        raise CheckpointError(
-            f"{path} has something else than the states of generators as rng: use another one"
-        )
-
-
-def _is_rng(state: Mapping[str, Any]) -> bool:
-    cpu, cuda = state.get("cpu"), state.get("cuda")
-    return (
-        isinstance(cuda, list)
-        and all(not no_plain_tensor(one) and one.dtype == torch.uint8 for one in cuda)
-        and not misfit(cpu, tuple(torch.get_rng_state().shape), torch.uint8)
-    )
+    if "rng" in keys:
+        _generator_states(state["rng"], str(path))
 
 
 def _with_path(error: Exception, path: str | Path) -> str:
@@ -273,34 +260,35 @@ def restore_rng(state: Any) -> None:
     """Puts the generators back to what `rng_state` saw; GPUs that are not there are left out.
 
     Raises:
-        CheckpointError: it saw something else, or another torch's generators.
+        CheckpointError: it holds no such states; no generator has changed then.
+    """
+    for device, generator_state in _generator_states(state, "the checkpoint"):
+        if device == "cpu":
+            torch.set_rng_state(generator_state)
+        else:
+            torch.cuda.set_rng_state(generator_state, device)
+
+
+def _generator_states(state: Mapping[str, Any], where: str) -> list[tuple[str, Tensor]]:
+    """Devices that are there, each with the state of its generator.
+
+    Each is tried on a generator that nothing draws from.
+
+    Raises:
+        CheckpointError: one is missing or is no such state; names `where` it was read.
     """
     present = torch.cuda.device_count() if torch.cuda.is_available() else 0
     try:
-        torch.set_rng_state(_generator(state["cpu"]))
-        for device, cuda_state in enumerate(state["cuda"][:present]):
-            torch.cuda.set_rng_state(_generator(cuda_state), device)
-    except (TypeError, KeyError, RuntimeError) as error:
+        states = [("cpu", state["cpu"])]
+        states += [(f"cuda:{k}", saved) for k, saved in enumerate(state["cuda"][:present])]
+        for device, generator_state in states:
+            torch.Generator(device).set_state(generator_state)
+    except (KeyError, RuntimeError, TypeError) as error:
         raise CheckpointError(
-            "the checkpoint's entry rng does not hold the states of torch's random generators, "
-            "without which the run would go on otherwise: use another checkpoint"
+            f"{where} has as rng something else than the states of torch's random generators, "
+            "without which the run would go on otherwise: use another one"
         ) from error
-
-
-def _generator(state: Any) -> Tensor:
-    if type(state) is not Tensor or state.dtype != torch.uint8 or state.ndim != 1:
-        raise TypeError("no state of a random generator")
-    return state
-
-
-def fingerprint(path: str | Path) -> str:
-    """First 16 hex digits of a file's SHA-256: tells in a result which weights it came from."""
-    with open_regular(Path(path)) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
-
-
-def _some(names: list[str], at_most: int = 4) -> str:
-    return ", ".join(names[:at_most]) + (", ..." if len(names) > at_most else "")
+    return states
 
 
 def _check_entries(state: Any, what: str) -> None:
@@ -311,7 +299,7 @@ def _check_entries(state: Any, what: str) -> None:
     if missing or left_over:
         raise ValueError(
             f"{what} has not exactly the entries {', '.join(KEYS)} "
-            f"(missing: {_some(missing, 8) or 'none'}; left over: {_some(left_over) or 'none'})"
+            f"(missing: {listed(missing, 8) or 'none'}; left over: {listed(left_over) or 'none'})"
         )
     for key, kind in _TYPES.items():
         if type(state[key]) is not kind:

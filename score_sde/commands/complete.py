@@ -23,7 +23,7 @@ from score_sde.config.build import (
     open_split,
 )
 from score_sde.config.holds import expanded
-from score_sde.data import open_pictures, read_mask, to_unit
+from score_sde.data import Source, open_pictures, read_mask, to_unit
 from score_sde.logbook import Logbook
 from score_sde.samplers import GridSampler, Samples, completion
 from score_sde.samplers.completion import MASKS, Known, known_gray, known_pixels
@@ -79,7 +79,11 @@ def complete(
     reports: list[str] = []
     config, path, state = open_checkpoint(config, checkpoint, workdir, overrides, reports.append)
     sampler, known_of = _sampler(config, task), _known_of(config, task, mask)
-    images, labels = _images(config, source, num_images)
+    given = _source(config, source, num_images)
+    reports += given.info.notes
+    row = torch.arange(min(num_images, len(given)))
+    images = to_unit(given.images(row), given.info.levels)
+    labels = given.labels(row) if num_classes(config) else None
     name = f"{task}_{Path(mask).stem}" if task == "inpaint" else task
     default = workdir / "samples" / f"step_{state['step']:08d}_{name}"
     known = known_of(build_scaler(config)(images))
@@ -158,8 +162,8 @@ def _known_of(config: Config, task: str, mask: str) -> Callable[[Tensor], Known]
     return lambda images: known_pixels(images, known)
 
 
-def _images(config: Config, path: Path | None, count: int) -> tuple[Tensor, Tensor | None]:
-    """The first images, in [0, 1], and their labels where the network has classes."""
+def _source(config: Config, path: Path | None, count: int) -> Source:
+    """The images to complete: the first `count` of a user's own, or the recipe's test images."""
     channels, height, width = image_shape(config)
     classes = num_classes(config)
     if path is None:
@@ -171,9 +175,7 @@ def _images(config: Config, path: Path | None, count: int) -> tuple[Tensor, Tens
             f"the network has {classes} classes and the images of {source.info.name} do not say "
             "theirs: complete the recipe's own test images, or take an unconditional network"
         )
-    row = torch.arange(min(count, len(source)))
-    images = to_unit(source.images(row), source.info.levels)
-    return images, source.labels(row) if classes else None
+    return source
 
 
 def _draw(

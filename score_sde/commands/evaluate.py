@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from score_sde import checkpoints, parallel, pictures
-from score_sde.atomic import cannot_write, check_writable, write_whole
+from score_sde.atomic import cannot_write, check_writable, read_json, write_whole
 from score_sde.commands.in_turn import in_turn
 from score_sde.commands.progress import advice_on_memory, duration
 from score_sde.commands.weights import network_of, none_in
@@ -23,6 +23,7 @@ from score_sde.evaluation.quality import shown
 from score_sde.evaluation.report import lines, standard, table
 from score_sde.evaluation.shards import Shards
 from score_sde.logbook import Logbook
+from score_sde.tensor_ops import listed
 
 ON_MEMORY = (
     "in the evaluation: lower --config.eval.bpd_batch_size (bits/dim), --config.eval.batch_size "
@@ -90,7 +91,7 @@ def evaluate(
             one = _Evaluation(adopted, path, state, weights, folder, log, world, raw, sources)
             reports.append(one.run())
             if world.is_main and len(reports) > 1:
-                log.say(table([json.loads(report.read_text()) for report in reports]))
+                log.say(table([read_json(report) for report in reports]))
     return reports
 
 
@@ -243,15 +244,14 @@ def _decided_by_checkpoint(recipe: Config, adopted: Config) -> str:
     """What the checkpoint decided against the recipe, for the log."""
     wanted, fields = history.of_checkpoint(recipe), history.of_checkpoint(adopted)
     other = [f"{name}={value!r}" for name, value in fields.items() if wanted.get(name) != value]
-    more = f" and {len(other) - 4} more" if len(other) > 4 else ""
-    return f"of the checkpoint, not of the recipe: {', '.join(other[:4])}{more}" if other else ""
+    return f"of the checkpoint, not of the recipe: {listed(other)}" if other else ""
 
 
 def _is_like(path: Path, report: dict[str, Any]) -> bool:
     """Whether a report was made of the same weights with the same options."""
     try:
-        before = json.loads(path.read_text())
-    except (ValueError, RecursionError):
+        before = read_json(path)
+    except ValueError:
         return False
     now = json.loads(json.dumps(standard(report)))
     names = ("weights", "ema", "config")

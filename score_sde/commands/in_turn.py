@@ -9,7 +9,7 @@ from typing import Any
 
 from score_sde import checkpoints, parallel
 from score_sde.commands.progress import duration
-from score_sde.commands.weights import load_any, none_in
+from score_sde.commands.weights import load_with_fingerprint, none_in
 from score_sde.config.build import Config
 from score_sde.logbook import Logbook
 
@@ -48,7 +48,7 @@ def in_turn(
         OSError: a file that can't be read.
     """
     if given is not None:
-        yield given, load_any(given, config), checkpoints.fingerprint(given)
+        yield given, *load_with_fingerprint(given, config)
         return
     folder = Folder(workdir / "checkpoints", config.eval.begin_ckpt, config.eval.end_ckpt, log)
     first, wait = True, wait_sec
@@ -73,7 +73,8 @@ def read(path: Path) -> Checkpoint:
         FileNotFoundError: it is gone.
         CheckpointError: it is damaged.
     """
-    return path, checkpoints.load(path), checkpoints.fingerprint(path)
+    content, digest = checkpoints.load_with_fingerprint(path)
+    return path, checkpoints.checked(content, path), digest
 
 
 class Folder:

@@ -7,6 +7,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from score_sde.atomic import read_whole
 from score_sde.config.holds import expanded
 
 
@@ -136,7 +137,7 @@ def with_flagfiles(words: Sequence[str], within: tuple[Path, ...] = ()) -> list[
                 f"{_FLAGFILE_BYTES:,} bytes with one option a line, which does not name itself"
             )
         try:
-            lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+            lines = [line.strip() for line in read_whole(path).decode("utf-8").splitlines()]
         except UnicodeDecodeError as error:
             raise ValueError(f"--flagfile={path}: it is no text in UTF-8") from error
         options = [line for line in lines if line and not line.startswith(("#", "//"))]

@@ -15,6 +15,7 @@ from typing import Any
 
 import ml_collections
 
+from score_sde.atomic import read_whole
 from score_sde.commands.terminal import show
 from score_sde.config import parts
 from score_sde.config.holds import expanded
@@ -120,4 +121,4 @@ def list_recipes(command: object = None) -> None:
 
 
 def _title(recipe: Path) -> str:
-    return (ast.get_docstring(ast.parse(recipe.read_text("utf-8"))) or "").partition("\n")[0]
+    return (ast.get_docstring(ast.parse(read_whole(recipe))) or "").partition("\n")[0]

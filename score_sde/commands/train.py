@@ -110,8 +110,8 @@ def train(
     reports: list[str] = []
     changed: list[changes.Change] = []
     origin = ""
-    found = checkpoints.newest(workdir / "checkpoints", reports.append)
-    path, saved = found or (workdir, None)
+    newest = checkpoints.newest(workdir / "checkpoints", reports.append)
+    path, saved = newest or (workdir, None)
     if saved:
         checkpoints.check_complete(saved, path)
         changed = changes.of_fields(saved, path, config, allow)

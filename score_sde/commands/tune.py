@@ -86,6 +86,7 @@ def tune(config: Config, workdir: Path) -> str:
         raise ValueError(f"all images of {source.info.name} are the same: give ones that differ")
     channels, height, width = source.info.shape
     lines = [
+        *source.info.notes,
         f"images            {source.info.name}, {len(source):,} of {channels}x{height}x{width}",
         f"largest distance  {distance:.4g}, {_how(largest, span)}, where a pixel spans {span:g}"
         + (", flips left out" if config.data.random_flip else ""),

@@ -18,8 +18,8 @@ FILES = (".pt", ".pth")
 _BEGUN, _CONVERTED = "init_from ", "converted_from "
 
 
-def load_any(path: Path, config: Config) -> dict[str, Any]:
-    """A checkpoint with the entries of ours, whatever its format.
+def load_with_fingerprint(path: Path, config: Config) -> tuple[dict[str, Any], str]:
+    """A checkpoint with the entries of ours, whatever its format, and its file's fingerprint.
 
     Args:
         path: one of ours, of the 2021 release, of NCSN and NCSNv2, or a folder of diffusers or
@@ -31,14 +31,15 @@ def load_any(path: Path, config: Config) -> dict[str, Any]:
         OSError: no such file.
         ValueError: a damaged file, another format, or weights that do not fit the recipe.
     """
-    return _load(path, config)[0]
+    state, _, digest = _load(path, config)
+    return state, digest
 
 
 def _load(path: Path, config: Config | None) -> tuple[dict[str, Any], bool, str]:
     """A checkpoint with the entries of ours, whether it is one of ours, and its fingerprint."""
     is_folder, content, digest = path.is_dir() or checkpoints.is_part(path), None, ""
     if not is_folder:
-        content, digest = checkpoints.load_marked(path)
+        content, digest = checkpoints.load_with_fingerprint(path)
         if not checkpoints.is_published(content):
             return checkpoints.checked(content, path), True, digest
     if config is None:
@@ -51,7 +52,7 @@ def _load(path: Path, config: Config | None) -> tuple[dict[str, Any], bool, str]
     network, decay = empty_network(config), config.model.ema_rate
     if is_folder:
         options = network_options(config)
-        state, digest = checkpoints.from_folder_marked(path, network, options, decay)
+        state, digest = checkpoints.from_folder(path, network, options, decay)
     else:
         state = checkpoints.from_published(content, network, decay, path)
     return _with_recipe(state, f"{_CONVERTED}{path} (sha256 {digest})", config), False, digest
@@ -89,7 +90,8 @@ def open_checkpoint(
         The config to use, where the checkpoint lies, and its content.
 
     Raises:
-        OSError, ValueError: as `load_any`, or there is none, or a config that cannot run.
+        OSError, ValueError: as `load_with_fingerprint`, or there is none, or a config that cannot
+            run.
     """
     if checkpoint is not None:
         path, state = checkpoint, _load(checkpoint, config)[0]
@@ -147,7 +149,7 @@ def begin_from(path: Path, config: Config, state: TrainState) -> str:
         Where the weights come from, for the log and the checkpoints of the run.
 
     Raises:
-        OSError, ValueError: as `load_any`, or weights of another network.
+        OSError, ValueError: as `load_with_fingerprint`, or weights of another network.
     """
     given, _, digest = _load(path, config)
     weights = fit(state.network.state_dict(), given["ema"].get("shadow"), f"the average in {path}")

@@ -4,7 +4,6 @@ Below this layer nothing sees a config. Fields that configs of the 2021 release 
 defaults of `schema` where such configs lead here without being completed (`load_official`).
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -54,13 +53,6 @@ def build_device(config: Config) -> torch.device:
             "set auto or cpu"
         )
     return device
-
-
-def device_memory(device: torch.device) -> int:
-    """Bytes of memory that the device has in all; MPS shares that of the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def field(config: Config, name: str) -> Any:

@@ -9,7 +9,6 @@ a run that is killed before its first save after a change is as if it had not be
 same command changes it again.
 """
 
-import difflib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from score_sde.config.build import Config, build_sde, empty_network
 from score_sde.config.history import from_json, leaves, to_json
 from score_sde.config.schema import FIELDS
 from score_sde.data import DatasetInfo
+from score_sde.tensor_ops import check_name, listed
 
 IMAGES = "data"
 """What --allow calls other images, and the fields that choose them."""
@@ -99,9 +99,7 @@ def check_allowed(allow: Collection[str], config: Config) -> None:
                 "with another value, and --init_from CHECKPOINT to begin with weights that fit "
                 f"(--allow takes {', '.join(takes)})"
             )
-        near = difflib.get_close_matches(name, takes, n=1, cutoff=0.4)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"--allow {name}: no such field{hint}; it takes {', '.join(takes)}")
+        check_name(name, takes, "--allow")
 
 
 def unneeded(allow: Collection[str], changes: Sequence[Change]) -> list[str]:
@@ -144,11 +142,10 @@ def of_fields(
             f"{name} is {there.get(name, 'absent')!r} there"
             + (f" (since step {since[name]})" if name in since else "")
             + f" and {here.get(name, 'absent')!r} here"
-            for name in refused[:3]
+            for name in refused
         ]
-        more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
         raise ValueError(
-            f"{path.parent.parent} holds checkpoints of another run: {', '.join(words)}{more}; "
+            f"{path.parent.parent} holds checkpoints of another run: {listed(words, 3)}; "
             + _remedy(refused, there, path, before, now)
         )
     return [Change(saved["step"], name, there[name], here[name]) for name in differing]
@@ -225,10 +222,9 @@ def _remedy(
             "or choose another --workdir"
         )
     begin = f", with --init_from {path} to begin with its weights" if _fit(before, now) else ""
-    few = ", ".join(never[:3]) + (f" and {len(never) - 3} more" if len(never) > 3 else "")
     return (
-        f"no run changes {few} on its way: repeat the first command to resume it, or choose "
-        f"another --workdir{begin}"
+        f"no run changes {listed(never, 3)} on its way: repeat the first command to resume it, or "
+        f"choose another --workdir{begin}"
     )
 
 

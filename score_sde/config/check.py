@@ -16,7 +16,6 @@ from score_sde.config.build import (
     build_objective,
     build_sampler,
     build_sde,
-    device_memory,
     empty_network,
     image_shape,
     num_classes,
@@ -24,6 +23,7 @@ from score_sde.config.build import (
 from score_sde.config.history import leaves
 from score_sde.config.schema import FIELDS
 from score_sde.data import DatasetInfo, canonical_name
+from score_sde.data.memory import installed_bytes
 from score_sde.sde import SDE
 
 DEVICES = ("cpu", "cuda", "mps")
@@ -61,7 +61,7 @@ def check_memory(config: Config, network: nn.Module, copies: int = 1) -> None:
     Raises:
         ValueError: what it takes, what there is, and what to lower.
     """
-    memory = device_memory(build_device(config))
+    memory = _memory_of(build_device(config))
     weights = sum(p.numel() for p in network.parameters())
     pixels = math.prod(image_shape(config))
     training = config.training
@@ -93,6 +93,13 @@ def check_memory(config: Config, network: nn.Module, copies: int = 1) -> None:
                 f"{what}: {bytes_ / 2**30:,.1f} GiB in float32, where {build_device(config)} has "
                 f"{memory / 2**30:,.1f} GiB; {remedy}"
             )
+
+
+def _memory_of(device: torch.device) -> float:
+    """Bytes of memory that a device has in all; MPS shares that of the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return installed_bytes()
 
 
 def check_fields(config: Config) -> None:

@@ -9,8 +9,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any
+
+from score_sde.atomic import expanded
 
 
 @dataclass(frozen=True)
@@ -113,22 +114,6 @@ class FilePath:
             expanded(value)
         except ValueError as error:
             raise ValueError(f"{what}={value!r}: {error}") from error
-
-
-def expanded(path: str | Path) -> Path:
-    """A path as its user means it: `~` is the home folder, and `~name` that of another user.
-
-    Raises:
-        ValueError: nobody is called so.
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        first = Path(path).parts[0]
-        raise ValueError(
-            f"there is no home folder {first}: write the whole path, or ./{first} for what is "
-            "called so"
-        ) from error
 
 
 PATH = FilePath()

@@ -1,6 +1,6 @@
-"""Array files: `.npy` and `.npz` of images, read no further than their headers can be believed.
+"""Array files, read no further than their headers can be believed; those of images whole.
 
-A header is a claim: it is held against what the file has and what the memory can take, before
+A header is a claim: it is compared with what the file has and what the memory can take, before
 anything is read. Nothing in a file is executed: Python objects are refused.
 """
 
@@ -27,9 +27,10 @@ DEFLATE_RATIO = 1032
 """No byte that deflate (of gzip and zip) writes stands for more than so many."""
 
 Check = Callable[[tuple[int, ...], np.dtype], None]
+"""Shape and type that a header claims; raises ValueError for what is not wanted."""
 
 
-def read_arrays(path: Path) -> tuple[np.ndarray, Tensor | None]:
+def read_images(path: Path) -> tuple[np.ndarray, Tensor | None]:
     """Images uint8 (N, H, W[, C]) and labels int64 (N,) or None, of a `.npy` or `.npz` file.
 
     Raises:
@@ -81,12 +82,18 @@ def _arrays(file: BinaryIO, path: Path) -> dict[str, np.ndarray]:
         checks = {"images": lambda *claim: _check_images(path, *claim), "labels": check_labels}
         for name, check in checks.items():
             if name in members:
-                arrays[name] = _read_member(archive, members[name], check)
+                arrays[name] = read_member(archive, members[name], check)
                 count = len(arrays["images"])
     return arrays
 
 
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, check: Check) -> np.ndarray:
+def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, check: Check) -> np.ndarray:
+    """One array of an `.npz`, if `check` takes what its header claims.
+
+    Raises:
+        ValueError: from `check`; or its claim can't be true, or exceeds the memory.
+        Exception: of many types, where it is damaged.
+    """
     if info.flag_bits & 1:
         raise ValueError("it is encrypted")
     if info.compress_type == zipfile.ZIP_DEFLATED:
@@ -117,9 +124,11 @@ def _read(file: BinaryIO, size: int, check: Check) -> np.ndarray:
         else:
             shape, by_columns, dtype = np.lib.format.read_array_header_2_0(file)
     check(shape, dtype)
-    needed, held = math.prod(shape) * dtype.itemsize, size - file.tell()
-    if needed > held:
-        raise ValueError(f"its header claims {needed:,} bytes and it holds {held:,}")
+    if dtype.hasobject:
+        raise ValueError("it holds objects of Python, not numbers")
+    needed, there = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if needed > there:
+        raise ValueError(f"its header claims {needed:,} bytes and it holds {there:,}")
     refuse_beyond_memory(f"an array of {needed:,} bytes", needed)
     array = np.empty(math.prod(shape), dtype)
     view, filled = array.view(np.uint8), 0

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from score_sde.atomic import regular_file, shown
 from score_sde.data import formats
-from score_sde.data.arrays import ARRAY_EXTENSIONS, read_arrays
+from score_sde.data.arrays import ARRAY_EXTENSIONS, read_images
 from score_sde.data.pixels import FileDecoder, conform_array, policy
 from score_sde.data.scan import ImageFile, Scan, class_folders, folder_of, scan
 from score_sde.data.sources import (
@@ -64,16 +64,16 @@ def open_folder(request: Request, root: Path | None = None, *, labelled: bool = 
         return _open_array(request, root)
     splits = split_folders(root)
     if splits is None:
-        found = scan(root)
-        refuse_splits_below(root, {folder_of(file.path) for file in found.files})
-        classes = class_folders(found.files)
-        held_out = _held_out([file.path for file in found.files], request.test_fraction)
+        contents = scan(root)
+        refuse_splits_below(root, {folder_of(file.path) for file in contents.files})
+        classes = class_folders(contents.files)
+        held_out = _held_out([file.path for file in contents.files], request.test_fraction)
         chosen = [
             file
-            for file, is_test in zip(found.files, held_out, strict=True)
+            for file, is_test in zip(contents.files, held_out, strict=True)
             if is_test == (request.split == "test")
         ]
-        notes = found.notes()
+        notes = contents.notes()
     else:
         train, test = scan(splits.train), scan(splits.test)
         classes = class_folders(train.files + test.files)
@@ -99,8 +99,11 @@ def open_pictures(
         OSError: where there is nothing at the path.
         ValueError: where it holds no images, or one that cannot be decoded.
     """
+    notes: tuple[str, ...] = ()
     if os.path.isdir(path):
-        root, names = path, tuple(file.path for file in scan(path).files[:count])
+        contents = scan(path)
+        root, notes = path, contents.notes()
+        names = tuple(file.path for file in contents.files[:count])
     else:
         try:
             regular_file(path)
@@ -111,7 +114,7 @@ def open_pictures(
             ) from error
         root, names = path.parent, (path.name,)
         if path.suffix.lower() in ARRAY_EXTENSIONS:
-            stored, _ = read_arrays(path)
+            stored, _ = read_images(path)
             return _pictures(path, conform_array(stored[:count], image_size, num_channels))
         if not formats.is_picture(path.name):
             raise ValueError(
@@ -119,7 +122,7 @@ def open_pictures(
                 "of them, or a .npy or .npz file"
             )
     decode = FileDecoder(root, names, image_size, num_channels)
-    return _pictures(path, torch.stack([decode(index) for index in range(len(names))]))
+    return _pictures(path, torch.stack([decode(index) for index in range(len(names))]), notes)
 
 
 def read_mask(path: Path, image_size: tuple[int, int]) -> Tensor:
@@ -140,7 +143,7 @@ def read_mask(path: Path, image_size: tuple[int, int]) -> Tensor:
     return FileDecoder(path.parent, (path.name,), image_size, 1)(0) > 127
 
 
-def _pictures(path: Path, images: Tensor) -> MemorySource:
+def _pictures(path: Path, images: Tensor, notes: tuple[str, ...] = ()) -> MemorySource:
     info = DatasetInfo(
         name=shown(path),
         split="test",
@@ -151,6 +154,7 @@ def _pictures(path: Path, images: Tensor) -> MemorySource:
         class_names=(),
         fingerprint="",
         policy="",
+        notes=notes,
     )
     return MemorySource(info, images)
 
@@ -251,7 +255,7 @@ def _held_out(names: list[str], test_fraction: float) -> list[bool]:
 
 
 def _open_array(request: Request, path: Path) -> MemorySource:
-    images, labels = read_arrays(path)
+    images, labels = read_images(path)
     held_out = _held_out([str(row) for row in range(len(images))], request.test_fraction)
     chosen = np.array(held_out, dtype=bool) == (request.split == "test")
     if not chosen.any() and request.split == "train":

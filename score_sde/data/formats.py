@@ -70,11 +70,11 @@ def endings() -> str:
 @functools.cache
 def _formats(ending: str) -> tuple[str, ...]:
     """Formats to try for a file: some know theirs by no mark, and would take anything for it."""
-    own = extensions().get(ending)
+    expected = extensions().get(ending)
     return tuple(
         name
         for name in dict.fromkeys(extensions().values())
-        if name in Image.OPEN and (Image.OPEN[name][1] is not None or name == own)
+        if name in Image.OPEN and (Image.OPEN[name][1] is not None or name == expected)
     )
 
 

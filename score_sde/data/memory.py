@@ -7,14 +7,20 @@ LIMIT_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_
 """Where Linux says what a container may take (cgroup v2, v1)."""
 
 
+def installed_bytes() -> float:
+    """All memory of the machine, in bytes; infinite where the system doesn't tell."""
+    with suppress(OSError, ValueError, AttributeError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return float("inf")
+
+
 def free_bytes() -> float:
     """Memory that can still be taken, in bytes; infinite where the system doesn't tell."""
     free = float("inf")
     with suppress(OSError, ValueError, IndexError), open("/proc/meminfo") as lines:
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvail"))
-    if free == float("inf"):
-        with suppress(OSError, ValueError, AttributeError):  # other systems: all that is built in
-            free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if free == float("inf"):  # other systems
+        free = installed_bytes()
     for name in LIMIT_FILES:
         with suppress(OSError, ValueError), open(name) as file:  # "max" is no number
             free = min(free, int(file.read()))

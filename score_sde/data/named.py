@@ -14,11 +14,10 @@ Where the sets lie under `root`, and what happens where they do not:
 | `folder` | `root` itself: a folder of images, or a `.npy` or `.npz` file | no |
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
-from score_sde.atomic import read_whole, shown
+from score_sde.atomic import expanded, read_whole, shown
 from score_sde.data.folder import open_folder, source_of_files
 from score_sde.data.pixels import MODES
 from score_sde.data.public import (
@@ -72,7 +71,7 @@ def open_source(
     request = Request(
         name=canonical_name(name),
         split=split,
-        root=Path(os.path.expanduser(root)),  # Path's own raises for a user whom nobody knows
+        root=expanded(root),
         image_size=image_size,
         num_channels=num_channels,
         download=download,
@@ -159,8 +158,8 @@ def _open_lsun(request: Request) -> Source:
             f"lsun cannot be fetched: export the images of {request.category}_{part}_lmdb "
             f"(LSUN's own tool does it) into {shown(folder.absolute())}"
         )
-    found = scan(folder)
-    return source_of_files(request, folder, found.files, notes=found.notes())
+    contents = scan(folder)
+    return source_of_files(request, folder, contents.files, notes=contents.notes())
 
 
 def _open_faces(request: Request) -> Source:

@@ -107,14 +107,14 @@ def _looked_at(path: str, image: bool) -> tuple[int, int]:
             file.
     """
     try:
-        found = os.stat(path)
-        if image and not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        status = os.stat(path)
+        if image and not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
             regular_file(path)  # raises
     except OSError as error:
         if not image and error.errno in (errno.ENOENT, errno.ELOOP):
             return 0, 0
         raise unreadable(path, error) from error
-    return stat.S_IFMT(found.st_mode), found.st_size
+    return stat.S_IFMT(status.st_mode), status.st_size
 
 
 def _ending(name: str) -> str:

@@ -152,7 +152,7 @@ def inception_file(path: str | Path = "") -> Path:
         FileNotFoundError: it is not there.
     """
     cache = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
-    file = Path(path).expanduser() if path else cache
+    file = atomic.expanded(path) if path else cache
     if not file.is_file():
         raise FileNotFoundError(
             f"no Inception weights at {file}: put torch-fidelity's {INCEPTION_FILE} (its SHA-256 "

@@ -99,7 +99,7 @@ class References:
         """Where the small classifier is kept: for each folder of images another file."""
         words = [self._label, "x".join(str(side) for side in self.shape)]
         if self._is_folder:
-            place = str(self.root.expanduser().resolve())
+            place = str(self.root.resolve())
             words.append(hashlib.sha256(place.encode()).hexdigest()[:8])
         return Path(self.options["stats_folder"]) / f"{'-'.join(words)}-classifier.pt"
 
@@ -111,7 +111,7 @@ class References:
     def _label(self) -> str:
         """What distances are called after: the data set, its category, or the folder's name."""
         if self._is_folder:
-            return self.root.expanduser().resolve().stem or "folder"
+            return self.root.resolve().stem or "folder"
         name = canonical_name(self.dataset)
         return f"{name}-{self.category}" if name == "lsun" else name
 

@@ -22,7 +22,8 @@ import numpy as np
 from torch import Tensor
 
 from score_sde import parallel
-from score_sde.atomic import write_whole
+from score_sde.atomic import open_regular, write_whole
+from score_sde.data.arrays import read_member
 from score_sde.logbook import Logbook
 from score_sde.solvers.ode import Status
 
@@ -177,22 +178,17 @@ def read_arrays(path: Path, types: Mapping[str, tuple[Any, Any]]) -> dict[str, n
         FileNotFoundError: it is not there.
         Exception: of many types: it is no file, or damaged, or its arrays are others.
     """
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise ValueError(f"{path.name} is no file")
     arrays = dict[str, np.ndarray]()
-    with zipfile.ZipFile(path) as file:
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
         for name, expected in types.items():
-            with file.open(f"{name}.npy") as member:
-                if np.lib.format.read_magic(member) != (1, 0):
-                    raise ValueError(f"{name} is in another format")
-                shape, by_columns, dtype = np.lib.format.read_array_header_1_0(member)
+
+            def check(
+                shape: tuple[int, ...], dtype: np.dtype, name: str = name, expected: Any = expected
+            ) -> None:
                 if (dtype, shape) != expected:
                     raise ValueError(f"{name} is {dtype} {shape}, not {np.dtype(expected)}")
-                size = math.prod(shape) * dtype.itemsize
-                content = member.read(size + 1)  # to the end, where its checksum is compared
-            if len(content) != size:
-                raise ValueError(f"{name} has another length")
-            arrays[name] = np.ndarray(shape, dtype, content, order="F" if by_columns else "C")
+
+            arrays[name] = read_member(archive, archive.getinfo(f"{name}.npy"), check)
     return arrays
 
 

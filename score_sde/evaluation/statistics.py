@@ -8,6 +8,7 @@ few of these facts, or none; what a file lacks is not compared.
 
 import hashlib
 import re
+import zipfile
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor
 
 from score_sde import atomic
+from score_sde.atomic import open_regular
+from score_sde.data.arrays import read_member
 from score_sde.evaluation.moments import Moments
 
 FEATURE_KEYS = ("pool_3", "features", "feats")
@@ -107,32 +110,33 @@ class Reference:
             OSError: the file can't be opened.
             ValueError: it is damaged, or holds no statistics.
         """
-        if not path.is_file():
+        try:
+            return _from_arrays(_known_arrays(path))
+        except FileNotFoundError:
             raise FileNotFoundError(
                 f"no reference statistics at {path}: make them with --mode stats, or name another "
                 "file"
-            )
-        try:
-            file = np.load(path, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one array, not several by name")
-            with file:
-                return _from_arrays({name: file[name] for name in file.files if _known(name)})
+            ) from None
         except Exception as error:  # zipfile and numpy meet damage with errors of many types
             if isinstance(error, OSError) and error.errno:
                 raise
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-            if "pickle" in reason:  # numpy's message advises to run what is in the file
-                reason = "it is no archive of arrays of numbers by name"
             raise ValueError(
                 f"{path} is no file of reference statistics ({reason}): give an .npz with mu and "
                 "sigma, or with features as pool_3"
             ) from error
 
 
-def _known(name: str) -> bool:
-    names = {field.name for field in fields(Facts)}
-    return name in names or name in ("mu", "sigma", "logits", *FEATURE_KEYS)
+def _known_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file whose names mean something here."""
+    known = {field.name for field in fields(Facts)} | {"mu", "sigma", "logits", *FEATURE_KEYS}
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        return {
+            name: read_member(archive, info, lambda shape, dtype: None)
+            for name, info in members.items()
+            if name in known
+        }
 
 
 def _from_arrays(arrays: dict[str, np.ndarray]) -> Reference:

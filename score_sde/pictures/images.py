@@ -128,7 +128,7 @@ def origin_of(folder: str | Path) -> str | None:
         for entry in entries:
             if entry.name.endswith(".png") and entry.name.removesuffix(".png").isdecimal():
                 try:
-                    with Image.open(entry.path) as image:
+                    with atomic.open_regular(entry.path) as file, Image.open(file) as image:
                         return str(image.info.get(_ORIGIN, ""))
                 except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
                     return ""  # damaged
@@ -187,11 +187,6 @@ def save_images(folder: str | Path, images: Tensor, index: Tensor, origin: str =
     for path, image in zip(paths, pixels, strict=True):
         save_png(path, image, origin)
     return paths
-
-
-def save_npz(path: str | Path, images: Tensor, index: Tensor) -> None:
-    """Writes images into one file; see `stream_npz`."""
-    stream_npz(path, [(images, index)], len(images))
 
 
 def stream_npz(path: str | Path, parts: Iterable[tuple[Tensor, Tensor]], count: int) -> None:

@@ -19,16 +19,13 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from score_sde import atomic
-from score_sde.checkpoints import hugging_face, state
-from score_sde.checkpoints.files import DIGITS, CheckpointError, read_marked
+from score_sde.checkpoints import hugging_face
+from score_sde.checkpoints.files import DIGITS, CheckpointError, read
 from score_sde.networks.unet import UNet
 
 _CONFIG = "config.json"
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-
-
 _SUFFIXES = (".safetensors", ".bin")
-_MOST_TEXT = 2**20  # bytes of a config.json, which has some thousand
 
 
 def is_part(path: Path) -> bool:
@@ -42,11 +39,9 @@ def is_part(path: Path) -> bool:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether a file is called so, or begins so: the length of the header, and the header."""
+    """Whether a file is called so, or begins so."""
     with atomic.open_regular(path) as file:
-        beginning = file.read(9)
-    starts = beginning[8:9] == b"{" and not any(beginning[4:8])
-    return path.suffix == ".safetensors" or starts
+        return path.suffix == ".safetensors" or atomic.begins_as_safetensors(file.read(9))
 
 
 def weights_file(path: str | Path) -> Path:
@@ -73,25 +68,12 @@ def weights_file(path: str | Path) -> Path:
     )
 
 
-def fingerprint(path: str | Path) -> str:
-    """First 16 hex digits of the SHA-256 of a checkpoint, or of the weights in such a folder."""
-    return state.fingerprint(weights_file(path) if Path(path).is_dir() else path)
-
-
 def from_folder(
     folder: str | Path, network: nn.Module, options: Mapping[str, Any], ema_rate: float
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], str]:
     """The weights in a folder of diffusers as the entries step, network, ema and optimizer.
 
-    Arguments and errors as of `from_folder_marked`.
-    """
-    return from_folder_marked(folder, network, options, ema_rate)[0]
-
-
-def from_folder_marked(
-    folder: str | Path, network: nn.Module, options: Mapping[str, Any], ema_rate: float
-) -> tuple[dict[str, Any], str]:
-    """As `from_folder`, with the `fingerprint` of the very file of weights that was read.
+    With them comes the fingerprint of the file of weights (see `files.read`).
 
     Args:
         folder: written by diffusers, or by `save_folder`; or the file of weights in it.
@@ -193,11 +175,9 @@ def _find(folder: Path, given: Path | None = None) -> tuple[Path, dict[str, Any]
     for file in (folder / _CONFIG, folder / "unet" / _CONFIG):
         if file.is_file():
             try:
-                with atomic.open_regular(file) as opened:
-                    text = opened.read(_MOST_TEXT + 1)
-                config = json.loads(text.decode()) if len(text) <= _MOST_TEXT else None
-            except (RecursionError, ValueError) as error:
-                raise CheckpointError(f"{file} is damaged ({error}): use another one") from error
+                config = atomic.read_json(file)
+            except ValueError as error:
+                raise CheckpointError(str(error)) from error
             if isinstance(config, dict) and config.get("_class_name") == hugging_face.CLASS_NAME:
                 return file.parent, config
     if given is not None and given != folder:
@@ -226,7 +206,7 @@ def _safetensors() -> ModuleType:
 def _read(file: Path, network: nn.Module) -> tuple[Any, str]:
     """What a file of weights holds, and its fingerprint; both of one look at it."""
     if not _is_safetensors(file):
-        return read_marked(file)
+        return read(file)
     safetensors = _safetensors()
     # Twice the numbers, in double precision, and the names.
     most = 16 * sum(math.prod(value.shape) for value in network.state_dict().values()) + 2**24
