@@ -330,6 +330,9 @@ def test_paths_are_quoted_on_one_printable_line():
 OPENED_OTHERWISE = {
     "data/memory.py open": "what Linux says of its memory",
     "data/formats.py os.open": "the null device",
+    "commands/terminal.py open": "the null device",
+    "commands/terminal.py os.open": "the null device",
+    "commands/errors.py open": "to append to the log",
     "logbook.py open": "to append, after a pipe is refused",
     "logbook.py os.open": "to append, after a pipe is refused",
     "checkpoints/hugging_face/folder.py path.open": "to write into a folder just made",

@@ -83,6 +83,8 @@ def keep_trace(error: BaseException, folders: Iterable[Path]) -> Path | None:
         path = folder / "log.txt"
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not path.is_file():
+                continue  # a pipe would make the end wait for a reader
             with open(path, "a", encoding="utf-8", errors="backslashreplace") as log:
                 log.writelines(f"{stamp} {line}\n" for line in text.splitlines())
             return path

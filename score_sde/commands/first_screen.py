@@ -52,9 +52,16 @@ steps       {training.n_iters - state.step:,} of {training.n_iters:,} to go, \
 {training.batch_size} images each{parts}
 time        estimated after {FIRST_STEPS} steps
 disk        up to {4 * megabytes * kept:,.0f} MB of checkpoints
-snapshots   {training.snapshot_images} images every {training.snapshot_freq:,} steps \
-({config.sampling.method}{_slow(build_sampler(config, sde))})
+snapshots   {_snapshots(config, sde)}
 everything  goes to {workdir}"""
+
+
+def _snapshots(config: Config, sde: SDE) -> str:
+    training = config.training
+    if not training.snapshot_sampling:
+        return "none (training.snapshot_sampling=False)"
+    how = f"{config.sampling.method}{_slow(build_sampler(config, sde))}"
+    return f"{training.snapshot_images} images every {training.snapshot_freq:,} steps ({how})"
 
 
 def _slow(sampler: Sampler) -> str:

@@ -34,7 +34,8 @@ class Loaded:
         network: with its averaged weights, on its device, in evaluation mode.
         sde: the forward SDE that it was trained for.
         score: (x, t) → ∇ log p_t(x), with x as the network sees it: images in [0, 1] are scaled to
-            [−1, 1] where `config.data.centered`. For networks with classes see `score_of`.
+            [−1, 1] where `config.data.centered`. Of a network with classes it is that of no class,
+            which training does not teach it: see `score_of`.
         sampler: of `config.sampling`; `dataclasses.replace(loaded, sampler=…)` draws by another.
         path: the file or folder that the weights come from.
         step: updates that they were trained for.

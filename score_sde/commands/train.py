@@ -231,9 +231,8 @@ def _after_step(run: _Run, clock: Clock) -> None:
         check_finite(run.records)  # waits for the device, so that the clock reads true
     clock.tick()
     if estimate:
-        run.log.say(
-            f"time        about {clock.to_come(training.n_iters - step)}, and the snapshots"
-        )
+        more = ", and the snapshots" if training.snapshot_sampling else ""
+        run.log.say(f"time        about {clock.to_come(training.n_iters - step)}{more}")
     if log or last:
         _log_progress(run, clock)
     if (step % training.eval_freq == 0 or last) and len(run.test_source):

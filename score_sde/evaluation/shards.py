@@ -141,6 +141,8 @@ class _Shard:
             arrays = self.read()
         except FileNotFoundError:
             return _MISSING
+        except KeyError as error:
+            return f"{self.path.name} lacks the array {error.args[0]!r}, which a figure needs"
         except Exception as error:  # zipfile and numpy meet damage with errors of many types
             return f"{self.path.name} is damaged ({error})"
         if not np.array_equal(arrays["index"], self.index.numpy()):
@@ -176,11 +178,15 @@ def read_arrays(path: Path, types: Mapping[str, tuple[Any, Any]]) -> dict[str, n
 
     Raises:
         FileNotFoundError: it is not there.
+        KeyError: the name of an array that is not in it.
         Exception: of many types: it is no file, or damaged, or its arrays are others.
     """
     arrays = dict[str, np.ndarray]()
     with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        inside = archive.namelist()
         for name, expected in types.items():
+            if f"{name}.npy" not in inside:
+                raise KeyError(name)
 
             def check(
                 shape: tuple[int, ...], dtype: np.dtype, name: str = name, expected: Any = expected
