@@ -261,6 +261,12 @@ def _check_options(mode: str, given: Sequence[str], chosen: Mapping[str, Any]) -
                 f"--{name} has no use in --mode {mode}: leave it out, or take --mode "
                 f"{' or '.join(modes)}"
             )
+    drawn = (chosen["num_samples"] or 1) * (chosen["completions"] or 1)
+    if drawn > options.MOST_IMAGES:
+        raise ValueError(
+            f"--num_samples and --completions ask for {drawn:,} images: one command draws at most "
+            f"{options.MOST_IMAGES:,}, so ask for fewer"
+        )
     # A bound of absl's would let nan pass.
     if not 0 <= chosen["wait"] < math.inf:
         raise ValueError(f"--wait {chosen['wait']:g}: give a number of minutes from 0 up")
@@ -335,7 +341,7 @@ def main(argv: Sequence[str]) -> int:
         return 130
     except SystemExit as stopped:
         return stopped.code if isinstance(stopped.code, int) else 1
-    except Exception as error:  # nothing reaches the terminal but a sentence
+    except BaseException as error:  # nothing reaches the terminal but a sentence
         folders = _folders(command) if command else []
         sys.stderr.write(f"{errors.told(error, folders)}\n")
         if is_debug(argv):
