@@ -120,10 +120,10 @@ MODES: dict[str, Mode] = {
 
 def _define_flags(argv: Sequence[str] = ()) -> flags.FlagValues:
     for name, mode in MODES.items():
-        if not isinstance(mode, Mode):
+        if not (isinstance(mode, Mode) and isinstance(name, str)):
             raise ValueError(
                 f"MODES[{name!r}] is {mode!r:.60}: give Mode(function, help) of "
-                "score_sde.commands.cli"
+                "score_sde.commands.cli under a name"
             )
     return options.define({name: mode.help for name, mode in MODES.items()}, argv)
 
