@@ -200,6 +200,7 @@ def test_what_no_field_may_hold_is_refused_in_a_sentence(value):
         fields[leaf] = kept
     config.device = torch.device("cpu")
     check_fields(config)
+    assert json.loads(history.to_json(config))["device"] == "cpu"
 
 
 # ---- Fields of one's own, and fields that are added later ----
