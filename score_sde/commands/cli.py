@@ -301,8 +301,9 @@ def run(command: Command) -> None:
     if processes != "1" and not mode.several_processes:
         ready = " or ".join(name for name, other in MODES.items() if other.several_processes)
         raise ValueError(
-            f"--mode {command.mode} runs in one process, and torchrun has started {processes}: "
-            f"start it without torchrun (--mode {ready} can share its work)"
+            f"--mode {command.mode} runs in one process, and WORLD_SIZE={processes} says that "
+            f"torchrun has started others: start it without torchrun, or unset WORLD_SIZE (--mode "
+            f"{ready} can share its work)"
         )
     mode.run(command)
 
