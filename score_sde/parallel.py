@@ -48,25 +48,35 @@ def init() -> World:
     NCCL is not built in (Windows).
 
     Raises:
-        ValueError: if the environment describes the processes only in part, or not in integers.
+        ValueError: if the environment describes the processes only in part, not in integers or
+            as none that there can be, or they do not find each other.
     """
     given = [name for name in _ENVIRONMENT if name in os.environ]
     if not given:
         return World()
     try:
         rank, size, local_rank = (int(os.environ[name]) for name in _ENVIRONMENT)
+        if not (0 <= rank < size < 2**31 and local_rank >= 0):
+            raise ValueError("no process is numbered so")
     except (KeyError, ValueError) as error:
         values = ", ".join(f"{name}={os.environ[name]}" for name in given)
         raise ValueError(
             f"the environment has {values}, where {', '.join(_ENVIRONMENT)} are needed together, "
-            "as integers: start several processes with torchrun, or unset these for a single one"
+            "as integers, the rank from 0 to below the size: start several processes with "
+            "torchrun, or unset these for a single one"
         ) from error
     if torch.cuda.is_available() and local_rank < torch.cuda.device_count():
         torch.cuda.set_device(local_rank)
     if size > 1 and not dist.is_initialized():
         has_nccl = torch.cuda.is_available() and dist.is_nccl_available()
         backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
-        dist.init_process_group(backend, rank=rank, world_size=size, timeout=PATIENCE)
+        try:
+            dist.init_process_group(backend, rank=rank, world_size=size, timeout=PATIENCE)
+        except (ValueError, RuntimeError) as error:  # no address, no such host, a taken port
+            raise ValueError(
+                f"process {rank} of {size} does not find the others ({error}): start them with "
+                "torchrun, which says where, or unset WORLD_SIZE for a single one"
+            ) from error
     return World(rank, size, local_rank)
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
@@ -199,9 +200,20 @@ def test_what_no_field_may_hold_is_refused_in_a_sentence(value):
         fields[leaf] = kept
     config.device = torch.device("cpu")
     check_fields(config)
+    assert json.loads(history.to_json(config))["device"] == "cpu"
 
 
 # ---- Fields of one's own, and fields that are added later ----
+
+
+@pytest.mark.parametrize(
+    "value", [object(), len, b"a", 1j, {1}, torch.ones(2), np.float32(0.1), [object()]]
+)
+def test_a_field_of_ones_own_holds_what_can_be_written_down(value):
+    config = vp().unlock()
+    config.mine = value
+    with pytest.raises(ValueError, match=r"^config\.mine=.* write their config as JSON: give a"):
+        check_fields(config)
 
 
 def test_a_field_that_a_recipe_adds_is_kept_recorded_and_fixed(tmp_path):

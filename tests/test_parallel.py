@@ -59,6 +59,25 @@ def test_half_an_environment_is_refused(monkeypatch, given):
         parallel.init()
 
 
+@pytest.mark.parametrize("given", ["2 2 0", "-1 2 0", "0 0 0", "0 2 -1", "0 10000000000 0"])
+def test_processes_that_there_cannot_be_are_refused(monkeypatch, given):
+    for name, value in zip(("RANK", "WORLD_SIZE", "LOCAL_RANK"), given.split(), strict=True):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="the rank from 0 to below the size: start several"):
+        parallel.init()
+
+
+@pytest.mark.parametrize("missing", ["MASTER_ADDR", "MASTER_PORT"])
+def test_processes_without_a_meeting_place_are_refused(monkeypatch, missing):
+    given = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    given |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv(missing)
+    with pytest.raises(ValueError, match=rf"{missing} expected.*: start them with torchrun"):
+        parallel.init()
+
+
 def test_shards_cover_everything_once_and_evenly():
     for n in (0, 1, 2, 7, 16, 100):
         for size in (1, 2, 3, 8):

@@ -38,8 +38,10 @@ def expanded(path: str | Path) -> Path:
     """A path as its user means it: `~` is the home folder, and `~name` that of another user.
 
     Raises:
-        ValueError: nobody is called so.
+        ValueError: nobody is called so, or no name can be written so.
     """
+    if "\0" in str(path):
+        raise ValueError("no name of a file holds the character 0: take it out")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:

@@ -122,10 +122,10 @@ MODES: dict[str, Mode] = {
 
 def _define_flags(argv: Sequence[str] = ()) -> flags.FlagValues:
     for name, mode in MODES.items():
-        if not isinstance(mode, Mode):
+        if not (isinstance(mode, Mode) and isinstance(name, str)):
             raise ValueError(
                 f"MODES[{name!r}] is {mode!r:.60}: give Mode(function, help) of "
-                "score_sde.commands.cli"
+                "score_sde.commands.cli under a name"
             )
     return options.define({name: mode.help for name, mode in MODES.items()}, argv)
 
@@ -263,6 +263,12 @@ def _check_options(mode: str, given: Sequence[str], chosen: Mapping[str, Any]) -
                 f"--{name} has no use in --mode {mode}: leave it out, or take --mode "
                 f"{' or '.join(modes)}"
             )
+    drawn = (chosen["num_samples"] or 1) * (chosen["completions"] or 1)
+    if drawn > options.MOST_IMAGES:
+        raise ValueError(
+            f"--num_samples and --completions ask for {drawn:,} images: one command draws at most "
+            f"{options.MOST_IMAGES:,}, so ask for fewer"
+        )
     # A bound of absl's would let nan pass.
     if not 0 <= chosen["wait"] < math.inf:
         raise ValueError(f"--wait {chosen['wait']:g}: give a number of minutes from 0 up")
@@ -298,8 +304,9 @@ def run(command: Command) -> None:
     if processes != "1" and not mode.several_processes:
         ready = " or ".join(name for name, other in MODES.items() if other.several_processes)
         raise ValueError(
-            f"--mode {command.mode} runs in one process, and torchrun has started {processes}: "
-            f"start it without torchrun (--mode {ready} can share its work)"
+            f"--mode {command.mode} runs in one process, and WORLD_SIZE={processes} says that "
+            f"torchrun has started others: start it without torchrun, or unset WORLD_SIZE (--mode "
+            f"{ready} can share its work)"
         )
     mode.run(command)
 
@@ -338,7 +345,7 @@ def main(argv: Sequence[str]) -> int:
         return 130
     except SystemExit as stopped:
         return stopped.code if isinstance(stopped.code, int) else 1
-    except Exception as error:  # nothing reaches the terminal but a sentence
+    except BaseException as error:  # nothing reaches the terminal but a sentence
         folders = _folders(command) if command else []
         sys.stderr.write(f"{errors.told(error, folders)}\n")
         if is_debug(argv):

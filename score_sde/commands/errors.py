@@ -6,8 +6,8 @@ own network, is told with its kind, file and line, and its trace goes to the log
 """
 
 import contextlib
+import dis
 import errno
-import linecache
 import sys
 import sysconfig
 import threading
@@ -17,11 +17,12 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
+_RAISE = dis.opmap["RAISE_VARARGS"]
 _OURS = str(Path(__file__).resolve().parent.parent)
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
 
-def told(error: Exception, folders: Iterable[Path]) -> str:
+def told(error: BaseException, folders: Iterable[Path]) -> str:
     """The sentence for an error; the trace of one that nobody expected goes to a log.
 
     Args:
@@ -33,7 +34,7 @@ def told(error: Exception, folders: Iterable[Path]) -> str:
         return words + advice
     log = keep_trace(error, folders)
     trace = f"its trace is in {log}" if log else "--debug shows its trace"
-    words = f": {words}" if str(error) else ""
+    words = f": {words}" if words_of(error) else ""
     return f"{type(error).__name__} in {where(error)}{words}{advice} ({trace})"
 
 
@@ -41,9 +42,8 @@ def is_expected(error: BaseException) -> bool:
     """Whether the error's own words are all that a user needs."""
     if isinstance(error, OSError) and error.strerror:
         return True
-    file, line = _places(error)[-1]
-    # On purpose: what fails within a call, such as int("x"), stands in a line without `raise`.
-    return file.startswith(_OURS) and linecache.getline(file, line).lstrip().startswith("raise ")
+    # On purpose: what fails within a call, such as int("x"), fails in another instruction.
+    return _places(error)[-1][0].startswith(_OURS) and _last_opcode(error) == _RAISE
 
 
 def where(error: BaseException) -> str:
@@ -98,11 +98,25 @@ def leave_out_traces() -> None:
     warnings.formatwarning = _warning
 
 
+def words_of(error: BaseException) -> str:
+    """What an error says; nothing where its own code for that fails."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
 def _sentence(error: BaseException) -> str:
+    words = words_of(error)
     if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return _shortened(f"{where}{error.strerror}")
-    return _shortened(" ".join(str(error).split())) or type(error).__name__
+        words = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return _shortened(_on_one_line(words)) or type(error).__name__
+
+
+def _on_one_line(text: str) -> str:
+    """Words with one space between them, and what would steer a terminal spelt out."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def _shortened(sentence: str, length: int = 700) -> str:
@@ -113,12 +127,26 @@ def _shortened(sentence: str, length: int = 700) -> str:
 
 
 def _tell(error: BaseException) -> None:
-    sys.stderr.write(f"{type(error).__name__} in {where(error)}: {error}\n")
+    sys.stderr.write(f"{type(error).__name__} in {where(error)}: {_sentence(error)}\n")
 
 
 def _warning(message: Warning | str, kind: type[Warning], file: str, line: int, *_: object) -> str:
     place = "" if file.startswith(_OURS) else f" ({file}, line {line})"
-    return f"warning: {' '.join(str(message).split())}{place}\n"
+    return f"warning: {_on_one_line(str(message))}{place}\n"
+
+
+def _last_opcode(error: BaseException) -> int:
+    """The instruction at which it came up, of a worker's error there; -1 where nobody knows.
+
+    The source may have changed under a run that has been going on for days.
+    """
+    there = getattr(error.__cause__, "opcode", None)
+    if there is not None:
+        return there
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_code.co_code[trace.tb_lasti] if trace else -1
 
 
 def _places(error: BaseException) -> list[tuple[str, int]]:

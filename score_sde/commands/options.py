@@ -124,13 +124,13 @@ def with_flagfiles(words: Sequence[str], within: tuple[Path, ...] = ()) -> list[
     Raises:
         ValueError: no file is named, it is none that can be read, or it names itself.
     """
-    expanded, rest = [], iter(words)
+    every, rest = [], iter(words)
     for word in rest:
         name, _, value = word.partition("=")
         if name not in ("--flagfile", "-flagfile"):
-            expanded.append(word)
+            every.append(word)
             continue
-        path = Path(value or next(rest, ""))
+        path = expanded(value or next(rest, ""))
         if not path.is_file() or path.stat().st_size > _FLAGFILE_BYTES or path in within:
             raise ValueError(
                 f"--flagfile={path if path.name else ''}: name a text file of at most "
@@ -141,11 +141,14 @@ def with_flagfiles(words: Sequence[str], within: tuple[Path, ...] = ()) -> list[
         except UnicodeDecodeError as error:
             raise ValueError(f"--flagfile={path}: it is no text in UTF-8") from error
         options = [line for line in lines if line and not line.startswith(("#", "//"))]
-        expanded += with_flagfiles(options, (*within, path))
-    return expanded
+        every += with_flagfiles(options, (*within, path))
+    return every
 
 
 _FLAGFILE_BYTES = 2**20
+
+MOST_IMAGES = 10**7
+"""What may be drawn by one command; it knows the number of each, which takes eight bytes."""
 
 EVERY_MODE = ("mode", "workdir", "print_config", "help_config", "debug", "help")
 """Options that belong to no mode."""

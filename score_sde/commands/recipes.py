@@ -16,6 +16,7 @@ from typing import Any
 import ml_collections
 
 from score_sde.atomic import read_whole
+from score_sde.commands.errors import words_of
 from score_sde.commands.terminal import show
 from score_sde.config import parts
 from score_sde.config.holds import expanded
@@ -74,7 +75,9 @@ def fields(recipe: Path, read: Callable[[Sequence[str]], Any]) -> dict[str, obje
         if not isinstance(given, ml_collections.ConfigDict):
             raise TypeError(f"it gives {type(given).__name__}, not a ConfigDict")
         by_name = parts.by_dotted_name(given.to_dict(), "config.")
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # an exit, and what a library derives from no Exception
         raise ValueError(
             f"--config {recipe}: its get_config() gives no recipe "
             f"({_cause(error, recipe)}); compose it "
@@ -100,7 +103,7 @@ def _cause(error: BaseException, recipe: Path) -> str:
         if frame.filename == str(recipe)
     ]
     where = f" in line {lines[-1]}" if lines else ""
-    return f"{type(error).__name__}{where}: {error}"
+    return f"{type(error).__name__}{where}: {words_of(error)}"
 
 
 def default_workdir(recipe: Path) -> Path:

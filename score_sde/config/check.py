@@ -4,6 +4,7 @@
 objects that are made of them, never of their names, so that it is true of what users add.
 """
 
+import json
 import math
 
 import torch
@@ -103,7 +104,7 @@ def _memory_of(device: torch.device) -> float:
 
 
 def check_fields(config: Config) -> None:
-    """Refuses a field that holds what its row of `schema` does not allow.
+    """Refuses a field that holds what its row of `schema` does not allow, or JSON can't hold.
 
     Raises:
         ValueError: the first field at fault, what it holds and what it may hold.
@@ -117,6 +118,13 @@ def check_fields(config: Config) -> None:
     for name, value in given.items():
         if name in FIELDS:
             FIELDS[name].check(value, f"config.{name}")
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(
+                f"config.{name}={value!r:.60} is {type(value).__name__}, and runs write their "
+                "config as JSON: give a number, text, True, False, or a tuple of them"
+            ) from error
 
 
 def _check_parts(config: Config) -> None:

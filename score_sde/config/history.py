@@ -16,8 +16,9 @@ PACKAGES = ("torch", "torchvision", "numpy", "scipy", "ml_collections")
 
 
 def to_json(config: Config) -> str:
-    """The config as JSON text; tuples become lists."""
-    return json.dumps(config.to_dict(), indent=2, sort_keys=True)
+    """The config as JSON text; tuples become lists, and a `torch.device` its name."""
+    tree = config.to_dict()
+    return json.dumps(tree | {"device": str(tree["device"])}, indent=2, sort_keys=True)
 
 
 def versions() -> dict[str, str]:

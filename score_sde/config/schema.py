@@ -110,9 +110,10 @@ _model = partial(Field, from_checkpoint="yes")
 _images = partial(_model, resume="images")
 
 
-def _at_least_1(instead: str) -> Number:
-    """Counts of what is switched off by another field."""
-    return Number(AT_LEAST_1.words, AT_LEAST_1.within, f"it must be at least 1; {instead}")
+def _at_least_1(instead: str, most: int = LARGEST_INT) -> Number:
+    """Counts of what is switched off by another field; `most` where each takes memory at once."""
+    words = AT_LEAST_1.words if most == LARGEST_INT else one_to(most).words
+    return Number(words, lambda x: 1 <= x <= most, f"it must be {words}; {instead}")
 
 
 FIELDS: dict[str, Field] = {
@@ -220,7 +221,7 @@ FIELDS: dict[str, Field] = {
     "eval.num_samples": _free(
         50000,
         "samples that distances are computed of",
-        _at_least_1("eval.enable_sampling=False computes none"),
+        _at_least_1("eval.enable_sampling=False computes none", 10**7),
     ),
     "eval.begin_ckpt": _free(
         0, "first step of the checkpoints to evaluate; both 0: the newest", AT_LEAST_0
@@ -236,9 +237,9 @@ FIELDS: dict[str, Field] = {
     "eval.bpd_draws": _free(
         1,
         "uniform dequantisations of each image",
-        _at_least_1("eval.enable_bpd=False computes no bits/dim"),
+        _at_least_1("eval.enable_bpd=False computes no bits/dim", 10**7),
     ),
-    "eval.bpd_probes": _free(1, "probes for the trace, in each", AT_LEAST_1),
+    "eval.bpd_probes": _free(1, "probes for the trace, in each", one_to(10**7)),
     "eval.bpd_eps": _free(1e-5, "time at which the flow begins", ABOVE_0),
     "eval.hutchinson_type": _free(
         "Rademacher",

@@ -44,11 +44,12 @@ class InWorker(Exception):  # noqa: N818, it says where another error happened
 
     Attributes:
         places: files and lines of the trace, the innermost last.
+        opcode: the instruction of Python at which the error came up.
     """
 
-    def __init__(self, text: str, places: list[tuple[str, int]]) -> None:
-        super().__init__(text, places)
-        self.places = places
+    def __init__(self, text: str, places: list[tuple[str, int]], opcode: int) -> None:
+        super().__init__(text, places, opcode)
+        self.places, self.opcode = places, opcode
 
     def __str__(self) -> str:
         return f"\n{self.args[0]}"
@@ -201,9 +202,14 @@ def _serve(pipe: Connection, callers: Connection, answer: Callable[[Any], Any]) 
 
 
 def _where(error: Exception) -> InWorker:
-    trace = traceback.extract_tb(error.__traceback__)
-    places = [(frame.filename, frame.lineno or 0) for frame in trace]
-    return InWorker("".join(traceback.format_exception(error)), places)
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    places = [
+        (frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)
+    ]
+    text = "".join(traceback.format_exception(error))
+    return InWorker(text, places, last.tb_frame.f_code.co_code[last.tb_lasti] if last else -1)
 
 
 def _sendable(error: Exception) -> Exception:
