@@ -4,10 +4,12 @@ import contextlib
 import dataclasses
 import errno
 import io
+import itertools
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,15 +18,18 @@ from typing import TextIO
 import pytest
 import torch
 from forked import Processes, group
-from test_train_command import TINY, final
+from test_train_command import TINY, assert_same_bits, final, train
 
 from score_sde import checkpoints
 from score_sde.commands import cli, errors
 from score_sde.commands.cli import MODES
+from score_sde.commands.signals import interruptible, stop_signals
 from score_sde.commands.terminal import guarded
 from score_sde.data import DatasetInfo, StreamingSource, opened, train_batches
 from score_sde.data.sources import in_order
 from score_sde.data.workers import Workers
+from score_sde.networks.ema import ExponentialMovingAverage
+from score_sde.training import TrainStep
 
 RECIPE = '''
 import torch
@@ -131,6 +136,7 @@ def training(processes, recipe, tmp_path):
 
 
 LONG = "--config.training.n_iters=100000"
+SNAPSHOTS_OFF = "--config.training.snapshot_sampling=False"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
@@ -212,6 +218,30 @@ def users(tmp_path) -> dict:
 def words_of(mode: str, workdir: Path) -> list[str]:
     recipe = ["--config=configs/vp/digits.py"] if MODES[mode].needs_recipe else []
     return ["main.py", f"--mode={mode}", f"--workdir={workdir}", *recipe]
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "saved"),
+    [(TrainStep, "_backward", 3), (ExponentialMovingAverage, "update", 2)],
+    ids=["in the network", "in the midst of the update"],
+)
+def test_an_error_within_a_step_loses_none_before_it(owner, method, saved, tmp_path, monkeypatch):
+    words = ("--config.training.snapshot_freq_for_preemption=2", SNAPSHOTS_OFF)
+    assert train(tmp_path / "whole", 4, *words) == 0
+    calls, plain = itertools.count(1), getattr(owner, method)
+
+    def failing(*rest: object) -> object:
+        result = plain(*rest)  # which draws the network's dropout, or changes the average
+        return result if next(calls) < 4 else {}["of the user's own"]
+
+    with monkeypatch.context() as patches:
+        patches.setattr(owner, method, failing)
+        assert train(tmp_path / "run", 4, *words) == 1
+    assert max(checkpoints.steps(tmp_path / "run" / "checkpoints")) == saved
+    assert train(tmp_path / "run", 4, *words) == 0
+    whole, resumed = final(tmp_path / "whole", 4), final(tmp_path / "run", 4)
+    for entry in ("network", "ema", "optimizer", "rng"):
+        assert_same_bits(resumed[entry], whole[entry])
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -329,6 +359,55 @@ def test_what_is_printed_by_a_users_code_does_not_end_a_run(outputs):
         for _ in range(3):
             print("–" * 10_000)
             sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def stalled_outputs() -> Iterator[threading.Timer]:
+    """Standard output and error are a full pipe whose reader stands still, for 10 s at most."""
+    before = os.dup(1), os.dup(2)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))
+    os.set_blocking(writer, True)
+    os.dup2(writer, 1)
+    os.dup2(writer, 2)
+    late = threading.Timer(10, os.read, (reader, 2**20))
+    late.start()
+    try:
+        yield late
+    finally:
+        late.cancel()
+        for number, file in enumerate(before, start=1):
+            os.dup2(file, number)
+            os.close(file)
+        os.close(reader)
+        os.close(writer)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_output_whose_reader_stands_still_holds_no_training_that_is_to_stop(number):
+    with stalled_outputs() as reader, stop_signals() as stop:
+        write_while_interrupted(number)
+        assert stop.signal == number
+        assert reader.is_alive()  # nobody has read
+
+
+def test_an_output_whose_reader_stands_still_holds_no_mode_after_ctrl_c():
+    with stalled_outputs() as reader, interruptible():
+        with pytest.raises(KeyboardInterrupt):
+            write_while_interrupted(signal.SIGINT)
+        os.write(2, bytes(10_000))
+        assert reader.is_alive()
+
+
+def write_while_interrupted(number: signal.Signals) -> None:
+    main = threading.main_thread().ident
+    soon = threading.Timer(0.1, signal.pthread_kill, (main, number))
+    soon.start()
+    os.write(1, bytes(10_000))
+    soon.join()
 
 
 # Workers

@@ -8,6 +8,7 @@ there before them.
 
 import contextlib
 import os
+import select
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -47,7 +48,7 @@ def end_at_once() -> None:
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """Within this Ctrl-C raises KeyboardInterrupt."""
-    before = _set({signal.SIGINT: signal.default_int_handler})
+    before = _set({signal.SIGINT: _interrupt})
     try:
         yield
     finally:
@@ -68,6 +69,7 @@ def stop_signals(*, quiet: bool = False) -> Iterator[Stop]:
     stop = Stop()
 
     def request(number: int, frame: FrameType | None) -> None:
+        _let_go_of_stalled_outputs()
         if stop.signal is not None:
             return
         stop.signal = number
@@ -88,6 +90,29 @@ def stop_signals(*, quiet: bool = False) -> Iterator[Stop]:
         yield stop
     finally:
         _set(before)
+
+
+def to_nowhere(number: int) -> None:
+    """Points the number of an open file to nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _let_go_of_stalled_outputs()
+    raise KeyboardInterrupt
+
+
+def _let_go_of_stalled_outputs() -> None:
+    """Keeps a reader that stands still, such as a pager, from holding a run that is to stop.
+
+    A write that waits for the reader is what the signal has interrupted, and goes on to nowhere.
+    """
+    for number in (1, 2):
+        with contextlib.suppress(OSError):  # it is closed; Windows can ask sockets alone
+            if not select.select([], [number], [], 0)[1]:
+                to_nowhere(number)
 
 
 def _set(handlers: dict[int, _Handler]) -> dict[int, _Handler]:

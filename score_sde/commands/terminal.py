@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from score_sde.commands import signals
+
 _READER_GONE = {errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ECONNRESET}
 """Nobody reads any more: a closed pipe or terminal. Other errors are told."""
 
@@ -77,9 +79,7 @@ class Guarded:
     def _let_go(self) -> None:
         """Points the stream's file to nowhere: what is kept would fail again at each flush."""
         with contextlib.suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+            signals.to_nowhere(self._stream.fileno())
 
 
 @contextlib.contextmanager

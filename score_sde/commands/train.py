@@ -195,7 +195,8 @@ def _loop(run: _Run) -> None:
                 with _saving_what_was_made(run), _reading(run):
                     batch = next(batches)
                 x_0 = scale(batch["image"]).contiguous(memory_format=memory)
-                run.records.append(step(state, x_0, batch["label"] if labelled else None))
+                with _saving_what_was_made(run, checkpoints.rng_state()):
+                    run.records.append(step(state, x_0, batch["label"] if labelled else None))
                 run.images_seen += config.training.batch_size
                 bar.update()
                 with _saving_what_was_made(run):
@@ -314,19 +315,26 @@ def _kept(config: Config) -> dict[str, int]:
 
 
 def _save_what_was_made(run: _Run) -> None:
-    if run.saved_step < run.state.step:
+    if run.saved_step < run.state.step and run.state.whole:
         check_finite(run.records)
         _save(run)
 
 
 @contextmanager
-def _saving_what_was_made(run: _Run) -> Iterator[None]:
-    """Between two steps: whatever fails here, such as a data worker, what was made is saved."""
+def _saving_what_was_made(run: _Run, generators: dict[str, Any] | None = None) -> Iterator[None]:
+    """Whatever fails here, such as a data worker or a user's network, what was made is saved.
+
+    Args:
+        run: at the end of a step.
+        generators: before the step that is made here, which draws from them.
+    """
     try:
         yield
     except Exception:
         made = run.state.step - run.saved_step
         with suppress(Exception):  # of two errors the first says what happened
+            if generators:
+                checkpoints.restore_rng(generators)
             _save_what_was_made(run)
             if made:
                 run.log.say(f"step {run.state.step} is saved, the same command resumes")

@@ -21,12 +21,15 @@ class TrainState:
         ema: made of the network (as a module).
         optimizer: made by `make_optimizer`.
         step: updates made so far.
+        whole: False while an update is under way, when some of the tensors belong to this step
+            and some to the next: an error in its midst leaves nothing that could be saved.
     """
 
     network: nn.Module
     ema: ExponentialMovingAverage
     optimizer: Optimizer
     step: int = 0
+    whole: bool = True
 
     def state_dict(self) -> dict[str, Any]:
         """`step`, `network`, `ema` and `optimizer`, the live tensors by name.

@@ -113,12 +113,14 @@ class TrainStep:
         lr = learning_rate(state.step, self.lr, self.warmup)
         for group in state.optimizer.param_groups:
             group["lr"] = lr
+        state.whole = False
         _step_if_finite(state.optimizer, grad_norm)
         state.ema.update(state.network)
         record = StepRecord(
             state.step, losses.mean(), losses, self.objective.time(t), grad_norm, lr
         )
         state.step += 1
+        state.whole = True
         return record
 
     def _backward(
