@@ -1,13 +1,15 @@
 """Samples for the snapshots of a training run, with the film of how they came about."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from score_sde.config.build import Config, build_inverse_scaler, draw
-from score_sde.pictures import to_uint8
+from score_sde.pictures import grid, save_film, save_png, to_uint8
 from score_sde.sde import SDE
 
 FILM_FRAMES = 50
@@ -51,3 +53,16 @@ def draw_with_film(
     images = torch.cat([to_uint8(inverse_scale(part.x)).cpu() for part in drawn])
     film = [torch.cat(parts) for _, parts in sorted(frames.items()) if parts]
     return images, [*film, images[:FILM_IMAGES]]
+
+
+def save_grid_and_film(path: Path, images: Tensor, frames: Sequence[Tensor]) -> np.ndarray:
+    """Writes what `draw_with_film` gives: a grid as PNG and, beside it, the film as GIF.
+
+    Returns:
+        The grid, (H, W, C) uint8.
+    """
+    picture = grid(images)
+    save_png(path, picture)
+    scale = max(1, FILM_PIXELS // max(images.shape[-2:]))
+    save_film(path.with_suffix(".gif"), [grid(x[:FILM_IMAGES], scale=scale) for x in frames])
+    return picture

@@ -13,7 +13,7 @@ from torch import nn
 
 from score_sde import checkpoints, noise, pictures
 from score_sde.commands import advice
-from score_sde.commands.drawing import FILM_IMAGES, FILM_PIXELS, draw_with_film
+from score_sde.commands.drawing import draw_with_film, save_grid_and_film
 from score_sde.commands.first_screen import FIRST_STEPS, first_screen
 from score_sde.commands.progress import Clock, advice_on_memory, duration
 from score_sde.commands.signals import Interrupted, Stop, stop_signals
@@ -341,6 +341,24 @@ def _saving_what_was_made(run: _Run, generators: dict[str, Any] | None = None) -
         raise
 
 
+@contextmanager
+def _reading(run: _Run) -> Iterator[None]:
+    """Where images are read within: one that can't be ends the run, after a save.
+
+    The checkpoint then says so, by which repaired images are known (`changes.of_images`).
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        words = str(error)
+        if run.state.step:
+            check_finite(run.records)
+            _save(run, unreadable=words)
+            words = advice.unreadable(error, run.state.step)
+        run.log.say(words)
+        raise ValueError(words) from error
+
+
 def _stopped(run: _Run, number: int) -> SystemExit:
     """Answers a signal: saves, says so, and gives what ends the run."""
     _save_what_was_made(run)
@@ -368,11 +386,7 @@ def _snapshot(run: _Run) -> None:
     except Interrupted:
         run.log.say(f"the samples of step {step} were left off")
         return
-    grid = pictures.grid(images)
-    pictures.save_png(folder / f"step_{step:08d}.png", grid)
-    scale = max(1, FILM_PIXELS // max(images.shape[-2:]))
-    film = [pictures.grid(x[:FILM_IMAGES], scale=scale) for x in frames]
-    pictures.save_film(folder / f"step_{step:08d}.gif", film)
+    grid = save_grid_and_film(folder / f"step_{step:08d}.png", images, frames)
     run.log.images(step, "samples", grid)
     steps, losses = run.log.history("loss")
     if any(map(math.isfinite, losses)):
@@ -389,21 +403,3 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         network.train()
-
-
-@contextmanager
-def _reading(run: _Run) -> Iterator[None]:
-    """Where images are read within: one that can't be ends the run, after a save.
-
-    The checkpoint then says so, by which repaired images are known (`changes.of_images`).
-    """
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        words = str(error)
-        if run.state.step:
-            check_finite(run.records)
-            _save(run, unreadable=words)
-            words = advice.unreadable(error, run.state.step)
-        run.log.say(words)
-        raise ValueError(words) from error
