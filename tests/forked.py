@@ -8,6 +8,7 @@ pipe without a reader. `Processes` is the other end. What is forked ends as a pr
 to the end of this file.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -109,6 +110,9 @@ def _serve() -> bool:
             answers.close()
             _become(job)
             return True
+        else:  # here too: who asks for the group may ask before the process has run
+            with contextlib.suppress(OSError):
+                os.setpgid(answer, answer)
         answers.write(f"{json.dumps(answer)}\n")
     return False
 

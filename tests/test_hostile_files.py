@@ -332,6 +332,7 @@ OPENED_OTHERWISE = {
     "data/formats.py os.open": "the null device",
     "commands/terminal.py open": "the null device",
     "commands/terminal.py os.open": "the null device",
+    "commands/signals.py os.open": "the null device",
     "commands/errors.py open": "to append to the log",
     "logbook.py open": "to append, after a pipe is refused",
     "logbook.py os.open": "to append, after a pipe is refused",
