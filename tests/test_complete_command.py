@@ -76,9 +76,9 @@ def test_a_completion_is_the_same_however_many_are_drawn_at_a_time(place, tmp_pa
 def test_colours_are_drawn_and_the_grey_values_kept(place, tmp_path, monkeypatch):
     drawn, write = [], completion_run.write_images
 
-    def note(log, config, network, parts, *where, **how):
+    def note(log, config, parts, *where, **how):
         drawn.extend(parts)
-        return write(log, config, network, iter(drawn), *where, **how)
+        return write(log, config, iter(drawn), *where, **how)
 
     monkeypatch.setattr(completion_run, "write_images", note)
     words = ("--mode=colorize", "--num_samples=4", "--completions=1", f"--output={tmp_path}/x")

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from score_sde import checkpoints, pictures
 from score_sde.commands import cli, in_turn, options
@@ -238,9 +237,7 @@ def test_only_one_part_of_the_samples_is_in_memory(tmp_path, monkeypatch, name):
             yield Samples(torch.arange(5 * k, 5 * k + 5), x, torch.full((5,), k))
 
     with Logbook(tmp_path, tensorboard=False, quiet=True) as log:
-        first, nfe = write_images(
-            log, config, nn.Identity(), parts(), 50, tmp_path / name, keep=12
-        )
+        first, nfe = write_images(log, config, parts(), 50, tmp_path / name, keep=12)
     assert (first.shape, nfe) == ((12, 1, 8, 8), 4.5)
     if name == "samples":
         assert len(pixels(tmp_path / name)) == 50

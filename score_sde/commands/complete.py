@@ -112,7 +112,7 @@ def complete(
             parts = _draw(config, network, sampler, known, labels, completions)
             keep = few * completions
             drawn, nfe = write_images(
-                log, config, network, parts, total, output, keep=keep, origin=origin
+                log, config, parts, total, output, keep=keep, origin=origin, network=network
             )
             rows = [images[:few, None], _shown(config, known)[:few, None]]
             rows = [pictures.to_uint8(row) for row in rows]

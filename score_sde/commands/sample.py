@@ -69,7 +69,7 @@ def sample(
             log.say(f"drawing {num_samples} images from {path} into {output}")
             parts = draw(config, network, sde, torch.arange(num_samples), device)
             images, nfe = write_images(
-                log, config, network, parts, num_samples, output, origin=origin
+                log, config, parts, num_samples, output, origin=origin, network=network
             )
             pictures.save_png(grid, pictures.grid(images))
             log.say(f"{num_samples} images, {nfe:.1f} network evaluations each; grid: {grid}")
@@ -161,25 +161,25 @@ def _is_npz(output: Path) -> bool:
 def write_images(
     log: Logbook,
     config: Config,
-    network: nn.Module,
     parts: Iterable[Samples],
     total: int,
     output: Path,
     *,
     keep: int = GRID_IMAGES,
     origin: str = "",
+    network: nn.Module | None = None,
 ) -> tuple[Tensor, float]:
     """Images to files as they come.
 
     Args:
         log: shows the progress.
         config: of the network.
-        network: whose calls the progress bar counts, as many images may end at once.
         parts: the images as the network sees them; only one part is in memory at a time.
         total: of all parts.
         output: a folder, or a name in .npz.
         keep: how many images to give back, for a grid.
         origin: what PNG files are to say of where they come from.
+        network: whose calls the progress bar counts, as many images may end at once.
 
     Returns:
         The first images, uint8 (n, C, H, W), and the mean number of evaluations of all.
@@ -221,7 +221,10 @@ def _numbers(output: Path) -> Iterator[int]:
 
 
 @contextmanager
-def _counted(network: nn.Module, bar: "tqdm[Any]") -> Iterator[None]:
+def _counted(network: nn.Module | None, bar: "tqdm[Any]") -> Iterator[None]:
+    if network is None:
+        yield
+        return
     calls = itertools.count(1)
 
     def show(*_: object) -> None:
