@@ -9,11 +9,11 @@ from torch import nn
 
 from models._optimizer import SETTINGS, load_by_name, state_by_name
 from models._release import bare, without_module
+from score_sde.atomic.weights import fit, misfit, no_plain_tensor, without_wrappers
 from score_sde.checkpoints import files, from_published, release_2021, save_published
 from score_sde.checkpoints.state import check_complete, checked, fitted, load_any
 from score_sde.networks.ema import ExponentialMovingAverage
 from score_sde.networks.saved import count
-from score_sde.tensor_ops import fit, misfit, no_plain_tensor, without_wrappers
 
 __all__ = ["restore_checkpoint", "save_checkpoint"]
 

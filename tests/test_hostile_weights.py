@@ -20,13 +20,13 @@ from torch import nn
 import score_sde
 import utils
 from score_sde import atomic, checkpoints
+from score_sde.atomic.weights import fit, misfit
 from score_sde.checkpoints import hugging_face
 from score_sde.commands import cli, in_turn, weights
 from score_sde.commands import train as training_run
 from score_sde.config import history
 from score_sde.config.build import build_state, empty_network, open_split
 from score_sde.evaluation.classifier import Classifier
-from score_sde.tensor_ops import fit, misfit
 from score_sde.training import TrainState
 
 RECIPE = (

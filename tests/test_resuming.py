@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY
 from PIL import Image
 
 from score_sde import checkpoints
@@ -24,15 +25,6 @@ from score_sde.config.build import (
 from score_sde.config.schema import FIELDS
 from score_sde.data import StreamingSource, open_source, train_batches
 
-TINY = (
-    "--config.model.nf=8",
-    "--config.model.ch_mult=(1,)",
-    "--config.model.attn_resolutions=()",
-    "--config.device=cpu",
-    "--config.training.batch_size=8",
-    "--config.training.snapshot_sampling=False",
-    "--config.optim.warmup=0",
-)
 OTHER = ("--config.optim.lr=1e-4", "--config.training.batch_size=12")
 PATH = Path("run/checkpoints/step_00000007.pt")
 REQUESTED = [name for name, field in FIELDS.items() if field.resume == "on_request"]
@@ -42,7 +34,8 @@ NEVER = [name for name, field in FIELDS.items() if field.resume == "never"]
 
 def command(workdir: Path, steps: int, *words: object) -> list[str]:
     given = ("--mode=train", f"--workdir={workdir}", f"--config.training.n_iters={steps}")
-    return ["main.py", "--config=configs/vp/digits.py", *given, *TINY, *map(str, words)]
+    given += ("--config.training.snapshot_freq=500",)  # checkpoints are at the end alone
+    return ["main.py", "--config=configs/vp/digits.py", *TINY, *given, *map(str, words)]
 
 
 def config_of(*words: object):

@@ -22,11 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from score_sde.atomic.weights import misfit, short, without_wrappers
 from score_sde.checkpoints import release_2021
 from score_sde.checkpoints.files import CheckpointError, write
 from score_sde.checkpoints.state import fitted, load_any
 from score_sde.networks.saved import count, decay_and_updates
-from score_sde.tensor_ops import misfit, short, without_wrappers
 
 _ENTRIES = ("model", "ema", "step")
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")

@@ -14,13 +14,13 @@ from functools import singledispatch
 import torch
 from torch import Tensor, nn
 
+from score_sde.atomic.weights import misfit, short_name, without_wrappers
 from score_sde.networks.blocks import Attended, AttentionBlock, BigGANBlock, ResidualBlock
 from score_sde.networks.layers import GaussianFourierProjection, descending_sigmas
 from score_sde.networks.ncsnpp import InputSkip
 from score_sde.networks.refinenet import RefineNet
 from score_sde.networks.resampling import FIRDownConv, FIRUpConv, NearestUpConv, StridedDownConv
 from score_sde.networks.unet import UNet
-from score_sde.tensor_ops import misfit, short_name, without_wrappers
 
 _RESIDUAL = (
     ("GroupNorm_0", "norm_0"),

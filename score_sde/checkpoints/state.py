@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from score_sde.atomic.weights import fit, listed
 from score_sde.checkpoints.files import CheckpointError, read, write
 from score_sde.networks.ema import bare_name
 from score_sde.networks.saved import count, fit_average, fit_moments
-from score_sde.tensor_ops import fit, listed
 
 KEYS = ("step", "network", "ema", "optimizer", "rng", "data", "config", "versions")
 # What only training needs; a file that is read may lack it, as weights that were made smaller do.

@@ -8,6 +8,7 @@ from typing import Any
 
 from score_sde import checkpoints, parallel, pictures
 from score_sde.atomic import cannot_write, check_writable, read_json, write_whole
+from score_sde.atomic.weights import listed
 from score_sde.commands.in_turn import in_turn
 from score_sde.commands.progress import advice_on_memory, duration
 from score_sde.commands.weights import network_of, none_in
@@ -23,7 +24,6 @@ from score_sde.evaluation.quality import shown
 from score_sde.evaluation.report import lines, standard, table
 from score_sde.evaluation.shards import Shards
 from score_sde.logbook import Logbook
-from score_sde.tensor_ops import listed
 
 ON_MEMORY = (
     "in the evaluation: lower --config.eval.bpd_batch_size (bits/dim), --config.eval.batch_size "

@@ -31,12 +31,11 @@ from score_sde.config.build import (
     build_train_step,
     channels_last,
     compiled,
-    empty_network,
     image_shape,
     num_classes,
     set_tf32,
 )
-from score_sde.config.check import check_config, check_data, check_memory
+from score_sde.config.check import check_config, check_data
 from score_sde.data import Source, to_unit, train_batches
 from score_sde.logbook import Logbook
 from score_sde.objectives import Objective
@@ -104,8 +103,7 @@ def train(
         SystemExit: with 130, 143 or 129, after a save, when asked to stop by Ctrl-C, SIGTERM or
             SIGHUP.
     """
-    check_config(config)
-    check_memory(config, empty_network(config), copies=5)
+    check_config(config, copies=5)
     changes.check_allowed(allow, config)
     reports: list[str] = []
     changed: list[changes.Change] = []

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from score_sde import checkpoints
+from score_sde.atomic.weights import fit
 from score_sde.config import history
 from score_sde.config.build import Config, build_network, empty_network, image_shape
 from score_sde.config.check import check_config
-from score_sde.tensor_ops import fit
 from score_sde.training import TrainState
 
 FILES = (".pt", ".pth")

@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from score_sde.atomic.weights import listed
 from score_sde.config.build import Config, build_sde, empty_network
 from score_sde.config.history import from_json, leaves, to_json
 from score_sde.config.schema import FIELDS
 from score_sde.data import DatasetInfo
-from score_sde.tensor_ops import check_name, listed
+from score_sde.tensor_ops import check_name
 
 IMAGES = "data"
 """What --allow calls other images, and the fields that choose them."""

@@ -30,8 +30,13 @@ from score_sde.sde import SDE
 DEVICES = ("cpu", "cuda", "mps")
 
 
-def check_config(config: Config) -> None:
+def check_config(config: Config, copies: int = 1) -> None:
     """Refuses a config that cannot run.
+
+    Args:
+        config: the whole of it.
+        copies: how many numbers there are for each weight: 1 to draw samples, 5 to train
+            (weight, gradient, the optimiser's two moments and the moving average).
 
     Raises:
         ValueError: the first field at fault, what it holds and what it may hold.
@@ -46,22 +51,12 @@ def check_config(config: Config) -> None:
     build_sampler(config, sde)
     _check_device(config)
     network = empty_network(config)
-    check_memory(config, network)
+    _check_memory(config, network, copies)
     _check_conditioning(config, sde, network)
 
 
-def check_memory(config: Config, network: nn.Module, copies: int = 1) -> None:
-    """Refuses a network, or images at a time, that alone exceed the memory of the device.
-
-    Args:
-        config: the whole of it.
-        network: with names and shapes of its weights; they need no memory of their own yet.
-        copies: how many numbers there are for each weight: 1 to draw samples, 5 to train
-            (weight, gradient, the optimiser's two moments and the moving average).
-
-    Raises:
-        ValueError: what it takes, what there is, and what to lower.
-    """
+def _check_memory(config: Config, network: nn.Module, copies: int) -> None:
+    """Refuses a network, or images at a time, that alone exceed the memory of the device."""
     memory = _memory_of(build_device(config))
     weights = sum(p.numel() for p in network.parameters())
     pixels = math.prod(image_shape(config))
@@ -76,7 +71,7 @@ def check_memory(config: Config, network: nn.Module, copies: int = 1) -> None:
             4 * copies * weights,
             f"a network of {weights:,} weights"
             + (", with gradients, moments and average," if copies > 1 else ""),
-            f"take a smaller network{f', by lower {widths}' if widths else ''}",
+            f"take a smaller network{f', with a lower {widths}' if widths else ''}",
         ),
         (
             4 * pixels * training.batch_size // training.accumulation,

@@ -6,6 +6,8 @@ bilinear (a triangle), that of the 2021 release's faces. An image of the wanted 
 unchanged.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,15 +110,11 @@ class FileDecoder:
         Raises:
             ValueError: naming the file, where it cannot be decoded.
         """
-        path = self.root / self.paths[index]
-        try:
-            with formats.opened(path) as image:
-                if self.centre:
-                    left, top = (image.width - self.centre) // 2, (image.height - self.centre) // 2
-                    image = image.crop((left, top, left + self.centre, top + self.centre))
-                return conform(image, self.image_size, self.num_channels)
-        except Exception as error:  # Pillow's readers raise all kinds for what others wrote
-            raise _undecodable(path, error) from error
+        with self._file(index) as path, formats.opened(path) as image:
+            if self.centre:
+                left, top = (image.width - self.centre) // 2, (image.height - self.centre) // 2
+                image = image.crop((left, top, left + self.centre, top + self.centre))
+            return conform(image, self.image_size, self.num_channels)
 
     def seems_whole(self, index: int) -> bool:
         """Whether image `index` ends as its format does, as far as that can be told so.
@@ -124,11 +122,8 @@ class FileDecoder:
         Raises:
             ValueError: naming the file, where it cannot be opened.
         """
-        path = self.root / self.paths[index]
-        try:
+        with self._file(index) as path:
             return bool(formats.ends_as_its_format(path))
-        except (OSError, ValueError) as error:
-            raise _undecodable(path, error) from error
 
     def refuse_cut_off(self, index: int) -> None:
         """Looks closer at a file that does not seem whole: at its header, else at all of it.
@@ -136,14 +131,20 @@ class FileDecoder:
         Raises:
             ValueError: naming the file, where it cannot be decoded.
         """
-        path = self.root / self.paths[index]
-        try:
+        with self._file(index) as path:
             marked = formats.ends_as_its_format(path) is not None
             whole = not marked and formats.holds_what_its_header_claims(path)
-        except Exception as error:  # as above
-            raise _undecodable(path, error) from error
         if not whole:
             self(index)
+
+    @contextmanager
+    def _file(self, index: int) -> Iterator[Path]:
+        """Where an image lies; whatever fails within this names it."""
+        path = self.root / self.paths[index]
+        try:
+            yield path
+        except Exception as error:  # Pillow's readers raise all kinds for what others wrote
+            raise _undecodable(path, error) from error
 
 
 def _undecodable(path: Path, error: Exception) -> ValueError:

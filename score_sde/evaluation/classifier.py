@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from score_sde import atomic
-from score_sde.tensor_ops import fit
+from score_sde.atomic.weights import fit
 
 DIMENSIONS = 64
 """Numbers of a feature vector."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from score_sde import atomic
+from score_sde.atomic.weights import fit, no_plain_tensor, short
 from score_sde.evaluation.moments import Moments
-from score_sde.tensor_ops import fit, no_plain_tensor, short
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 """The weights as torch-fidelity names them; the last eight digits begin the file's SHA-256."""

@@ -25,7 +25,7 @@ from score_sde.evaluation.features import (
     spread_levels,
 )
 from score_sde.evaluation.figure import LeftOut
-from score_sde.evaluation.shards import make_way, read_arrays
+from score_sde.evaluation.shards import make_way
 from score_sde.evaluation.statistics import Facts, Reference, cache_name, check_comparable
 
 KEPT_NUMBERS = 2 * 10**8
@@ -189,8 +189,7 @@ class References:
         if self.keeps_features(source):
             types["pool_3"] = np.float32, (n, D)
         try:
-            read_arrays(path, types)
-            reference = Reference.load(path)
+            reference = Reference.load(path, types)
             if reference.facts == replace(self._facts(source.info), n=n):
                 return reference
             why: object = "it is of other images or another network"

@@ -9,6 +9,7 @@ few of these facts, or none; what a file lacks is not compared.
 import hashlib
 import re
 import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -103,15 +104,24 @@ class Reference:
         atomic.write(path, lambda file: np.savez(file, **arrays, **asdict(self.facts)))
 
     @classmethod
-    def load(cls, path: Path) -> "Reference":
+    def load(cls, path: Path, types: Mapping[str, tuple[Any, Any]] | None = None) -> "Reference":
         """Reads our own files and those of others: `mu` and `sigma`, or features.
+
+        Args:
+            path: the file.
+            types: by name, type and shape of arrays that it must have; of others' files unknown.
 
         Raises:
             OSError: the file can't be opened.
-            ValueError: it is damaged, or holds no statistics.
+            ValueError: it is damaged, or holds no statistics, or others than `types` says.
         """
         try:
-            return _from_arrays(_known_arrays(path))
+            arrays = _known_arrays(path)
+            for name, (dtype, shape) in (types or {}).items():
+                array = arrays.get(name)
+                if array is None or array.dtype != dtype or array.shape != shape:
+                    raise ValueError(f"it has no {name} of {np.dtype(dtype)} {shape}")
+            return _from_arrays(arrays)
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"no reference statistics at {path}: make them with --mode stats, or name another "

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from score_sde.atomic.weights import listed
 from score_sde.networks.saved import fit_average
-from score_sde.tensor_ops import listed
 
 Parameters = nn.Module | Iterable[Tensor]
 

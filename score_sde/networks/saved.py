@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from score_sde.tensor_ops import fit, misfit, short, without_wrappers
+from score_sde.atomic.weights import fit, misfit, short, without_wrappers
 
 _MEANS = ("exp_avg", "exp_avg_sq")
 _MOMENTS = (*_MEANS, "max_exp_avg_sq")

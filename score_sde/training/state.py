@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from score_sde.atomic.weights import fit
 from score_sde.networks.ema import ExponentialMovingAverage, bare_name
-from score_sde.tensor_ops import fit
 from score_sde.training.optimizer import load_named_state, named_state
 
 

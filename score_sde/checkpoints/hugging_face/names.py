@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from score_sde.atomic.weights import misfit, short_name, without_wrappers
 from score_sde.networks.blocks import Attended
 from score_sde.networks.unet import UNet
-from score_sde.tensor_ops import misfit, short_name, without_wrappers
 
 _BLOCK = {
     "norm_0": "norm1",
