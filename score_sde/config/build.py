@@ -324,14 +324,13 @@ def _corrector(config: Config, sde: SDE) -> Step:
 
 def _few_step(config: Config, sde: SDE) -> Step:
     sampling = config.sampling
-    step = make_step(choose(FEW_STEP, sampling.method, "config.sampling.method"), sde, sampling)
-    churn = getattr(step, "s_churn", 0.0)
-    if churn and sde.has_chain and not config.training.continuous:
-        raise ValueError(
-            f"config.sampling.s_churn={churn} leads to times between those of the "
-            "discrete chain, which this network does not know: set it to 0"
-        )
-    return step
+    kind = choose(FEW_STEP, sampling.method, "config.sampling.method")
+    return make_step(kind, sde, sampling, on_chain=_on_chain(config, sde))
+
+
+def _on_chain(config: Config, sde: SDE) -> bool:
+    """Whether the network knows the times of a discrete chain only."""
+    return sde.has_chain and not config.training.continuous
 
 
 def _grid_kind(config: Config, step: Step) -> GridKind:

@@ -28,7 +28,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from score_sde.tensor_ops import expand_to, sum_per_sample, times_for
+from score_sde.tensor_ops import expand_to, look_up, sum_per_sample, times_for
 
 Score = Callable[[Tensor, Tensor], Tensor]
 
@@ -169,6 +169,10 @@ class SDE(ABC):
     def chain_position(self, t: Tensor) -> Tensor:
         """`index` in the dtype of t, the label of a network that was trained on the chain."""
         return self.index(t).to(t.dtype)
+
+    def nearest_step(self, t: Tensor) -> Tensor:
+        """The time of the chain's step nearest to t: (B,) → (B,)."""
+        return look_up(self.chain_times(), self.index(t), t)
 
     def chain_alpha(self, t: Tensor) -> Tensor:
         """The factor α_i of the Langevin step (Song, algorithms 4 and 5): (B,) → (B,).

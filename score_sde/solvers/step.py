@@ -29,6 +29,8 @@ class Step(ABC):
         grid: the kind of `grids.time_grid` that suits it.
         chain_steps: whether it also takes steps of a chain of N scales (`t_next` None), as the
             paper's predictors do; others are given the chain's own times to step between.
+        on_chain: whether the score belongs to a network that knows the times of the SDE's chain
+            and no others; times between those of the grid are then moved by `node`.
         arguments: what its constructor takes besides the SDE, by name, with the field of a
             config's group `sampling` that each stands for.
 
@@ -43,6 +45,7 @@ class Step(ABC):
     evaluations: int = 1
     chain_steps: ClassVar[bool] = False
     arguments: ClassVar[Mapping[str, str]] = {}
+    on_chain: bool = False
 
     def __init__(self, sde: SDE) -> None:
         refusal = self.accepts(sde)
@@ -54,6 +57,14 @@ class Step(ABC):
     def accepts(cls, sde: SDE) -> str | None:
         """None where the step runs on this SDE, else the reason why it does not."""
         return None
+
+    def refuses_chain(self) -> str | None:
+        """Why the step can't work with the times of a discrete chain; None where it can."""
+        return None
+
+    def node(self, t: Tensor) -> Tensor:
+        """Where the score may be asked for about time t: the chain's nearest time `on_chain`."""
+        return self.sde.nearest_step(t) if self.on_chain else t
 
     def begin(self, num_steps: int) -> None:  # noqa: B027  (most steps remember nothing)
         """Says that a run of `num_steps` steps begins; what an earlier run left is forgotten."""
@@ -77,17 +88,20 @@ class Step(ABC):
         """
 
 
-def make_step(kind: Callable[..., Step], sde: SDE, sampling: Mapping[str, Any]) -> Step:
+def make_step(
+    kind: Callable[..., Step], sde: SDE, sampling: Mapping[str, Any], *, on_chain: bool = False
+) -> Step:
     """A step for an SDE, with the arguments that it declares.
 
     Args:
         kind: a row of PREDICTORS, CORRECTORS or FEW_STEP: a class of steps, or a function.
         sde: the forward SDE.
         sampling: the fields of a config's group `sampling`.
+        on_chain: whether the network knows the times of the SDE's discrete chain only.
 
     Raises:
-        ValueError: the step does not accept the SDE or a value, a field is missing, or the row
-            gives no step.
+        ValueError: the step does not accept the SDE, its chain or a value, a field is missing, or
+            the row gives no step.
     """
     arguments = arguments_of(kind)
     lacking = [field for field in arguments.values() if field not in sampling]
@@ -102,6 +116,9 @@ def make_step(kind: Callable[..., Step], sde: SDE, sampling: Mapping[str, Any]) 
             f"{_name_of(kind)} gives {step!r:.60} where a row of this table is called as "
             "row(sde, **arguments) and gives a score_sde.solvers.step.Step"
         )
+    if on_chain and (refusal := step.refuses_chain()) is not None:
+        raise ValueError(f"{_name_of(kind)} does not run on a discrete chain: {refusal}")
+    step.on_chain = on_chain
     return step
 
 

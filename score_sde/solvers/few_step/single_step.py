@@ -1,0 +1,95 @@
+"""Deterministic solvers that remember nothing: DDIM, Heun."""
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from score_sde.noise import Noise
+from score_sde.score import noise_from_score
+from score_sde.sde import SDE, Score
+from score_sde.solvers.few_step.solver import FewStepSolver
+from score_sde.tensor_ops import expand_to
+
+
+class DDIM(FewStepSolver):
+    """Euler's method in the noise level (Song, J. et al. 2021, eq. 12 with η = 0)."""
+
+    name = "ddim"
+    order = 1
+
+    def advance(self, x: Tensor, t: Tensor, s: Tensor, score: Score, noise: Noise) -> Tensor:
+        """One evaluation, at t."""
+        return self._along(noise_from_score(self.sde, score(x, t), t), x, t, s)
+
+
+class Heun(FewStepSolver):
+    """Heun's method in the noise level, with the churn of Karras et al. 2022, algorithm 2.
+
+    Churn first carries a sample forward, to the level (1 + γ) ℓ with γ = min(s_churn / num_steps,
+    √2 − 1), by adding noise; never beyond T. It needs a network trained in continuous time.
+
+    Args:
+        sde: the forward SDE.
+        s_churn: how much noise is added in all; 0 makes the solver deterministic.
+        s_min: noise is added only where ℓ ≥ s_min …
+        s_max: … and ℓ ≤ s_max.
+        s_noise: standard deviation of the noise that is added.
+
+    Raises:
+        ValueError: where s_churn or s_noise is negative, or s_min exceeds s_max.
+    """
+
+    name = "heun"
+    order = 2
+    evaluations = 2
+    arguments: ClassVar = {name: name for name in ("s_churn", "s_min", "s_max", "s_noise")}
+
+    def __init__(
+        self,
+        sde: SDE,
+        s_churn: float = 0.0,
+        s_min: float = 0.0,
+        s_max: float = math.inf,
+        s_noise: float = 1.0,
+    ) -> None:
+        super().__init__(sde)
+        if s_churn < 0 or s_noise < 0:
+            raise ValueError(f"s_churn={s_churn}, s_noise={s_noise}: neither may be negative")
+        if s_min > s_max:
+            raise ValueError(f"s_min={s_min}, s_max={s_max}: s_min may not exceed s_max")
+        self.s_churn, self.s_min, self.s_max, self.s_noise = s_churn, s_min, s_max, s_noise
+        self._gamma = 0.0
+
+    def refuses_chain(self) -> str | None:
+        """With churn it does not: raised levels lie between those of the chain."""
+        if self.s_churn == 0:
+            return None
+        return (
+            f"config.sampling.s_churn={self.s_churn} leads to times between those of the discrete "
+            "chain, which this network does not know: set it to 0"
+        )
+
+    def begin(self, num_steps: int) -> None:
+        """Shares the churn out over the steps of the run."""
+        self._gamma = min(self.s_churn / num_steps, math.sqrt(2) - 1)
+
+    def advance(self, x: Tensor, t: Tensor, s: Tensor, score: Score, noise: Noise) -> Tensor:
+        """Two evaluations, at t (after the churn) and at s."""
+        if self._gamma > 0:
+            x, t = self._churn(x, t, noise)
+        n = noise_from_score(self.sde, score(x, t), t)
+        x_euler = self._along(n, x, t, s)
+        n_next = noise_from_score(self.sde, score(x_euler, s), s)
+        # At the level 0 there is no noise to estimate: Euler's step ends there, as in the paper.
+        above_zero = expand_to(self.sde.std(s) > 0, x)
+        return torch.where(above_zero, self._along((n + n_next) / 2, x, t, s), x_euler)
+
+    def _churn(self, x: Tensor, t: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        level = self.sde.noise_level(t)
+        inside = (level >= self.s_min) & (level <= self.s_max)
+        raised = self.sde.time_of_noise_level(level * (1 + self._gamma)).clamp_max(self.sde.T)
+        later = torch.where(inside, torch.maximum(raised, t), t)
+        r, G = self.sde.transition(later, t)
+        return expand_to(r, x) * x + expand_to(G * self.s_noise, x) * noise(x.shape), later
