@@ -266,6 +266,8 @@ def test_what_a_resumed_run_may_change_is_as_before():
         "training.snapshot_freq_for_preemption",
         "training.snapshot_sampling",
         "training.snapshot_images",
+        "training.average_freq",
+        "model.ema_length",
         "training.keep_checkpoints",
         "training.accumulation",
         "training.precision",

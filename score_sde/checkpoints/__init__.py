@@ -1,9 +1,15 @@
 """Checkpoints: ours, and those of the 2021 release and of NCSN and NCSNv2 before it.
 
 `files` reads and writes without running code or losing what was there, `state` is our format,
-`published` translates the others, `hugging_face` the folders of diffusers.
+`averages` the snapshots that averages of other lengths are made of, `published` translates the
+other formats, `hugging_face` the folders of diffusers.
 """
 
+from score_sde.checkpoints.averages import (
+    delete_snapshots_after,
+    load_snapshot,
+    save_snapshot,
+)
 from score_sde.checkpoints.files import CheckpointError
 from score_sde.checkpoints.hugging_face.folder import (
     from_folder,
@@ -40,6 +46,7 @@ __all__ = [
     "check_complete",
     "checked",
     "delete_old",
+    "delete_snapshots_after",
     "fitted",
     "from_folder",
     "from_published",
@@ -48,6 +55,7 @@ __all__ = [
     "load",
     "load_any",
     "load_official",
+    "load_snapshot",
     "load_with_fingerprint",
     "newest",
     "path_of",
@@ -57,5 +65,6 @@ __all__ = [
     "save_as",
     "save_folder",
     "save_published",
+    "save_snapshot",
     "steps",
 ]

@@ -6,7 +6,8 @@ disk meanwhile. It is read with `torch.load(weights_only=True)`, which runs no c
 after its checksums are verified.
 
 Its entries are exactly `step` (int); `network`, `ema`, `optimizer` (state dicts by name); `rng`
-(`rng_state`); `data` (position in the data); `config` (JSON text); `versions` (text).
+(`rng_state`); `data` (position in the data); `config` (JSON text); `versions` (text); and
+`averages`, where averages of several lengths are tracked.
 """
 
 import json
@@ -23,9 +24,10 @@ from torch import Tensor, nn
 from score_sde.atomic.weights import fit, listed
 from score_sde.checkpoints.files import CheckpointError, read, write
 from score_sde.networks.ema import bare_name
-from score_sde.networks.saved import count, fit_average, fit_moments
+from score_sde.networks.saved import count, fit_average, fit_averages, fit_moments
 
 KEYS = ("step", "network", "ema", "optimizer", "rng", "data", "config", "versions")
+_OPTIONAL = "averages"
 # What only training needs; a file that is read may lack it, as weights that were made smaller do.
 _OF_TRAINING: dict[str, Any] = {"optimizer": {}, "rng": {}, "data": {}, "versions": ""}
 _TYPES = {"step": int, "config": str, "versions": str}
@@ -148,8 +150,8 @@ def checked(content: Any, path: str | Path) -> dict[str, Any]:
             content = {**_OF_TRAINING, **content}
         _check_entries(content, str(path))
         count(content["step"], f"the step of {path}")
-        for key in _GROUPS:
-            if not isinstance(content[key], Mapping):
+        for key in (*_GROUPS, _OPTIONAL):
+            if not isinstance(content.get(key, {}), Mapping):
                 raise TypeError(f"{path} has a {type(content[key]).__name__} as {key}")
         if not isinstance(json.loads(content["config"]), dict):
             raise TypeError(f"{path} has a config that holds no fields")
@@ -175,8 +177,11 @@ def fitted(state: Mapping[str, Any], network: nn.Module, path: str | Path) -> di
     trained = {name: weights[name] for name, _ in network.named_parameters() if name in weights}
     try:
         moments = state["optimizer"]
+        tracked = state.get(_OPTIONAL, {})
+        averages = fit_averages(weights, tracked, f"the average in {path}")
         return {
             **state,
+            **({_OPTIONAL: averages} if averages else {}),
             "network": fit(weights, state["network"], f"the saved network in {path}"),
             "ema": fit_average(weights, state["ema"], f"the average in {path}"),
             "optimizer": moments
@@ -295,7 +300,7 @@ def _check_entries(state: Any, what: str) -> None:
     if not isinstance(state, Mapping):
         raise TypeError(f"{what} holds a {type(state).__name__}, not a dict of {', '.join(KEYS)}")
     missing = [key for key in KEYS if key not in state]
-    left_over = [str(key) for key in state if key not in KEYS]
+    left_over = [str(key) for key in state if key not in (*KEYS, _OPTIONAL)]
     if missing or left_over:
         raise ValueError(
             f"{what} has not exactly the entries {', '.join(KEYS)} "

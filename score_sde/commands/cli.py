@@ -107,6 +107,11 @@ MODES: dict[str, Mode] = {
         "score_sde.commands.modes:complete", "draw the colours of images", _COMPLETING
     ),
     "tune": Mode("score_sde.commands.modes:tune", "compute noise levels from the training images"),
+    "ema": Mode(
+        "score_sde.commands.modes:average",
+        "average the weights over another length",
+        ("output",),
+    ),
     "convert": Mode(
         "score_sde.commands.modes:convert",
         "write a checkpoint in another format",

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from score_sde.commands.average import average as average_weights
 from score_sde.commands.cli import Command
 from score_sde.commands.complete import complete as complete_images
 from score_sde.commands.evaluate import evaluate as evaluate_checkpoints
@@ -71,6 +72,13 @@ def stats(command: Command) -> None:
 def tune(command: Command) -> None:
     """`--mode tune`."""
     show(f"{tune_levels(command.config, command.workdir)}\n")
+
+
+def average(command: Command) -> None:
+    """`--mode ema`."""
+    output, overrides = command.options["output"], command.overrides
+    made = average_weights(command.config, command.workdir, output=output, overrides=overrides)
+    show(f"{made}\n")
 
 
 def convert(command: Command) -> None:

@@ -75,6 +75,10 @@ class _Run:
     def checkpoints(self) -> Path:
         return self.workdir / "checkpoints"
 
+    @property
+    def averages(self) -> Path:
+        return self.workdir / "averages"
+
 
 @guarded()
 def train(
@@ -157,6 +161,8 @@ def train(
                 "for; raise --config.training.n_iters to go on"
             )
             return
+        if again := checkpoints.delete_snapshots_after(run.averages, state.step):
+            log.say(f"the averages after step {state.step}, up to {again[-1]}, are made again")
         for line in [*changed, *changes.unneeded(allow, changed)]:
             log.say(str(line))
         history.record(config, workdir, origin=origin, changes=changes.plain(run.changes))
@@ -236,6 +242,9 @@ def _after_step(run: _Run, clock: Clock) -> None:
         _log_progress(run, clock)
     if (step % training.eval_freq == 0 or last) and len(run.test_source):
         run.log.scalars(step, {"held_out_loss": held_out_loss(run)})
+    if run.state.averages and (step % training.average_freq == 0 or last):
+        check_finite(run.records)  # before the checkpoint, which a resumed run begins after
+        checkpoints.save_snapshot(run.averages, step, run.state.averages)
     if save:
         _save(run)
     if snapshot and training.snapshot_sampling:

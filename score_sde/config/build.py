@@ -14,6 +14,7 @@ from score_sde.config import schema
 from score_sde.config.holds import expanded
 from score_sde.data import Source, inverse_scale, open_source, scale
 from score_sde.networks.ema import ExponentialMovingAverage
+from score_sde.networks.power_average import PowerAverage
 from score_sde.networks.table import NETWORKS
 from score_sde.objectives import Objective, make_objective
 from score_sde.samplers import GridSampler, ODESampler, OnStep, Sampler, Samples
@@ -190,7 +191,7 @@ def build_objective(config: Config, sde: SDE) -> Objective:
 
 
 def build_state(config: Config) -> TrainState:
-    """A network with fresh weights, its moving average and its optimiser."""
+    """A network with fresh weights, its moving averages and its optimiser."""
     network, optim = build_network(config), config.optim
     optimizer = make_optimizer(
         network.named_parameters(),
@@ -201,7 +202,12 @@ def build_state(config: Config) -> TrainState:
         weight_decay=optim.weight_decay,
         amsgrad=optim.amsgrad,
     )
-    return TrainState(network, ExponentialMovingAverage(network, config.model.ema_rate), optimizer)
+    return TrainState(
+        network,
+        ExponentialMovingAverage(network, config.model.ema_rate),
+        optimizer,
+        averages=[PowerAverage(network, one) for one in field(config, "model.ema_lengths")],
+    )
 
 
 def build_train_step(config: Config, objective: Objective) -> TrainStep:

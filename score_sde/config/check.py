@@ -18,6 +18,7 @@ from score_sde.config.build import (
     build_sampler,
     build_sde,
     empty_network,
+    field,
     image_shape,
     num_classes,
 )
@@ -36,7 +37,8 @@ def check_config(config: Config, copies: int = 1) -> None:
     Args:
         config: the whole of it.
         copies: how many numbers there are for each weight: 1 to draw samples, 5 to train
-            (weight, gradient, the optimiser's two moments and the moving average).
+            (weight, gradient, the optimiser's two moments and the moving average), beside those
+            of `model.ema_lengths`.
 
     Raises:
         ValueError: the first field at fault, what it holds and what it may hold.
@@ -59,6 +61,8 @@ def _check_memory(config: Config, network: nn.Module, copies: int) -> None:
     """Refuses a network, or images at a time, that alone exceed the memory of the device."""
     memory = _memory_of(build_device(config))
     weights = sum(p.numel() for p in network.parameters())
+    if copies > 1:
+        copies += len(field(config, "model.ema_lengths"))
     pixels = math.prod(image_shape(config))
     training = config.training
     widths = " or ".join(

@@ -146,8 +146,19 @@ def _kernel(items: tuple[Any, ...]) -> bool:
     )
 
 
+def _lengths(items: tuple[Any, ...]) -> bool:
+    # 1/√12 is the length of the mean of all weights; two equal ones could not be told apart.
+    return all(isinstance(x, Real) and 0 < x <= 0.2886 for x in items) and [*items] == sorted(
+        {*items}
+    )
+
+
 SIDES = Numbers("whole numbers from 1 up, as (16,), or () for none", _whole)
 LEVELS = Numbers(
     "whole numbers from 1 to 1,024, one for each of at most 16 levels, as (1, 2)", _levels
+)
+LENGTHS = Numbers(
+    "numbers above 0 and up to 0.2886, in ascending order, as (0.05, 0.1), or () for none",
+    _lengths,
 )
 KERNEL = Numbers("numbers whose sum is not 0, as (1, 3, 3, 1)", _kernel)

@@ -21,9 +21,10 @@ REQUIRED = ("training.sde", "model.name")
 COMMON: Part = {
     name: field.default
     for name, field in FIELDS.items()
-    if not name.startswith("model.") and name not in REQUIRED
+    if (not name.startswith("model.") or field.older is not None) and name not in REQUIRED
 }
-"""The defaults of `schema` that every recipe begins with; networks differ in theirs."""
+"""The defaults of `schema` that every recipe begins with; networks differ in theirs, those fields
+aside that were added later and so may not be missing."""
 
 # Data sets, with what the papers set for each. `sigma_max` is about the largest distance between
 # two images (Song & Ermon 2020, technique 1).

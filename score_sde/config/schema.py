@@ -21,6 +21,7 @@ from score_sde.config.holds import (
     EVERY,
     FINITE,
     KERNEL,
+    LENGTHS,
     LEVELS,
     NOT_0,
     PATH,
@@ -152,6 +153,9 @@ FIELDS: dict[str, Field] = {
     ),
     "training.keep_checkpoints": _free(
         3, "newest checkpoints kept, beside those of snapshot_freq", AT_LEAST_1
+    ),
+    "training.average_freq": _free(
+        50000, "steps between kept snapshots of the averages of model.ema_lengths", EVERY
     ),
     "training.precision": _free(
         "auto",
@@ -289,6 +293,15 @@ FIELDS: dict[str, Field] = {
     "model.beta_min": _model(0.1, "rate β at time 0, of VP and sub-VP", FINITE),
     "model.beta_max": _model(20.0, "rate β at time 1, of VP and sub-VP", FINITE),
     "model.ema_rate": _model(0.999, "decay of the weights' moving average; 0: none", SHARE),
+    "model.ema_lengths": _model(
+        (),
+        "lengths of further averages that are tracked, in shares of the training; (): none",
+        LENGTHS,
+        older=(),
+    ),
+    "model.ema_length": _free(
+        0.0, "length that --mode ema makes, between those tracked", SHARE, older=0.0
+    ),
     "model.nf": _model(128, "channels of the first level", one_to(65536)),
     "model.ch_mult": _model((1, 2, 2, 2), "channels of each level, in units of nf", LEVELS),
     "model.num_res_blocks": _model(4, "residual blocks of each level", one_to(64)),

@@ -64,6 +64,31 @@ def fit_average(weights: Mapping[str, Tensor], given: Any, what: str) -> dict[st
     }
 
 
+def fit_averages(
+    weights: Mapping[str, Tensor], given: Any, what: str
+) -> dict[str, dict[str, Any]]:
+    """The states of averages by their lengths, as those of a network.
+
+    Args:
+        weights: of the network by name; they may be on the meta device.
+        given: a dict by length of `num_updates` and `shadow`.
+        what: the file and its entry, to begin a message with.
+
+    Raises:
+        ValueError: something is missing, or is not what is needed.
+    """
+    fitted: dict[str, dict[str, Any]] = {}
+    for length, state in given.items():
+        where = f"{what}, of length {short(length)},"
+        if not (isinstance(length, str) and isinstance(state, Mapping)):
+            raise ValueError(f"{where} is {short(state)} instead of num_updates and weights")
+        fitted[length] = {
+            "num_updates": count(state.get("num_updates"), f"num_updates of {where}"),
+            "shadow": fit(weights, state.get("shadow"), where),
+        }
+    return fitted
+
+
 def fit_moments(weights: Mapping[str, Tensor], given: Any, what: str) -> dict[str, dict[str, Any]]:
     """What Adam keeps of each weight, by name: empty where a weight had no gradient yet.
 

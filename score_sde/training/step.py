@@ -116,6 +116,8 @@ class TrainStep:
         state.whole = False
         _step_if_finite(state.optimizer, grad_norm)
         state.ema.update(state.network)
+        for average in state.averages:
+            average.update(state.network)
         record = StepRecord(
             state.step, losses.mean(), losses, self.objective.time(t), grad_norm, lr
         )
