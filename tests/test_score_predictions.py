@@ -1,12 +1,16 @@
 """What networks may put out: conversions, labels, exact scores through each, and losses."""
 
+import json
 import math
 
 import pytest
 import torch
+from conftest import TINY
 from problems import SDES
 
-from score_sde.objectives import make_objective
+from score_sde.commands import cli
+from score_sde.config.check import check_config
+from score_sde.objectives import PredictionLoss, ScoreMatching, make_objective
 from score_sde.score import PREDICTIONS, NetworkScore, Scales, parameterisation
 from score_sde.sde import SDE, VESDE, VPSDE, subVPSDE
 from score_sde.tensor_ops import expand_to
@@ -247,3 +251,194 @@ def test_the_papers_conventions_are_what_they_were_bit_for_bit(kind, continuous)
     read = parameterisation(sde, continuous, named)
     assert torch.equal(NetworkScore(net, sde, parameterisation=read)(x, t), score(x, t))
     assert torch.equal(seen["cond"], label)
+
+
+# ---- Losses ----
+
+NODES = torch.tensor([-math.sqrt(3), 0, math.sqrt(3)], dtype=torch.float64)
+WEIGHTS = torch.tensor([1 / 6, 2 / 3, 1 / 6], dtype=torch.float64)
+
+
+def expected_loss(objective, net, t):
+    """The expectation over Gaussian data and noise, exact where the network is linear in x."""
+    x_0, z = (grid.reshape(-1, 1) for grid in torch.meshgrid(NODES, NODES, indexing="ij"))
+    weight = (WEIGHTS[:, None] * WEIGHTS).reshape(-1)
+    losses = objective(net, MEAN + STD * x_0, t.new_full((9,), float(t)), z)
+    return (weight * losses).sum()
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("name", ["auto", "prediction"])
+def test_the_exact_network_is_the_minimum_of_each_loss(sde, prediction, name, fraction):
+    t = torch.tensor(fraction, dtype=torch.float64) * sde.T
+    read = parameterisation(sde, prediction=prediction, sigma_data=S)
+    objective = make_objective(sde, objective=name, reduce_mean=True, parameterisation=read)
+    exact = exact_network(prediction, sde, "sigma" if sde.network_output == "score" else "number")
+    least = expected_loss(objective, exact, t)
+    # The variance that x leaves to what is asked for: to the noise, or to the output itself.
+    alpha, sigma = sde.mean_scale(t), sde.std(t)
+    p, q = papers_target("noise" if name == "auto" else prediction, sde, t[None])
+    left = p**2 * STD**2 + q**2
+    left = left - (p * alpha * STD**2 + q * sigma) ** 2 / (alpha**2 * STD**2 + sigma**2)
+    torch.testing.assert_close(least, left[0], rtol=1e-8, atol=0)
+    scale = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    changed = expected_loss(objective, lambda x, c: scale[0] * exact(x, c) + scale[1] - 1, t)
+    slope = torch.autograd.grad(changed, scale)[0]
+    assert (slope.abs() < 1e-7 * (least + changed)).all()
+    for other in (torch.tensor([0.9, 1.0]), torch.tensor([1.0, 1.1])):
+        worse = expected_loss(objective, lambda x, c, by=other: by[0] * exact(x, c) + by[1] - 1, t)
+        assert worse > least
+
+
+@pytest.mark.parametrize("likelihood", [False, True])
+def test_the_papers_weighting_is_the_same_for_every_prediction(sde, prediction, likelihood):
+    t = torch.linspace(0.02, 1, 8, dtype=torch.float64) * sde.T
+    x_0, z = torch.randn(2, 8, 3, dtype=torch.float64)
+    read = parameterisation(sde, prediction=prediction, sigma_data=S)
+
+    def net(x, cond):
+        return torch.sin(x)
+
+    loss = ScoreMatching(sde, likelihood_weighting=likelihood, parameterisation=read)(
+        net, x_0, t, z
+    )
+    alpha, sigma = sde.mean_scale(t)[:, None], sde.std(t)[:, None]
+    x = alpha * x_0 + sigma * z
+    score = NetworkScore(net, sde, parameterisation=read)(x, t)
+    weight = sde.diffusion_squared(t)[:, None] / sigma**2 if likelihood else 1
+    expected = 0.5 * (weight * (sigma * score + z) ** 2).sum(1)
+    torch.testing.assert_close(loss, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_the_loss_of_a_denoiser_keeps_its_digits_in_single_precision(sde):
+    # A network that is off by a hundredth of the noise it leaves: through the score, whose
+    # size is 1/σ² there, nothing of that would be left at small noise.
+    t = torch.full((4,), 1e-4 if sde.std(torch.zeros(1)) == 0 else 0.0)
+    x_0, z = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    level = sde.noise_level(t)[:, None]
+    read = parameterisation(sde, prediction="denoised")
+    loss = ScoreMatching(sde, reduce_mean=True, parameterisation=read)(
+        lambda x, cond: x_0 + 0.01, x_0, t, z
+    )
+    expected = ((x_0 + 0.01 - x_0) / level).square().mean(1)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+
+
+def test_what_a_network_declares_is_passed_on_by_name():
+    sde, seen = VPSDE(), []
+
+    def net(x, cond, label=None, augment=None):
+        seen.append((label, augment))
+        return x
+
+    x, t = torch.randn(2, 3), torch.full((2,), 0.5)
+    label, augment = torch.tensor([0, 1]), torch.randn(2, 9)
+    NetworkScore(net, sde, label=label, augment=augment)(x, t)
+    for objective in (PredictionLoss(sde), ScoreMatching(sde)):
+        objective(net, x, t, x, label, augment=augment)
+    make_objective(sde, continuous=False)(net, x, t.long(), x, augment=augment)
+    make_objective(sde, continuous=False, objective="elbo")(net, x, t.long(), x)
+    assert [one for one, _ in seen] == [label] * 3 + [None] * 2
+    assert [two for _, two in seen] == [augment] * 4 + [None]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"continuous": False}, "'prediction' is defined for continuous times"),
+        ({"likelihood_weighting": True}, "'prediction' has no other weighting"),
+        ({"times": "importance"}, "importance times are made for likelihood weighting"),
+    ],
+)
+def test_the_loss_of_the_output_refuses_what_it_has_no_use_for(options, words):
+    with pytest.raises(ValueError, match=words):
+        make_objective(VPSDE(), objective="prediction", **options)
+
+
+# ---- Through configs and the command line ----
+
+
+def parsed(recipe, *words):
+    return cli.parse(
+        ["main.py", f"--config=configs/{recipe}.py", "--mode=train"]
+        + [f"--config.{word}" for word in words]
+    ).config
+
+
+def test_the_command_line_trains_and_samples_a_network_of_v(tmp_path):
+    run = f"--workdir={tmp_path / 'run'}"
+    train = ["main.py", "--config=configs/vp/digits.py", "--mode=train", run, *TINY]
+    assert cli.main([*train, "--config.model.prediction=v"]) == 0
+    rows = [json.loads(row) for row in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert any("loss" in row for row in rows)
+    sample = ["main.py", "--config=configs/vp/digits.py", "--mode=sample", run]
+    sample += ["--num_samples=2", f"--output={tmp_path / 'images'}", "--config.device=cpu"]
+    sample += ["--config.sampling.method=ddim", "--config.sampling.num_steps=3"]
+    assert cli.main(sample) == 0
+    assert len(list((tmp_path / "images").glob("*.png"))) == 2
+    # The checkpoint says what its network puts out, and holds to it.
+    assert cli.main([*sample, "--config.model.prediction=noise"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ("vp/digits", ("model.prediction=denoised",)),
+        ("vp/digits", ("model.prediction=edm",)),
+        ("vp/digits", ("model.prediction=velocity", "model.embedding_type=fourier")),
+        (
+            "vp/digits",
+            (
+                "model.prediction=score",
+                "model.embedding_type=fourier",
+                "model.scale_by_sigma=True",
+            ),
+        ),
+        ("ve/digits", ("model.prediction=score",)),
+        ("ve/digits", ("model.prediction=v", "model.scale_by_sigma=False")),
+        (
+            "ve/digits",
+            (
+                "model.prediction=noise",
+                "model.scale_by_sigma=False",
+                "model.embedding_type=positional",
+            ),
+        ),
+    ],
+)
+def test_configs_of_any_prediction_are_taken(recipe, words):
+    check_config(parsed(recipe, *words))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words", "remedy"),
+    [
+        ("vp/digits", ("model.prediction=score",), "scale_by_sigma=False does not go with"),
+        (
+            "vp/digits",
+            ("model.prediction=score", "model.scale_by_sigma=True"),
+            "embedding_type='fourier'",
+        ),
+        ("ve/digits", ("model.prediction=v",), "divide by the noise level"),
+        ("vp/digits", ("model.prediction=velocty",), "did you mean 'velocity'"),
+        (
+            "vp/digits",
+            ("model.prediction=edm", "training.continuous=False"),
+            "take score, noise, denoised, v or auto",
+        ),
+        ("vp/digits", ("model.embedding_type=fourier",), "given a time or step"),
+        (
+            "vp/digits",
+            (
+                "model.prediction=v",
+                "training.continuous=False",
+                "training.time_sampling=uniform",
+                "model.embedding_type=fourier",
+            ),
+            "given a time or step",
+        ),
+    ],
+)
+def test_configs_that_could_not_learn_are_refused(recipe, words, remedy):
+    with pytest.raises(ValueError, match=remedy):
+        check_config(parsed(recipe, *words))

@@ -18,12 +18,15 @@ Part = dict[str, Any]
 REQUIRED = ("training.sde", "model.name")
 """Fields that every recipe sets: there is no sensible default."""
 
+OUTPUT = ("model.prediction", "model.sigma_data")
+"""What any network may put out, whichever it is."""
+
 COMMON: Part = {
     name: field.default
     for name, field in FIELDS.items()
-    if not name.startswith("model.") and name not in REQUIRED
+    if name in OUTPUT or not (name.startswith("model.") or name in REQUIRED)
 }
-"""The defaults of `schema` that every recipe begins with; networks differ in theirs."""
+"""The defaults of `schema` that every recipe begins with; networks differ in their own."""
 
 # Data sets, with what the papers set for each. `sigma_max` is about the largest distance between
 # two images (Song & Ermon 2020, technique 1).

@@ -142,7 +142,7 @@ class PredictionLoss(Objective):
     def network(self, net: Network, label: Tensor | None = None, **inputs: Tensor) -> NetworkScore:
         """The score that a network in training stands for, with its own output."""
         return NetworkScore(
-            net, self.sde, label=label, parameterisation=self.parameterisation, **inputs
+            net, self.sde, True, label, parameterisation=self.parameterisation, **inputs
         )
 
     def __call__(
