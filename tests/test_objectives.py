@@ -461,6 +461,8 @@ def same_objective(one, other):
         if name == "time_sampler":
             assert type(value) is type(other.time_sampler)
             assert value.eps == other.time_sampler.eps
+        elif name in ("parameterisation", "prediction"):
+            assert type(value) is type(getattr(other, name))
         elif name != "sde" and not isinstance(value, torch.Tensor):
             assert value == getattr(other, name), name
 

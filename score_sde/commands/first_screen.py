@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from score_sde.config.build import (
     Config,
+    build_parameterisation,
     build_sampler,
     build_sde,
     empty_network,
@@ -15,7 +16,6 @@ from score_sde.config.build import (
 )
 from score_sde.data import DatasetInfo
 from score_sde.samplers import ODESampler, Sampler
-from score_sde.score import parameterisation
 from score_sde.sde import SDE
 from score_sde.training import TrainState
 
@@ -92,8 +92,6 @@ def activation_bytes(config: Config) -> int:
 def _forward(config: Config, network: nn.Module) -> Tensor:
     x = torch.zeros(1, *image_shape(config), device="meta")
     sde = build_sde(config)
-    cond = (
-        parameterisation(sde, config.training.continuous).label(torch.tensor([sde.T])).to("meta")
-    )
+    cond = build_parameterisation(config, sde).label(torch.tensor([sde.T])).to("meta")
     label = torch.zeros(1, dtype=torch.long, device="meta")
     return network(x, cond, label if num_classes(config) else None)

@@ -18,7 +18,7 @@ from score_sde.networks.power_average import PowerAverage
 from score_sde.networks.table import NETWORKS
 from score_sde.objectives import Objective, make_objective
 from score_sde.samplers import GridSampler, ODESampler, OnStep, Sampler, Samples
-from score_sde.score import Network, NetworkScore, ScoreFor
+from score_sde.score import Network, NetworkScore, Parameterisation, ScoreFor, parameterisation
 from score_sde.sde import SDE, SDES, Score
 from score_sde.solvers.correctors import CORRECTORS
 from score_sde.solvers.few_step import FEW_STEP
@@ -168,9 +168,34 @@ def allow_tf32(allowed: bool) -> None:
     torch.backends.cudnn.allow_tf32 = allowed
 
 
-def build_score(config: Config, network: Network, sde: SDE, label: Tensor | None = None) -> Score:
-    """The score that a network stands for, by the conventions of `score`."""
-    return NetworkScore(network, sde, config.training.continuous, label)
+def build_parameterisation(config: Config, sde: SDE) -> Parameterisation:
+    """How the config's network is told the time, and how its output is read.
+
+    Raises:
+        ValueError: a prediction that the network's chain does not know.
+    """
+    prediction = field(config, "model.prediction")
+    # The papers' conventions, of which networks are made, need not be asked for.
+    network = None if prediction == "auto" else empty_network(config)
+    return parameterisation(
+        sde,
+        config.training.continuous,
+        prediction,
+        takes=getattr(network, "cond_kind", None),
+        sigma_data=field(config, "model.sigma_data"),
+    )
+
+
+def build_score(
+    config: Config,
+    network: Network,
+    sde: SDE,
+    label: Tensor | None = None,
+    read: Parameterisation | None = None,
+) -> Score:
+    """The score that a network stands for, with the parameterisation `read` or the config's."""
+    read = read or build_parameterisation(config, sde)
+    return NetworkScore(network, sde, label=label, parameterisation=read)
 
 
 def build_objective(config: Config, sde: SDE) -> Objective:
@@ -187,6 +212,7 @@ def build_objective(config: Config, sde: SDE) -> Objective:
         reduce_mean=training.reduce_mean,
         likelihood_weighting=training.likelihood_weighting,
         times=training.time_sampling,
+        parameterisation=build_parameterisation(config, sde),
     )
 
 
@@ -358,11 +384,11 @@ def build_score_for(
         sde: that it was trained for.
         labels: int64 (b,) sample indices → their classes; not asked where the network has none.
     """
-    labelled = num_classes(config) > 0
+    labelled, read = num_classes(config) > 0, build_parameterisation(config, sde)
 
     def score_for(index: Tensor) -> Score:
         label = labels(index).to(index.device) if labelled and labels else None
-        return build_score(config, network, sde, label)
+        return build_score(config, network, sde, label, read)
 
     return score_for
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from score_sde.atomic.weights import listed
-from score_sde.config.build import Config, build_sde, empty_network
+from score_sde.config.build import Config, build_parameterisation, build_sde, empty_network
 from score_sde.config.history import from_json, leaves, to_json
 from score_sde.config.schema import FIELDS
 from score_sde.data import DatasetInfo
@@ -236,7 +236,10 @@ def _fit(before: Config, now: Config) -> bool:
             {name: value.shape for name, value in empty_network(config).state_dict().items()}
             for config in (before, now)
         ]
-        outputs = [build_sde(config).network_output for config in (before, now)]
+        outputs = [
+            build_parameterisation(config, build_sde(config)).prediction.name
+            for config in (before, now)
+        ]
     except (ValueError, AttributeError, KeyError):
         return False  # a network or SDE that only its own recipe knows
     return shapes[0] == shapes[1] and outputs[0] == outputs[1]

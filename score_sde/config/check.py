@@ -15,6 +15,7 @@ from score_sde.config.build import (
     Config,
     build_device,
     build_objective,
+    build_parameterisation,
     build_sampler,
     build_sde,
     empty_network,
@@ -176,21 +177,22 @@ def _check_times(config: Config, sde: SDE) -> None:
 
 
 def _check_conditioning(config: Config, sde: SDE, network: nn.Module) -> None:
-    """SDE and network must agree on label and output, or the network learns nothing.
+    """SDE, prediction and network must agree on label and output, or the network learns nothing.
 
     Networks say what they take as `cond` (`cond_kind`), and by what they divide their output
     (`noise_level`); those that say nothing are not checked.
     """
     model, chain = config.model, sde.has_chain and not config.training.continuous
-    score = sde.network_output == "score"
-    given = "number" if not score else "level" if chain else "sigma"
+    own, prediction = sde.network_output == "score", field(config, "model.prediction")
+    given = "number" if not own else "level" if chain else "sigma"
     takes = getattr(network, "cond_kind", given)
     if takes == "level" and given != "level":
         raise ValueError(
             f"config.model.name={model.name!r} knows only the noise levels of SMLD: "
             "set config.training.sde='vesde' and config.training.continuous=False"
         )
-    if (takes == "sigma") != (given == "sigma"):
+    # By the papers' conventions, and on a chain, the SDE decides what a network is given.
+    if (prediction == "auto" or chain) and (takes == "sigma") != (given == "sigma"):
         wanted = "a noise level" if given == "sigma" else "a time or step"
         what = f"config.model.name={model.name!r}"
         remedy = f"take a network that is given {wanted}, such as ncsnpp"
@@ -201,13 +203,44 @@ def _check_conditioning(config: Config, sde: SDE, network: nn.Module) -> None:
             f"{what} does not go with {sde.name}, continuous={config.training.continuous}, whose "
             f"networks are given {wanted}: {remedy}"
         )
-    divides = getattr(network, "noise_level", None) is not None
-    if hasattr(network, "noise_level") and takes != "level" and divides != score:
+    _check_division(config, sde, network, takes)
+
+
+def _check_division(config: Config, sde: SDE, network: nn.Module, takes: str) -> None:
+    """A network divides its output by the noise level where that is of the output's size."""
+    if not hasattr(network, "noise_level"):
+        return
+    prediction, divides = field(config, "model.prediction"), network.noise_level is not None
+    read = build_parameterisation(config, sde).prediction
+    if takes == "level":  # NCSN never divides, NCSNv2 always; scale_by_sigma says nothing of it
+        if divides and not read.divided:
+            raise ValueError(
+                f"config.model.prediction={prediction!r}: {config.model.name} divides its output "
+                "by the noise level, as scores are, so set 'auto' or 'score', or take ncsnpp"
+            )
+    elif prediction == "auto" and divides != read.divided:
         raise ValueError(
             f"config.model.scale_by_sigma={divides} does not go with {sde.name}: networks that "
             "put out the score (VE) divide by the noise level (True), those that put out the "
             "noise (VP, sub-VP) do not (False)"
         )
+    elif divides != read.divided:
+        raise ValueError(
+            f"config.model.scale_by_sigma={divides} does not go with config.model.prediction="
+            f"{prediction!r}: networks that put out the score divide by the noise level (True), "
+            "those that put out anything else do not (False)"
+        )
+    elif read.divided and takes == "number" and not _by_levels_of_smld(config, sde):
+        raise ValueError(
+            f"config.model.prediction={prediction!r} with {sde.name}: to divide by the noise "
+            "level a network has to be given it, so set config.model.embedding_type='fourier' in "
+            "continuous time, or config.model.prediction='noise', which is −σ times the score"
+        )
+
+
+def _by_levels_of_smld(config: Config, sde: SDE) -> bool:
+    """Whether a network is given an index of SMLD's levels, of which it has a table."""
+    return sde.has_chain and not config.training.continuous and sde.network_output == "score"
 
 
 def check_data(config: Config, info: DatasetInfo) -> None:

@@ -327,6 +327,15 @@ FIELDS: dict[str, Field] = {
         "fourier", "of ncsnpp: fourier (of log σ) or positional (of a time or step)"
     ),
     "model.fourier_scale": _model(16.0, "of the Fourier frequencies", NOT_0),
+    "model.prediction": _model(
+        "auto",
+        "what the network puts out; auto: the score for VE, the noise for the others",
+        Names("auto", table="score_sde.score:PREDICTIONS"),
+        older="auto",
+    ),
+    "model.sigma_data": _model(
+        0.5, "standard deviation of the scaled data, of the prediction edm", ABOVE_0, older=0.5
+    ),
     "model.scale_by_sigma": _model(True, "divide the output by the noise level, as scores are"),
     "optim.optimizer": _allowed("Adam", "its kind", Names("Adam", "AdamW")),
     "optim.lr": _allowed(2e-4, "learning rate", ABOVE_0),

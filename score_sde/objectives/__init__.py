@@ -6,6 +6,7 @@ from score_sde.objectives.losses import (
     SMLD,
     NoisePrediction,
     Objective,
+    PredictionLoss,
     ScoreMatching,
     elbo_weights,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "NoisePrediction",
     "Objective",
     "Options",
+    "PredictionLoss",
     "ScoreMatching",
     "StratifiedTimes",
     "TimeSampler",

@@ -3,8 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from score_sde.objectives.losses import ELBO, SMLD, NoisePrediction, Objective, ScoreMatching
+from score_sde.objectives.losses import (
+    ELBO,
+    SMLD,
+    NoisePrediction,
+    Objective,
+    PredictionLoss,
+    ScoreMatching,
+)
 from score_sde.objectives.times import TIME_SAMPLERS, TimeSampler
+from score_sde.score import Parameterisation
 from score_sde.sde import SDE
 from score_sde.tensor_ops import check_name, choose
 
@@ -19,6 +27,8 @@ class Options:
         likelihood_weighting: λ = g² instead of σ².
         times: a name of `TIME_SAMPLERS`.
         eps: the smallest continuous time.
+        parameterisation: how the network is told the time, and how its output is read; None for
+            the papers' convention.
     """
 
     continuous: bool = True
@@ -26,6 +36,7 @@ class Options:
     likelihood_weighting: bool = False
     times: str = "uniform"
     eps: float = 1e-5
+    parameterisation: Parameterisation | None = None
 
     def time_sampler(self, sde: SDE) -> TimeSampler:
         """What draws the times of an SDE."""
@@ -41,6 +52,7 @@ def make_objective(
     likelihood_weighting: bool = False,
     times: str = "uniform",
     eps: float = 1e-5,
+    parameterisation: Parameterisation | None = None,
 ) -> Objective:
     """The objective that a set of options asks for.
 
@@ -52,15 +64,22 @@ def make_objective(
         likelihood_weighting: λ = g² instead of σ².
         times: a name of `TIME_SAMPLERS`.
         eps: the smallest continuous time.
+        parameterisation: how the network is told the time, and how its output is read.
 
     Raises:
         UnknownName: a name that is in none of the tables.
         ValueError: options that exclude each other.
     """
     check_name(times, TIME_SAMPLERS, "training.time_sampling")
-    options = Options(continuous, reduce_mean, likelihood_weighting, times, eps)
+    options = Options(continuous, reduce_mean, likelihood_weighting, times, eps, parameterisation)
     row = choose(OBJECTIVES, objective, "training.objective")
-    if row in (ScoreMatching, SMLD, NoisePrediction, ELBO):  # they would take options for a flag
+    if row in (
+        ScoreMatching,
+        PredictionLoss,
+        SMLD,
+        NoisePrediction,
+        ELBO,
+    ):  # they would take options for a flag
         raise ValueError(
             f"OBJECTIVES[{objective!r}] is the class {row.__name__}, which does not take options: "
             f"give a function, such as lambda sde, options: {row.__name__}(sde, …)"
@@ -78,7 +97,8 @@ def as_options_say(sde: SDE, options: Options) -> Objective:
     if options.continuous:
         sampler = options.time_sampler(sde)
         weighting = options.likelihood_weighting
-        return ScoreMatching(sde, True, options.reduce_mean, weighting, sampler)
+        read = options.parameterisation
+        return ScoreMatching(sde, True, options.reduce_mean, weighting, sampler, read)
     _check_chain(options)
     if not sde.has_chain:
         raise ValueError(
@@ -86,7 +106,7 @@ def as_options_say(sde: SDE, options: Options) -> Objective:
             "set training.continuous=True"
         )
     chain = SMLD if sde.network_output == "score" else NoisePrediction
-    return chain(sde, options.reduce_mean)
+    return chain(sde, options.reduce_mean, options.parameterisation)
 
 
 def score_matching(sde: SDE, options: Options) -> Objective:
@@ -97,6 +117,23 @@ def score_matching(sde: SDE, options: Options) -> Objective:
             "training.likelihood_weighting=False, or training.objective='likelihood'"
         )
     return as_options_say(sde, options)
+
+
+def prediction(sde: SDE, options: Options) -> Objective:
+    """The squared error of the network's own output, whichever `model.prediction` says."""
+    given = "training.objective='prediction'"
+    if not options.continuous:
+        raise ValueError(
+            f"{given} is defined for continuous times: set training.continuous=True, or "
+            "training.objective='auto' for a chain"
+        )
+    if options.likelihood_weighting:
+        raise ValueError(
+            f"{given} has no other weighting: set training.likelihood_weighting=False, or "
+            "training.objective='auto'"
+        )
+    sampler = options.time_sampler(sde)
+    return PredictionLoss(sde, options.parameterisation, options.reduce_mean, sampler)
 
 
 def likelihood(sde: SDE, options: Options) -> Objective:
@@ -119,17 +156,20 @@ def likelihood(sde: SDE, options: Options) -> Objective:
 
 def simple(sde: SDE, options: Options) -> Objective:
     """L_simple of DDPM's chain (Ho et al. 2020, eq. 14)."""
-    return NoisePrediction(_of_chain(sde, options, "simple"), options.reduce_mean)
+    chain = _of_chain(sde, options, "simple")
+    return NoisePrediction(chain, options.reduce_mean, options.parameterisation)
 
 
 def elbo(sde: SDE, options: Options) -> Objective:
     """The variational bound of DDPM's chain (Ho et al. 2020, eq. 5)."""
-    return ELBO(_of_chain(sde, options, "elbo"), options.reduce_mean)
+    chain = _of_chain(sde, options, "elbo")
+    return ELBO(chain, options.reduce_mean, options.parameterisation)
 
 
 OBJECTIVES: dict[str, Callable[[SDE, Options], Objective]] = {
     "auto": as_options_say,
     "score_matching": score_matching,
+    "prediction": prediction,
     "likelihood": likelihood,
     "simple": simple,
     "elbo": elbo,

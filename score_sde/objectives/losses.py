@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 
 from score_sde.objectives.times import TimeSampler, UniformTimes
-from score_sde.score import Network, NetworkScore
+from score_sde.score import ChainScales, Network, NetworkScore, Parameterisation, call
+from score_sde.score import parameterisation as make_parameterisation
 from score_sde.sde import SDE
-from score_sde.tensor_ops import expand_to, look_up, mean_per_sample, sum_per_sample
+from score_sde.tensor_ops import expand_to, mean_per_sample, sum_per_sample
 
 _ROUNDING = 1e-5  # of float32 tables
 
@@ -66,41 +67,55 @@ class Objective(ABC):
 
     @abstractmethod
     def __call__(
-        self, net: Network, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None
+        self,
+        net: Network,
+        x_0: Tensor,
+        t: Tensor,
+        z: Tensor,
+        label: Tensor | None = None,
+        **inputs: Tensor,
     ) -> Tensor:
-        """One loss per sample, (B,), of a network on data x_0 with noise z at times t."""
+        """One loss per sample, (B,), of a network on data x_0 with noise z at times t.
+
+        `inputs` are what else the network takes, by the names that it declares.
+        """
 
 
-class ScoreMatching(Objective):
-    """Denoising score matching in continuous time (Song, eq. 7).
+class PredictionLoss(Objective):
+    """The squared error of what the network puts out, E_t w(t) E ‖F − F*‖² (`score.predictions`).
+
+    With the prediction v it is the v-loss (Salimans & Ho 2022, appendix D), with the velocity that
+    of conditional flow matching (Lipman et al. 2023, eq. 9), with the denoised image that of a
+    denoiser; F*, the target of EDM's F, makes its weight 1 (Karras et al. 2022, eq. 8).
+
+    An objective of one's own is this one with other `times`, another `weight` or another
+    `residual`.
 
     Args:
         sde: the forward process.
-        continuous: whether the network is labelled with continuous times (`score.py`).
+        parameterisation: how the network is told the time, and how its output is read; by default
+            the papers' convention for the SDE.
         reduce_mean: mean over the dimensions of a sample; otherwise half their sum.
-        likelihood_weighting: λ = g² instead of σ².
         time_sampler: draws the times; uniform on [1e-5, T] by default.
 
     Raises:
-        ValueError: the times are made for likelihood weighting, and it is off.
+        ValueError: the times are made for likelihood weighting.
     """
+
+    likelihood_weighting: bool = False
 
     def __init__(
         self,
         sde: SDE,
-        continuous: bool = True,
+        parameterisation: Parameterisation | None = None,
         reduce_mean: bool = False,
-        likelihood_weighting: bool = False,
         time_sampler: TimeSampler | None = None,
     ) -> None:
         self.sde = sde
-        self.continuous = continuous
+        self.parameterisation = parameterisation or make_parameterisation(sde)
         self.reduce_mean = reduce_mean
-        self.likelihood_weighting = likelihood_weighting
         self.time_sampler = UniformTimes(sde) if time_sampler is None else time_sampler
-        if likelihood_weighting:  # an integral over [eps, T], of which the loss is the mean
-            self.nats_per_unit = sde.T - self.time_sampler.eps
-        if self.time_sampler.needs_likelihood_weighting and not likelihood_weighting:
+        if self.time_sampler.needs_likelihood_weighting and not self.likelihood_weighting:
             raise ValueError(
                 f"{self.time_sampler.name} times are made for likelihood weighting, which is off: "
                 "set training.likelihood_weighting=True, or take uniform or stratified times"
@@ -117,34 +132,113 @@ class ScoreMatching(Objective):
         return t
 
     def weight(self, t: Tensor) -> Tensor:
+        """w(t), the factor of the squares, corrected for the density of the times: (B,) → (B,)."""
+        return self.time_sampler.weight(t)
+
+    def residual(self, error: Tensor, t: Tensor) -> Tensor:
+        """What is squared, of the error F − F* of the network's output: as `error`."""
+        return error
+
+    def network(self, net: Network, label: Tensor | None = None, **inputs: Tensor) -> NetworkScore:
+        """The score that a network in training stands for, with its own output."""
+        return NetworkScore(
+            net, self.sde, True, label, parameterisation=self.parameterisation, **inputs
+        )
+
+    def __call__(
+        self,
+        net: Network,
+        x_0: Tensor,
+        t: Tensor,
+        z: Tensor,
+        label: Tensor | None = None,
+        **inputs: Tensor,
+    ) -> Tensor:
+        """w(t) ‖residual‖² of each sample, reduced over its dimensions: (B,)."""
+        mean, std = self.sde.marginal_prob(x_0, t)
+        output = self.network(net, label, **inputs).output(mean + expand_to(std, x_0) * z, t)
+        error = output - self.parameterisation.target(x_0, z, t)
+        return self.weight(t) * _reduce(self.residual(error, t) ** 2, self.reduce_mean)
+
+
+class ScoreMatching(PredictionLoss):
+    """Denoising score matching in continuous time (Song, eq. 7), for any prediction.
+
+    σ s + z is the error of the noise that the network stands for, up to its sign. It is computed
+    from the error F − F* of the network's output, times the factor of F in the noise, and so
+    without a difference of large numbers at any level and for any output.
+
+    Args:
+        sde: the forward process.
+        continuous: whether the network is labelled with continuous times (`score`).
+        reduce_mean: mean over the dimensions of a sample; otherwise half their sum.
+        likelihood_weighting: λ = g² instead of σ².
+        time_sampler: draws the times; uniform on [1e-5, T] by default.
+        parameterisation: how the network is told the time, and how its output is read; by default
+            the papers' convention for `sde` and `continuous`.
+
+    Raises:
+        ValueError: the times are made for likelihood weighting, and it is off.
+    """
+
+    def __init__(
+        self,
+        sde: SDE,
+        continuous: bool = True,
+        reduce_mean: bool = False,
+        likelihood_weighting: bool = False,
+        time_sampler: TimeSampler | None = None,
+        parameterisation: Parameterisation | None = None,
+    ) -> None:
+        time_sampler = UniformTimes(sde) if time_sampler is None else time_sampler
+        self.continuous = continuous
+        self.likelihood_weighting = likelihood_weighting
+        if likelihood_weighting:  # an integral over [eps, T], of which the loss is the mean
+            self.nats_per_unit = sde.T - time_sampler.eps
+        parameterisation = parameterisation or make_parameterisation(sde, continuous)
+        super().__init__(sde, parameterisation, reduce_mean, time_sampler)
+
+    def weight(self, t: Tensor) -> Tensor:
         """w(t), the factor of ‖σ s + z‖², corrected for the density of the times: (B,) → (B,)."""
-        weight = self.time_sampler.weight(t)
+        weight = super().weight(t)
         if self.likelihood_weighting:
             weight = weight * self.sde.diffusion_squared(t) / self.sde.std(t) ** 2
         return weight
 
-    def __call__(
-        self, net: Network, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None
-    ) -> Tensor:
-        """w(t) ‖σ s(x_t, t) + z‖² of each sample, reduced over its dimensions: (B,)."""
-        mean, std = self.sde.marginal_prob(x_0, t)
-        std = expand_to(std, x_0)
-        score = NetworkScore(net, self.sde, self.continuous, label)(mean + std * z, t)
-        return self.weight(t) * _reduce((std * score + z) ** 2, self.reduce_mean)
+    def residual(self, error: Tensor, t: Tensor) -> Tensor:
+        """The error of the noise, −(σ s + z)."""
+        return expand_to(self.parameterisation.noise(t).b, error) * error
 
 
 class _ChainObjective(Objective):
-    """What SMLD and DDPM share: times are the integer labels of a chain of N noise levels."""
+    """The error of the noise on a chain of N noise levels: what SMLD and DDPM share.
+
+    Times are the integer labels of the levels.
+
+    Args:
+        sde: gives the chain.
+        reduce_mean: mean over the dimensions of a sample; otherwise half their sum.
+        parameterisation: how the network's output is read; by default that of the chain's paper.
+
+    Raises:
+        ValueError: the SDE has another chain, or none.
+    """
 
     network_output: ClassVar[str]  # of the SDEs that the chain belongs to
     refusal: ClassVar[str]  # of others
 
-    def __init__(self, sde: SDE, reduce_mean: bool) -> None:
+    def __init__(
+        self, sde: SDE, reduce_mean: bool, parameterisation: Parameterisation | None = None
+    ) -> None:
         if not sde.has_chain or sde.network_output != self.network_output:
             raise ValueError(f"{sde.name}: {self.refusal}")
-        self.N, self.reduce_mean = sde.N, reduce_mean
-        self.mean_scales, self.stds = sde.chain_scales()
+        self.sde, self.N, self.reduce_mean = sde, sde.N, reduce_mean
+        self.prediction = (parameterisation or make_parameterisation(sde, False)).prediction
         self._times = sde.chain_times().float().clamp_max(sde.T)
+
+    def step(self, t: Tensor) -> Tensor:
+        """The chain's steps of labels, int64 (B,): 0 has the least noise."""
+        return t
 
     def times(
         self, n: int, device: torch.device | None = None, generator: torch.Generator | None = None
@@ -154,22 +248,38 @@ class _ChainObjective(Objective):
 
     def time(self, t: Tensor) -> Tensor:
         """Where the SDE has the noise of the labels, at most T: (B,) → float32 (B,)."""
-        return self._times.to(t.device)[t]
+        return self._times.to(t.device)[self.step(t)]
 
-    def _at(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean scale and std of the labels, broadcast over a batch."""
-        mean_scale, std = look_up(self.mean_scales, t, x), look_up(self.stds, t, x)
-        return expand_to(mean_scale, x), expand_to(std, x)
+    def __call__(
+        self,
+        net: Network,
+        x_0: Tensor,
+        t: Tensor,
+        z: Tensor,
+        label: Tensor | None = None,
+        **inputs: Tensor,
+    ) -> Tensor:
+        """‖ε(x_i, i) − z‖² of each sample, reduced over its dimensions: (B,).
+
+        ε is the noise that the network stands for, x_i = α_i x_0 + σ_i z with the chain's own
+        scales.
+        """
+        at = ChainScales(self.sde, self.step(t), x_0)
+        x = expand_to(at.alpha, x_0) * x_0 + expand_to(at.sigma, z) * z
+        error = call(net, x, t, label, **inputs) - self.prediction.target(at, x_0, z)
+        return _reduce((expand_to(self.prediction.noise(at).b, x) * error) ** 2, self.reduce_mean)
 
 
 class SMLD(_ChainObjective):
     """Score matching on the noise levels of SMLD's chain (Song & Ermon 2019; Song, eq. 1).
 
-    Its times are int64 labels that count from the largest noise level down.
+    The loss is ‖σ_i s(x_i, i) + z‖², the error of the noise −σ_i s. Its times are int64 labels,
+    which count from the largest noise level down.
 
     Args:
         sde: gives the noise levels.
         reduce_mean: mean over the dimensions of a sample; otherwise half their sum.
+        parameterisation: how the network's output is read; the score by default.
 
     Raises:
         ValueError: the SDE has no chain whose networks put out the score.
@@ -181,21 +291,17 @@ class SMLD(_ChainObjective):
         "do; take that, or NoisePrediction for vpsde"
     )
 
-    def __init__(self, sde: SDE, reduce_mean: bool = False) -> None:
-        super().__init__(sde, reduce_mean)
-        self.mean_scales, self.stds = self.mean_scales.flip(0), self.stds.flip(0)
-        self._times = self._times.flip(0)
+    def __init__(
+        self,
+        sde: SDE,
+        reduce_mean: bool = False,
+        parameterisation: Parameterisation | None = None,
+    ) -> None:
+        super().__init__(sde, reduce_mean, parameterisation)
 
-    def __call__(
-        self, net: Network, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None
-    ) -> Tensor:
-        """‖σ_i s(x_i, i) + z‖² of each sample, reduced over its dimensions: (B,).
-
-        x_i = x_0 + σ_i z for the paper's chain, whose mean scale is 1.
-        """
-        mean_scale, sigma = self._at(t, x_0)
-        score = _output(net, mean_scale * x_0 + sigma * z, t, label)
-        return _reduce((sigma * score + z) ** 2, self.reduce_mean)
+    def step(self, t: Tensor) -> Tensor:
+        """N − 1 − t."""
+        return self.N - 1 - t
 
 
 class NoisePrediction(_ChainObjective):
@@ -206,6 +312,7 @@ class NoisePrediction(_ChainObjective):
     Args:
         sde: gives the chain.
         reduce_mean: mean over the dimensions of a sample; otherwise half their sum.
+        parameterisation: how the network's output is read; the noise by default.
 
     Raises:
         ValueError: the SDE has no chain whose networks put out the noise.
@@ -217,16 +324,13 @@ class NoisePrediction(_ChainObjective):
         "do; take that, or SMLD for vesde"
     )
 
-    def __init__(self, sde: SDE, reduce_mean: bool = True) -> None:
-        super().__init__(sde, reduce_mean)
-
-    def __call__(
-        self, net: Network, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None
-    ) -> Tensor:
-        """‖ε(x_i, i) − z‖² of each sample, reduced over its dimensions: (B,)."""
-        mean_scale, std = self._at(t, x_0)
-        noise = _output(net, mean_scale * x_0 + std * z, t, label)
-        return _reduce((noise - z) ** 2, self.reduce_mean)
+    def __init__(
+        self,
+        sde: SDE,
+        reduce_mean: bool = True,
+        parameterisation: Parameterisation | None = None,
+    ) -> None:
+        super().__init__(sde, reduce_mean, parameterisation)
 
 
 class ELBO(NoisePrediction):
@@ -243,6 +347,7 @@ class ELBO(NoisePrediction):
     Args:
         sde: gives the chain.
         reduce_mean: mean over the dimensions of a sample; otherwise half their sum.
+        parameterisation: how the network's output is read; the noise by default.
 
     Raises:
         ValueError: the SDE has no chain that preserves the variance, or one of too few scales.
@@ -250,8 +355,13 @@ class ELBO(NoisePrediction):
 
     nats_per_unit = 1.0
 
-    def __init__(self, sde: SDE, reduce_mean: bool = False) -> None:
-        super().__init__(sde, reduce_mean)
+    def __init__(
+        self,
+        sde: SDE,
+        reduce_mean: bool = False,
+        parameterisation: Parameterisation | None = None,
+    ) -> None:
+        super().__init__(sde, reduce_mean, parameterisation)
         weights = elbo_weights(sde)
         self.total = 2 * float(weights.sum())  # of half sums
         self.probabilities = (weights / weights.sum()).float()  # MPS has no float64
@@ -264,10 +374,16 @@ class ELBO(NoisePrediction):
         return self.probabilities.multinomial(n, replacement=True, generator=generator)
 
     def __call__(
-        self, net: Network, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None
+        self,
+        net: Network,
+        x_0: Tensor,
+        t: Tensor,
+        z: Tensor,
+        label: Tensor | None = None,
+        **inputs: Tensor,
     ) -> Tensor:
         """2 Σ w_i times the loss of `NoisePrediction`: (B,)."""
-        return self.total * super().__call__(net, x_0, t, z, label)
+        return self.total * super().__call__(net, x_0, t, z, label, **inputs)
 
 
 def elbo_weights(sde: SDE) -> Tensor:
@@ -307,7 +423,3 @@ def elbo_weights(sde: SDE) -> Tensor:
 
 def _reduce(squares: Tensor, reduce_mean: bool) -> Tensor:
     return mean_per_sample(squares) if reduce_mean else 0.5 * sum_per_sample(squares)
-
-
-def _output(net: Network, x: Tensor, cond: Tensor, label: Tensor | None) -> Tensor:
-    return net(x, cond) if label is None else net(x, cond, label)

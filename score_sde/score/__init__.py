@@ -1,0 +1,46 @@
+"""From what a network puts out to the score, the noise and the denoised image, and back.
+
+`conversions`: between these three; `predictions`: what a network may put out; `conventions`: how a
+network is told the time, and how its output is read; `network`: the score that it stands for.
+"""
+
+from score_sde.score.conventions import (
+    ContinuousNoise,
+    ContinuousScore,
+    DiscreteNoise,
+    DiscreteScore,
+    Parameterisation,
+    parameterisation,
+)
+from score_sde.score.conversions import (
+    denoised_from_score,
+    noise_from_score,
+    score_from_denoised,
+    score_from_noise,
+)
+from score_sde.score.network import Network, NetworkScore, ScoreFor, call
+from score_sde.score.predictions import PREDICTIONS, Affine, ChainScales, Prediction, Scales
+from score_sde.sde import Score
+
+__all__ = [
+    "PREDICTIONS",
+    "Affine",
+    "ChainScales",
+    "ContinuousNoise",
+    "ContinuousScore",
+    "DiscreteNoise",
+    "DiscreteScore",
+    "Network",
+    "NetworkScore",
+    "Parameterisation",
+    "Prediction",
+    "Scales",
+    "Score",
+    "ScoreFor",
+    "call",
+    "denoised_from_score",
+    "noise_from_score",
+    "parameterisation",
+    "score_from_denoised",
+    "score_from_noise",
+]
