@@ -12,6 +12,7 @@ from score_sde.objectives.losses import (
 from score_sde.objectives.times import (
     TIME_SAMPLERS,
     ImportanceTimes,
+    LogSNRTimes,
     StratifiedTimes,
     TimeSampler,
     UniformTimes,
@@ -23,6 +24,7 @@ __all__ = [
     "SMLD",
     "TIME_SAMPLERS",
     "ImportanceTimes",
+    "LogSNRTimes",
     "NoisePrediction",
     "Objective",
     "Options",

@@ -82,7 +82,7 @@ class ScoreMatching(Objective):
         time_sampler: draws the times; uniform on [1e-5, T] by default.
 
     Raises:
-        ValueError: the times are made for likelihood weighting, and it is off.
+        ValueError: the times are made for likelihood weighting, and it is off, or the reverse.
     """
 
     def __init__(
@@ -104,6 +104,12 @@ class ScoreMatching(Objective):
             raise ValueError(
                 f"{self.time_sampler.name} times are made for likelihood weighting, which is off: "
                 "set training.likelihood_weighting=True, or take uniform or stratified times"
+            )
+        if self.time_sampler.excludes_likelihood_weighting and likelihood_weighting:
+            raise ValueError(
+                f"{self.time_sampler.name} times are a weighting of their own, which likelihood "
+                "weighting would replace: set training.likelihood_weighting=False, or take "
+                "importance times"
             )
 
     def times(
