@@ -7,10 +7,26 @@ import torch
 from torch import Tensor
 
 import sde_lib
-from score_sde.sde import SDE, VESDE, VPSDE, subVPSDE
+from score_sde.sde import (
+    SDE,
+    VESDE,
+    VPSDE,
+    CosineVPSDE,
+    KarrasVESDE,
+    PowerVESDE,
+    StraightSDE,
+    subVPSDE,
+)
 from score_sde.tensor_ops import expand_to, sum_per_sample
 
 SDES = {"ve": VESDE, "vp": VPSDE, "subvp": subVPSDE}
+"""The paper's, whose ranges of time and forms of the network some tests are written for."""
+ALL_SDES = SDES | {
+    "power_ve": PowerVESDE,
+    "karras": KarrasVESDE,
+    "cosine": CosineVPSDE,
+    "straight": StraightSDE,
+}
 
 
 def make_sde(row: dict) -> SDE:

@@ -33,6 +33,10 @@ OURS = {
     "configs/vp/digits.py": None,
     "configs/subvp/digits.py": None,
     "configs/vp/fashion_mnist.py": None,
+    "configs/power_ve/digits.py": None,
+    "configs/karras/digits.py": None,
+    "configs/cosine/digits.py": None,
+    "configs/straight/digits.py": None,
 }
 """The recipes that the 2021 release did not have; the short names with what they stand for."""
 PUBLISHED = [recipe for recipe in RECIPES if recipe not in OURS]

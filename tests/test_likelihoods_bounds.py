@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from conftest import assert_close
-from problems import SDES, Gaussian, Mixture
+from problems import ALL_SDES, Gaussian, Mixture
 
 from score_sde.likelihoods import (
     continuous_bound,
@@ -46,9 +46,9 @@ def to_the_end(sde, x):
 
 
 @pytest.mark.parametrize("dimensions", [2, 16, 64])
-@pytest.mark.parametrize("kind", SDES)
+@pytest.mark.parametrize("kind", ALL_SDES)
 def test_with_a_gaussians_score_the_bound_is_its_closed_form(kind, dimensions):
-    sde = SDES[kind]()
+    sde = ALL_SDES[kind]()
     data = Gaussian(sde, 0.3, 0.25)
     x = (0.3 + 0.5 * normals(1, dimensions)).expand(1000, dimensions)
     mean, error = mean_and_error(bound_of(sde, data.score, x).nats)
@@ -63,9 +63,9 @@ def test_with_a_gaussians_score_the_bound_is_its_closed_form(kind, dimensions):
 
 
 @pytest.mark.parametrize("eps", [EPS, 0.3])
-@pytest.mark.parametrize("kind", SDES)
+@pytest.mark.parametrize("kind", ALL_SDES)
 def test_the_bound_is_tight_where_score_and_prior_are_exact(kind, eps):
-    sde = SDES[kind]()
+    sde = ALL_SDES[kind]()
     data = Gaussian(sde, 0.0, 0.25)
     x = normals(1000, 4)
     x = x * data.moments(at(eps, x), x)[1].sqrt()  # data stand at eps, not at 0
@@ -80,9 +80,9 @@ def test_the_bound_is_tight_where_score_and_prior_are_exact(kind, eps):
 
 
 @pytest.mark.parametrize("dimensions", [2, 16, 64])
-@pytest.mark.parametrize("kind", SDES)
+@pytest.mark.parametrize("kind", ALL_SDES)
 def test_with_a_mixtures_score_the_gap_is_the_priors_alone(kind, dimensions):
-    sde = SDES[kind]()
+    sde = ALL_SDES[kind]()
     weights = torch.tensor([0.5, 0.3, 0.2]).double()
     data = Mixture(sde, normals(3, dimensions), weights)
     x = data.sample(800, torch.Generator().manual_seed(1))
@@ -98,9 +98,9 @@ def test_with_a_mixtures_score_the_gap_is_the_priors_alone(kind, dimensions):
 
 
 @pytest.mark.parametrize("dimensions", [2, 64])
-@pytest.mark.parametrize("kind", SDES)
+@pytest.mark.parametrize("kind", ALL_SDES)
 def test_with_the_exact_score_the_bound_is_not_below_the_flows_value(kind, dimensions):
-    sde = SDES[kind]()
+    sde = ALL_SDES[kind]()
     data = Mixture(sde, normals(3, dimensions), torch.tensor([0.5, 0.3, 0.2]).double())
     x = data.sample(64, torch.Generator().manual_seed(1))
     probes = hutchinson_probes(
@@ -134,7 +134,7 @@ def test_the_bound_is_one_of_the_reverse_sde_whatever_the_score(slope):
 
 
 def test_the_error_is_the_spread_of_the_estimates():
-    sde = SDES["subvp"]()
+    sde = ALL_SDES["subvp"]()
     data = Gaussian(sde, 0.3, 0.25)
     x = normals(1, 4).expand(1000, 4)
     bound = bound_of(sde, data.score, x, n_draws=32, n_times=2)
@@ -146,7 +146,7 @@ def test_the_error_is_the_spread_of_the_estimates():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bounds_do_not_depend_on_batches_order_or_shape(dtype):
-    sde = SDES["ve"]()
+    sde = ALL_SDES["ve"]()
     data = Gaussian(sde, 0.3, 0.25)
     x, index = normals(7, 16).to(dtype), torch.arange(7) + 2**40
     whole = bound_of(sde, data.score, x, index=index, n_draws=3)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import assert_close
 from ml_collections import ConfigDict
-from problems import SDES, Gaussian, make_sde
+from problems import ALL_SDES, Gaussian, make_sde
 from scipy import integrate
 from torch import nn
 
@@ -41,9 +41,9 @@ LOSSES = {
 }
 
 
-@pytest.fixture(params=SDES)
+@pytest.fixture(params=ALL_SDES)
 def sde(request):
-    return SDES[request.param]()
+    return ALL_SDES[request.param]()
 
 
 def generator(seed=0):
@@ -241,9 +241,9 @@ def exact_network(problem, scale=1.0):
     sde = problem.sde
 
     def net(x, cond):
-        if isinstance(sde, VESDE):
+        if sde.network_output == "score":
             return scale * problem.score(x, sde.time_of_noise_level(cond))
-        t = cond / 999
+        t = cond / 999 * sde.T
         return -expand_to(sde.std(t), x) * scale * problem.score(x, t)
 
     return net
@@ -424,7 +424,7 @@ def test_the_likelihood_weighting_counts_nats_per_dimension(reduce_mean, end):
     nats = integrate.quad(rate, 0.05, end)[0]
     # The middles of equal parts of the importance sampler's own variable.
     u = (torch.arange(200) + 0.5) / 200
-    log_times = objective.time_sampler.log_times
+    log_times = objective.time_sampler.quantile.log_times
     times = log_times[(u * (len(log_times) - 1)).long()].exp()
     x_0, z = (drawn[:, :2000].expand(len(times), 2000) for drawn in (x_0, z))
     losses = objective(net, x_0, times, z)
@@ -527,7 +527,10 @@ def test_loss_fn_sets_the_mode():
     ("make", "words"),
     [
         (lambda: make_objective(VPSDE(), times="importance"), "likelihood_weighting=True"),
-        (lambda: make_objective(VPSDE(), times="random"), "uniform, stratified, importance"),
+        (
+            lambda: make_objective(VPSDE(), times="random"),
+            "uniform, stratified, log_snr, importance",
+        ),
         (lambda: make_objective(subVPSDE(), continuous=False), "subvpsde: discrete training"),
         (lambda: make_objective(VPSDE(), continuous=False, times="stratified"), "'stratified'"),
         (

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import assert_close
-from problems import SDES, Gaussian, make_sde
+from problems import ALL_SDES, Gaussian, make_sde
 
 import score_sde.sde
 import sde_lib
@@ -22,9 +22,9 @@ from score_sde.tensor_ops import expand_to
 SHAPES = [(5, 4), (5, 3, 6), (5, 2, 4, 4)]
 
 
-@pytest.fixture(params=SDES)
+@pytest.fixture(params=ALL_SDES)
 def sde(request):
-    return SDES[request.param]()
+    return ALL_SDES[request.param]()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -62,8 +62,8 @@ def exact_network(problem, continuous):
         return -(x - problem.mean) / (problem.variance + expand_to(sigma, x) ** 2)
 
     def noise(x, cond):
-        if continuous or isinstance(sde, subVPSDE):
-            t = cond / 999
+        if continuous or not sde.has_chain:
+            t = cond / 999 * sde.T
             alpha, sigma = sde.mean_scale(t), sde.std(t)
         else:
             step = (cond + 1e-4).long()
@@ -72,14 +72,15 @@ def exact_network(problem, continuous):
         alpha, sigma = expand_to(alpha, x), expand_to(sigma, x)
         return sigma * (x - alpha * problem.mean) / (alpha**2 * problem.variance + sigma**2)
 
-    return ve if isinstance(sde, VESDE) else noise
+    return ve if sde.network_output == "score" else noise
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_continuous_networks_stand_for_their_score(sde, shape, dtype):
     problem = Gaussian(sde, mean=0.2)
-    x, t = torch.randn(shape, dtype=dtype), torch.linspace(0.05, 1, shape[0], dtype=dtype)
+    x = torch.randn(shape, dtype=dtype)
+    t = torch.linspace(0.05, 1, shape[0], dtype=dtype) * sde.T
     score = NetworkScore(exact_network(problem, True), sde)(x, t)
     assert score.dtype == dtype
     assert_close(score, problem.score(x, t), 1e-5 if dtype == torch.float32 else 1e-12)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from conftest import assert_close
-from problems import SDES, Gaussian, make_sde
+from problems import ALL_SDES, Gaussian, make_sde
 
 import sde_lib
 from score_sde.sde import SDE, VESDE, VPSDE, subVPSDE
@@ -23,7 +23,7 @@ class CosineSDE(SDE):
     std = staticmethod(lambda t: torch.sin(0.5 * math.pi * t))
 
 
-ALL = {**SDES, "user": lambda: CosineSDE(100)}
+ALL = {**ALL_SDES, "user": lambda: CosineSDE(100)}
 
 
 @pytest.fixture(params=ALL)
@@ -82,7 +82,7 @@ def test_transitions_compose_and_match_the_marginals(sde):
 
 @pytest.mark.parametrize("name", ["ve", "vp", "subvp"])
 def test_short_transitions_keep_their_precision_in_float32(name):
-    sde = SDES[name]()
+    sde = ALL_SDES[name]()
     t = torch.linspace(0.1, 0.9, 9) * sde.T
     s = t - 1e-4
     r, G = sde.transition(t, s)
@@ -100,7 +100,7 @@ def test_transition_over_no_time_does_nothing(sde):
 
 @pytest.mark.parametrize("name", ["ve", "vp", "subvp"])
 def test_std_is_exact_in_float32_near_zero(name):
-    sde = SDES[name]()
+    sde = ALL_SDES[name]()
     t = torch.tensor([1e-6, 1e-5, 1e-4, 1e-3])
     torch.testing.assert_close(sde.std(t).double(), sde.std(t.double()), rtol=1e-6, atol=0)
     g = sde.diffusion_squared(t).double()
@@ -190,7 +190,7 @@ def test_prior_density_is_that_of_the_prior(sde, shape):
 @pytest.mark.parametrize("kind", ["ve", "vp", "subvp"])
 def test_probability_flow_keeps_a_gaussian_gaussian(kind):
     # Along the flow of N(m(t), v(t)), dx/dt = m' + (x − m) v'/(2 v).
-    sde = SDES[kind]()
+    sde = ALL_SDES[kind]()
     problem = Gaussian(sde, mean=0.3, variance=0.25)
     t = torch.linspace(0.05, 0.95, 7, dtype=DOUBLE).requires_grad_()
     x = torch.randn(7, 4, dtype=DOUBLE)

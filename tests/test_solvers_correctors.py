@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import SDES, Gaussian
+from problems import ALL_SDES, Gaussian
 
 from score_sde.sde import VESDE, VPSDE, subVPSDE
 from score_sde.solvers.correctors import (
@@ -32,9 +32,9 @@ def batch():
     return x * torch.tensor([0.1, 1.0, 2.0, 9.0], dtype=torch.float64)[:, None, None]
 
 
-@pytest.mark.parametrize("kind", SDES)
+@pytest.mark.parametrize("kind", ALL_SDES)
 def test_langevin_step_is_set_by_the_ratio_of_norms(kind, batch):
-    sde = SDES[kind]()
+    sde = ALL_SDES[kind]()
     t = torch.tensor([0.2, 0.4, 0.6, 0.8], dtype=torch.float64)
     z = source()(batch.shape)
     noise_norm, grad_norm = norm_per_sample(z), norm_per_sample(batch)
@@ -45,9 +45,9 @@ def test_langevin_step_is_set_by_the_ratio_of_norms(kind, batch):
     assert torch.allclose(shared, 2 * alpha * (0.1 * noise_norm.mean() / grad_norm.mean()) ** 2)
 
 
-@pytest.mark.parametrize("kind", SDES)
+@pytest.mark.parametrize("kind", ALL_SDES)
 def test_annealed_langevin_step_is_set_by_the_noise_level(kind, batch):
-    sde = SDES[kind]()
+    sde = ALL_SDES[kind]()
     t = torch.tensor([0.2, 0.4, 0.6, 0.8], dtype=torch.float64)
     size = one_step(AnnealedLangevinDynamics(sde, 0.1), batch, t, lambda x, t: -x)
     assert torch.allclose(size, 2 * sde.chain_alpha(t) * (0.1 * sde.std(t)) ** 2)

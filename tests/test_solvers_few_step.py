@@ -7,11 +7,24 @@ import pytest
 import torch
 from problems import SDES, Gaussian
 
-from score_sde.sde import VESDE, VPSDE, subVPSDE
+from score_sde.sde import SDE, VESDE, VPSDE, CosineVPSDE, KarrasVESDE, StraightSDE, subVPSDE
 from score_sde.solvers.few_step import DDIM, FEW_STEP, DPMSolverPP2M, Heun
 from score_sde.solvers.grids import time_grid
 
-MODERATE = {"ve": VESDE(0.1, 5.0), "vp": VPSDE(0.1, 10.0), "subvp": subVPSDE(0.1, 10.0)}
+
+def ending_at(T: float, sde: SDE) -> SDE:
+    sde.T = T
+    return sde
+
+
+MODERATE = {
+    "ve": VESDE(0.1, 5.0),
+    "vp": VPSDE(0.1, 10.0),
+    "subvp": subVPSDE(0.1, 10.0),
+    "karras": KarrasVESDE(0.1, 5.0),
+    "cosine": ending_at(0.9, CosineVPSDE()),
+    "straight": ending_at(0.9, StraightSDE()),
+}
 
 
 def no_noise(shape):

@@ -310,7 +310,7 @@ def build_sampler(config: Config, sde: SDE) -> Sampler:
     elif discrete:
         times = chain_grid(sde, sampling.num_steps or sde.N - 1)
     else:
-        times = time_grid(sde, steps, _grid_kind(config, predictor), eps)
+        times = time_grid(sde, steps, _grid_kind(config, sde, predictor), eps)
     return GridSampler(
         sde,
         times,
@@ -365,9 +365,10 @@ def _on_chain(config: Config, sde: SDE) -> bool:
     return sde.has_chain and not config.training.continuous
 
 
-def _grid_kind(config: Config, step: Step) -> GridKind:
+def _grid_kind(config: Config, sde: SDE, step: Step) -> GridKind:
     kind = config.sampling.grid
-    return step.grid if kind == "auto" else kind  # type: ignore[return-value]
+    own = sde.grid if step.grid == "uniform" else step.grid
+    return own if kind == "auto" else kind  # type: ignore[return-value]
 
 
 def build_score_for(

@@ -91,7 +91,7 @@ MEGAPIXEL: Part = {
 
 SCHEDULES: Part = {
     f"model.{name}": FIELDS[f"model.{name}"].default
-    for name in ("num_scales", "sigma_min", "sigma_max", "beta_min", "beta_max")
+    for name in ("num_scales", "sigma_min", "sigma_max", "sigma", "beta_min", "beta_max")
 }
 VE: Part = {
     "training.sde": "vesde",
@@ -106,6 +106,16 @@ VP: Part = {
     "sampling.corrector": "none",
 }
 SUBVP: Part = VP | {"training.sde": "subvpsde"}
+POWER_VE: Part = VE | {"training.sde": "powervesde"}
+KARRAS: Part = VE | {  # whose time is the noise level itself
+    "training.sde": "karrasvesde",
+    "model.sigma_min": 0.002,
+    "model.sigma_max": 80.0,
+    "training.time_sampling": "log_snr",
+    "eval.bpd_eps": 0.002,
+}
+COSINE: Part = VP | {"training.sde": "cosinevpsde"}
+STRAIGHT: Part = VP | {"training.sde": "straightsde"}
 SMLD: Part = VE | {"training.continuous": False}
 ANNEALED_LANGEVIN: Part = SMLD | {"sampling.predictor": "none", "sampling.corrector": "ald"}
 DDPM_CHAIN: Part = VP | {"training.continuous": False, "sampling.predictor": "ancestral_sampling"}

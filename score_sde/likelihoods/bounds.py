@@ -124,36 +124,27 @@ def continuous_bound(
 
 
 class _Times:
-    """Importance-sampled times on [eps, T] with a density of about g²/(σ G).
+    """Importance-sampled times on [eps, T] with the density g²/(σ G), up to a constant.
 
     Far from eps G is σ, and this is the density of `objectives.ImportanceTimes`. Towards eps the
     integrand has a term in 1/G, whose variance only a density in 1/G bounds.
 
-    With t = eps cosh²(v) the density of v is smooth for every SDE. u → v is linear in each of
-    `cells` equal cells of v, and dt/du is that of this map, so that estimates have no bias.
+    With l = σ/α and l' = l(eps), g² dt = α² d(l²) and G² = α² (l² − l'²) for every linear SDE. So
+    l = l' cosh(w) gives g²/(σ G) dt = 2 dw, and the times are even in w.
     """
 
-    cells = 4096
-
     def __init__(self, sde: SDE, eps: float) -> None:
-        self.eps, self.T = eps, sde.T
-        self.width = math.acosh(math.sqrt(sde.T / eps)) / self.cells
-        v = (torch.arange(self.cells, dtype=torch.float64) + 0.5) * self.width
-        t = self._at(v)
-        _, G = sde.transition(t, torch.full_like(t, eps))
-        mass = sde.diffusion_squared(t) / (sde.std(t) * G) * torch.sinh(2 * v)
-        self.mass = mass / mass.sum()
-        self.below = self.mass.cumsum(0) - self.mass
+        self.sde, self.eps = sde, eps
+        ends = torch.tensor([eps, sde.T], dtype=torch.float64)
+        self.lowest, highest = sde.noise_level(ends)
+        self.width = torch.acosh(highest / self.lowest)
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Uniform u (B,) → times t and dt/du, both (B,) in float64 on the CPU."""
-        cell = (torch.searchsorted(self.below, u, right=True) - 1).clamp_min(0)
-        fraction = ((u - self.below[cell]) / self.mass[cell]).clamp_max(1)
-        v = ((cell + fraction) * self.width).clamp_min(_SMALLEST)
-        return self._at(v), self.eps * torch.sinh(2 * v) * self.width / self.mass[cell]
-
-    def _at(self, v: Tensor) -> Tensor:
-        return (self.eps * torch.cosh(v) ** 2).clamp_max(self.T)
+        w = (u * self.width).clamp_min(_SMALLEST)
+        t = self.sde.time_of_noise_level(self.lowest * torch.cosh(w)).clamp(self.eps, self.sde.T)
+        _, G = self.sde.transition(t, torch.full_like(t, self.eps))
+        return t, 2 * self.width * self.sde.std(t) * G / self.sde.diffusion_squared(t)
 
 
 def average_over_draws(

@@ -13,6 +13,7 @@ from score_sde.objectives.losses import (
 from score_sde.objectives.times import (
     TIME_SAMPLERS,
     ImportanceTimes,
+    LogSNRTimes,
     StratifiedTimes,
     TimeSampler,
     UniformTimes,
@@ -24,6 +25,7 @@ __all__ = [
     "SMLD",
     "TIME_SAMPLERS",
     "ImportanceTimes",
+    "LogSNRTimes",
     "NoisePrediction",
     "Objective",
     "Options",

@@ -51,7 +51,7 @@ def make_objective(
     reduce_mean: bool = False,
     likelihood_weighting: bool = False,
     times: str = "uniform",
-    eps: float = 1e-5,
+    eps: float | None = None,
     parameterisation: Parameterisation | None = None,
 ) -> Objective:
     """The objective that a set of options asks for.
@@ -63,7 +63,7 @@ def make_objective(
         reduce_mean: mean over the dimensions of a sample; otherwise half their sum.
         likelihood_weighting: λ = g² instead of σ².
         times: a name of `TIME_SAMPLERS`.
-        eps: the smallest continuous time.
+        eps: the smallest continuous time; the SDE's own (`train_eps`) by default.
         parameterisation: how the network is told the time, and how its output is read.
 
     Raises:
@@ -71,6 +71,7 @@ def make_objective(
         ValueError: options that exclude each other.
     """
     check_name(times, TIME_SAMPLERS, "training.time_sampling")
+    eps = sde.train_eps if eps is None else eps
     options = Options(continuous, reduce_mean, likelihood_weighting, times, eps, parameterisation)
     row = choose(OBJECTIVES, objective, "training.objective")
     if row in (
@@ -144,12 +145,12 @@ def likelihood(sde: SDE, options: Options) -> Objective:
             f"{given} is defined for continuous times: set training.continuous=True, or "
             "training.objective='elbo' for DDPM's chain"
         )
-    if options.times == "stratified":
+    if options.times not in ("uniform", "importance"):
         raise ValueError(
             f"{given} is likelihood weighting with importance-sampled times, which replace those "
-            "of training.time_sampling='stratified': set training.time_sampling='importance', or "
-            "keep stratified times with training.objective='auto' and "
-            "training.likelihood_weighting=True"
+            f"of training.time_sampling={options.times!r}: set "
+            "training.time_sampling='importance', or keep stratified times with "
+            "training.objective='auto' and training.likelihood_weighting=True"
         )
     return as_options_say(sde, replace(options, likelihood_weighting=True, times="importance"))
 

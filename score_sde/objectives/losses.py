@@ -99,7 +99,7 @@ class PredictionLoss(Objective):
         time_sampler: draws the times; uniform on [1e-5, T] by default.
 
     Raises:
-        ValueError: the times are made for likelihood weighting.
+        ValueError: the times are made for likelihood weighting, and it is off, or the reverse.
     """
 
     likelihood_weighting: bool = False
@@ -119,6 +119,12 @@ class PredictionLoss(Objective):
             raise ValueError(
                 f"{self.time_sampler.name} times are made for likelihood weighting, which is off: "
                 "set training.likelihood_weighting=True, or take uniform or stratified times"
+            )
+        if self.time_sampler.excludes_likelihood_weighting and self.likelihood_weighting:
+            raise ValueError(
+                f"{self.time_sampler.name} times are a weighting of their own, which likelihood "
+                "weighting would replace: set training.likelihood_weighting=False, or take "
+                "importance times"
             )
 
     def times(

@@ -4,11 +4,9 @@ Source: Song, Durkan, Murray & Ermon 2021, "Maximum Likelihood Training of Score
 Models" (NeurIPS), cited below as (Song 2021 b).
 """
 
-import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,10 +19,12 @@ class TimeSampler(ABC):
     Attributes:
         name: what configs call it.
         needs_likelihood_weighting: whether it is made for that weighting alone.
+        excludes_likelihood_weighting: whether its density is a weighting of its own.
     """
 
     name: ClassVar[str]
     needs_likelihood_weighting: ClassVar[bool] = False
+    excludes_likelihood_weighting: ClassVar[bool] = False
 
     def __init__(self, sde: SDE, eps: float = 1e-5) -> None:
         """Times run from `eps`, below which the score is too steep to be learnt, to `sde.T`."""
@@ -77,53 +77,81 @@ class StratifiedTimes(TimeSampler):
         return self._at((order + torch.rand(n, device=device, generator=generator)) / n)
 
 
-class ImportanceTimes(TimeSampler):
+class LogSNRTimes(StratifiedTimes):
+    """Times that are even in the logarithm of the noise level, one in each of n equal strata.
+
+    Unlike the others' it is not a density that the loss corrects for, but the choice of how much
+    each noise level counts: the paper's weighting then sees every level alike, whatever the SDE
+    calls time. (Karras et al. 2022, section 5: the density of the levels is what matters.)
+    """
+
+    name = "log_snr"
+    excludes_likelihood_weighting = True
+
+    def __init__(self, sde: SDE, eps: float = 1e-5) -> None:
+        super().__init__(sde, eps)
+        self.quantile = _EvenLevels(self)
+
+    def _at(self, fraction: Tensor) -> Tensor:
+        return self.quantile(fraction)
+
+
+class ImportanceTimes(UniformTimes):
     """Times with p ∝ g²/σ²: their weight makes the likelihood weighting constant (Song 2021 b).
 
-    For VE g²/σ² is constant, and the times are uniform. For the others it grows as 1/t towards 0,
-    where uniform times have few samples with large weights.
-
-    t = Q(u) with u uniform and Q the inverse of the cumulative density, from a table of log Q at
-    equal steps of u, integrated in double precision for any SDE.
+    For every linear SDE g²/σ² = 2 d log(σ/α)/dt, so that these times are even in the logarithm of
+    the noise level. For VE they are uniform; for the others g²/σ² grows as 1/t towards 0 (and as
+    1/(1 − t) towards 1, where α vanishes), and uniform times have few samples with large weights.
     """
 
     name = "importance"
     needs_likelihood_weighting = True
-    knots: ClassVar[int] = 4096
 
     def __init__(self, sde: SDE, eps: float = 1e-5) -> None:
         super().__init__(sde, eps)
-        if eps == 0:
-            raise ValueError(
-                "eps=0: importance times need eps > 0, since g²/σ² cannot be integrated from 0"
-            )
-        start, end = math.log(eps), math.log(sde.T)
-        log_t = torch.linspace(start, end, self.knots + 1, dtype=torch.float64)
-        rate = self._rate(log_t.exp()) * log_t.exp()
-        mass = torch.cumulative_trapezoid(rate, log_t)
-        mass = torch.cat([mass.new_zeros(1), mass]).numpy()
-        self.mass = float(mass[-1])
-        levels = np.linspace(0, self.mass, self.knots + 1)
-        self.log_times = torch.from_numpy(np.interp(levels, mass, log_t.numpy())).float()
-
-    def draw(
-        self, n: int, device: torch.device | None = None, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Q(u) with u = torch.rand(n)."""
-        position = torch.rand(n, device=device, generator=generator) * self.knots
-        self.log_times = self.log_times.to(position.device)  # copied once, not in every step
-        below = position.long()
-        low, high = self.log_times[below], self.log_times[below + 1]
-        return torch.lerp(low, high, position - below).exp().clamp(self.eps, self.sde.T)
+        self.quantile = _EvenLevels(self)
+        self.mass = 2 * self.quantile.log_ratio
 
     def weight(self, t: Tensor) -> Tensor:
         """Z σ²/(g² (T − eps)), with Z the integral of g²/σ²: (B,) → (B,)."""
-        return self.mass / (self.sde.T - self.eps) / self._rate(t)
+        rate = self.sde.diffusion_squared(t) / self.sde.std(t) ** 2
+        return self.mass / (self.sde.T - self.eps) / rate
 
-    def _rate(self, t: Tensor) -> Tensor:
-        return self.sde.diffusion_squared(t) / self.sde.std(t) ** 2
+    def _at(self, fraction: Tensor) -> Tensor:
+        return self.quantile(fraction)
+
+
+class _EvenLevels:
+    """u → t with u of the way from log σ/α at eps to that at T, for any SDE.
+
+    It interpolates a table of log t, as the inverse of a user's noise level is a bisection.
+    """
+
+    knots: ClassVar[int] = 4096
+
+    def __init__(self, times: TimeSampler) -> None:
+        sde, self.eps, self.T = times.sde, times.eps, times.sde.T
+        if self.eps == 0:
+            raise ValueError(
+                f"eps=0: {times.name} times need eps > 0, since the logarithm of the noise level, "
+                "of which g²/σ² is twice the derivative, is not finite at 0"
+            )
+        ends = torch.tensor([self.eps, self.T], dtype=torch.float64)
+        first, last = sde.noise_level(ends).log()
+        self.log_ratio = float(last - first)
+        fraction = torch.linspace(0, 1, self.knots + 1, dtype=torch.float64)
+        inner = sde.time_of_noise_level(torch.lerp(first, last, fraction)[1:-1].exp())
+        self.log_times = torch.cat([ends[:1], inner, ends[1:]]).log().float()
+
+    def __call__(self, fraction: Tensor) -> Tensor:
+        position = fraction * self.knots
+        self.log_times = self.log_times.to(position.device)  # copied once, not in every step
+        below = position.long().clamp_max(self.knots - 1)
+        low, high = self.log_times[below], self.log_times[below + 1]
+        return torch.lerp(low, high, position - below).exp().clamp(self.eps, self.T)
 
 
 TIME_SAMPLERS: dict[str, type[TimeSampler]] = {
-    sampler.name: sampler for sampler in (UniformTimes, StratifiedTimes, ImportanceTimes)
+    sampler.name: sampler
+    for sampler in (UniformTimes, StratifiedTimes, LogSNRTimes, ImportanceTimes)
 }

@@ -41,6 +41,9 @@ class SDE(ABC):
         N: number of scales of the discrete chain on the same path.
         T: where the forward process ends; 1 for the paper's SDEs.
         eps: where sampling ends by default; below it the score is too steep to be learnt.
+        train_eps: where training times begin by default.
+        grid: what a predictor–corrector sampler's times are even in by default, a kind of
+            `solvers.grids.time_grid`: time itself, unless that says little of the noise level.
         network_output: what a network trained for this SDE puts out, the "score" itself
             (Song & Ermon) or the "noise", −σ times the score (Ho et al.). `score.py` knows what
             follows from it.
@@ -53,6 +56,8 @@ class SDE(ABC):
     name: str
     T: float = 1.0
     eps: float = 1e-3
+    train_eps: float = 1e-5
+    grid: str = "uniform"
     network_output: Literal["score", "noise"] = "noise"
     has_chain: bool = False
     prior_std: float = 1.0
@@ -177,7 +182,7 @@ class SDE(ABC):
     def chain_alpha(self, t: Tensor) -> Tensor:
         """The factor α_i of the Langevin step (Song, algorithms 4 and 5): (B,) → (B,).
 
-        It is 1 where the SDE keeps the mean.
+        It is 1 where the SDE keeps the mean, or the paper gives no chain.
         """
         return torch.ones_like(t)
 
