@@ -26,7 +26,7 @@ from score_sde.solvers.grids import GridKind, chain_grid, paper_grid, time_grid
 from score_sde.solvers.predictors import PREDICTORS
 from score_sde.solvers.step import Step, arguments_of, make_step
 from score_sde.tensor_ops import choose
-from score_sde.training import TrainState, TrainStep, make_optimizer
+from score_sde.training import PARAMETERS, Augmentation, TrainState, TrainStep, make_optimizer
 
 Config = Any
 """An `ml_collections.ConfigDict`; its fields have no static types."""
@@ -73,6 +73,11 @@ def num_classes(config: Config) -> int:
     return field(config, "model.num_classes")
 
 
+def augmented(config: Config) -> float:
+    """Probability of each augmentation; 0 for none, of which the network is not told then."""
+    return field(config, "training.augment")
+
+
 def data_root(config: Config) -> str:
     """The folder that data sets lie in."""
     return str(expanded(field(config, "data.root") or schema.FIELDS["data.root"].default))
@@ -112,6 +117,7 @@ def _network(config: Config) -> nn.Module:
     row = choose(NETWORKS, name, "config.model.name")
     fields = schema.defaults("model") | config.model.to_dict()
     fields["centered"] = config.data.centered
+    fields["augment_dim"] = PARAMETERS if augmented(config) else 0
     made = _from_fields(row, name, fields, image_shape(config))
     return _checked(made, nn.Module, f"NETWORKS[{name!r}]")
 
@@ -213,6 +219,9 @@ def build_objective(config: Config, sde: SDE) -> Objective:
         likelihood_weighting=training.likelihood_weighting,
         times=training.time_sampling,
         parameterisation=build_parameterisation(config, sde),
+        p_mean=field(config, "training.p_mean"),
+        p_std=field(config, "training.p_std"),
+        sigma_data=field(config, "model.sigma_data"),
     )
 
 
@@ -245,6 +254,7 @@ def build_train_step(config: Config, objective: Objective) -> TrainStep:
         grad_clip=config.optim.grad_clip,
         accumulation=config.training.accumulation,
         autocast_dtype=autocast_dtype(config),
+        augmentation=Augmentation(share) if (share := augmented(config)) else None,
     )
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from score_sde.config.build import (
     Config,
+    augmented,
     build_device,
     build_objective,
     build_parameterisation,
@@ -56,6 +57,7 @@ def check_config(config: Config, copies: int = 1) -> None:
     network = empty_network(config)
     _check_memory(config, network, copies)
     _check_conditioning(config, sde, network)
+    _check_augmentation(config, network)
 
 
 def _check_memory(config: Config, network: nn.Module, copies: int) -> None:
@@ -241,6 +243,17 @@ def _check_division(config: Config, sde: SDE, network: nn.Module, takes: str) ->
 def _by_levels_of_smld(config: Config, sde: SDE) -> bool:
     """Whether a network is given an index of SMLD's levels, of which it has a table."""
     return sde.has_chain and not config.training.continuous and sde.network_output == "score"
+
+
+def _check_augmentation(config: Config, network: nn.Module) -> None:
+    """A network that images are augmented for is told of it, or samples would be moved, too."""
+    if augmented(config) and "augment" not in getattr(network, "inputs", ()):
+        raise ValueError(
+            f"config.training.augment={augmented(config):g}: the network "
+            f"config.model.name={config.model.name!r} is not told how images were augmented (its "
+            "inputs name no 'augment'), and would learn to draw moved ones; set 0, or take ncsnpp "
+            "or ddpm"
+        )
 
 
 def check_data(config: Config, info: DatasetInfo) -> None:

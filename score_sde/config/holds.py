@@ -126,6 +126,7 @@ EVERY = Number(
 AT_LEAST_0 = Number("at least 0", lambda x: x >= 0, "it may not be negative")
 ABOVE_0 = Number("above 0", lambda x: x > 0)
 SHARE = Number("from 0 to below 1", lambda x: 0 <= x < 1)
+PROBABILITY = Number("from 0 to 1", lambda x: 0 <= x <= 1)
 FINITE = Number("a finite number", lambda x: True)
 NOT_0 = Number("a finite number other than 0", lambda x: x != 0)
 SEED = Number("a whole number of 64 bits", lambda x: -(2**63) <= x < 2**63)

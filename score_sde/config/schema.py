@@ -25,6 +25,7 @@ from score_sde.config.holds import (
     LEVELS,
     NOT_0,
     PATH,
+    PROBABILITY,
     SEED,
     SHARE,
     SIDES,
@@ -133,6 +134,16 @@ FIELDS: dict[str, Field] = {
         "uniform",
         "how training times are drawn",
         Names(table="score_sde.objectives:TIME_SAMPLERS"),
+    ),
+    "training.p_mean": _model(
+        -1.2, "of the objective edm: mean of ln σ of its noise levels", FINITE, older=-1.2
+    ),
+    "training.p_std": _model(1.2, "their standard deviation", ABOVE_0, older=1.2),
+    "training.augment": _model(
+        0.0,
+        "probability of each augmentation, whose parameters the network is given; 0: none",
+        PROBABILITY,
+        older=0.0,
     ),
     "training.batch_size": _allowed(128, "images in one update, over all processes", AT_LEAST_1),
     "training.accumulation": _free(
@@ -335,7 +346,10 @@ FIELDS: dict[str, Field] = {
         older="auto",
     ),
     "model.sigma_data": _model(
-        0.5, "standard deviation of the scaled data, of the prediction edm", ABOVE_0, older=0.5
+        0.5,
+        "standard deviation of the scaled data, of prediction and objective edm",
+        ABOVE_0,
+        older=0.5,
     ),
     "model.scale_by_sigma": _model(True, "divide the output by the noise level, as scores are"),
     "optim.optimizer": _allowed("Adam", "its kind", Names("Adam", "AdamW")),

@@ -41,9 +41,18 @@ class Conditioning(nn.Module):
         act: The network's nonlinearity.
         num_classes: Number of class labels; 0 for none. Index `num_classes` is the null class,
             for a label that is unknown; training with labels alone never meets it.
+        augment_dim: Numbers that say how an image was augmented; 0 for none.
     """
 
-    def __init__(self, features: int, width: int, *, act: nn.Module, num_classes: int = 0) -> None:
+    def __init__(
+        self,
+        features: int,
+        width: int,
+        *,
+        act: nn.Module,
+        num_classes: int = 0,
+        augment_dim: int = 0,
+    ) -> None:
         super().__init__()
         self.dense_0 = dense(features, width)
         self.dense_1 = dense(width, width)
@@ -52,19 +61,27 @@ class Conditioning(nn.Module):
         self.classes = nn.Embedding(num_classes + 1, width) if num_classes else None
         if self.classes is not None:
             variance_scaling_(self.classes.weight)
+        # Without a bias: of an image as it is, whose numbers are 0, it says nothing.
+        self.augment = nn.Linear(augment_dim, width, bias=False) if augment_dim else None
+        if self.augment is not None:
+            variance_scaling_(self.augment.weight)
 
-    def forward(self, embedded: Tensor, label: Tensor | None = None) -> Tensor:
-        """Combines noise level and class.
+    def forward(
+        self, embedded: Tensor, label: Tensor | None = None, augment: Tensor | None = None
+    ) -> Tensor:
+        """Combines noise level, class and augmentation.
 
         Args:
             embedded: (B, features).
             label: int64 (B,), None for the null class.
+            augment: (B, augment_dim), None for images as they are.
 
         Returns:
             (B, E), activated.
 
         Raises:
-            ValueError: Labels are given to a network without classes.
+            ValueError: Labels are given to a network without classes, or an augmentation to one
+                that is not told of it.
         """
         temb = self.dense_1(self.act(self.dense_0(embedded.to(self.dense_0.weight.dtype))))
         if self.classes is not None:
@@ -74,6 +91,12 @@ class Conditioning(nn.Module):
             temb = temb + self.classes(label)
         elif label is not None:
             raise ValueError("labels were given to a network without classes: set num_classes")
+        if augment is not None:
+            if self.augment is None:
+                raise ValueError(
+                    "an augmentation was given to a network that is not told of it: set augment_dim"
+                )
+            temb = temb + self.augment(augment.to(temb.dtype))
         return self.act(temb)
 
 

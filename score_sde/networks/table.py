@@ -1,7 +1,8 @@
 """Networks by the names that configs give them.
 
 A row is a function of plain fields and the images' shape. The fields are those of a config's group
-`model`, with their defaults where a recipe leaves them out, and `centered` of the group `data`.
+`model`, with their defaults where a recipe leaves them out, `centered` of the group `data`, and
+`augment_dim`, how many numbers say how an image was augmented.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,6 +31,7 @@ def _unet(fields: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
     """Arguments that both U-Nets take."""
     plain = _some(fields, "nf", "num_res_blocks", "dropout", "resamp_with_conv", "conditional")
     more = _some(fields, "nonlinearity", "num_classes", "centered", "scale_by_sigma")
+    more |= {"augment_dim": fields.get("augment_dim", 0)}
     return {
         "image_size": shape[1:],
         "num_channels": shape[0],

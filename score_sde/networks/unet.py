@@ -154,6 +154,8 @@ class UNet(nn.Module):
         act: Nonlinearity of the conditioning.
         conditional: Whether the blocks see the noise level (E = 4 nf).
         num_classes: Number of class labels; the null class is one more.
+        augment_dim: Numbers that say how an image was augmented, which the network is given as
+            `augment`; 0 for none.
         head: width → module from features to image, or None where the output pyramid makes the
             image.
         noise_level: (B,) cond → (B,) σ by which the output is divided, or None.
@@ -163,7 +165,10 @@ class UNet(nn.Module):
             the last one only.
 
     Raises:
-        ValueError: Class labels are wanted of an unconditional network.
+        ValueError: Class labels or augmentations are wanted of an unconditional network.
+
+    Attributes:
+        inputs: What else it takes, by name: "augment", or nothing.
     """
 
     def __init__(
@@ -180,6 +185,7 @@ class UNet(nn.Module):
         act: nn.Module,
         conditional: bool,
         num_classes: int,
+        augment_dim: int,
         head: Factory | None,
         noise_level: nn.Module | None,
         centered: bool,
@@ -189,6 +195,11 @@ class UNet(nn.Module):
         if num_classes and not conditional:
             raise ValueError(
                 f"an unconditional network cannot take {num_classes} classes: set conditional=True"
+            )
+        if augment_dim and not conditional:
+            raise ValueError(
+                "an unconditional network cannot be told how images were augmented: set "
+                "conditional=True"
             )
         super().__init__()
         self.centered = centered
@@ -200,10 +211,15 @@ class UNet(nn.Module):
         widths = [nf * mult for mult in ch_mult]
         self.embedding = embedding
         self.cond_kind = embedding.cond_kind
+        self.inputs = ("augment",) if augment_dim else ()
         self.conditioning = None
         if conditional:
             self.conditioning = Conditioning(
-                embedding.features, self.temb_dim, act=act, num_classes=num_classes
+                embedding.features,
+                self.temb_dim,
+                act=act,
+                num_classes=num_classes,
+                augment_dim=augment_dim,
             )
         self.conv_in = conv3x3(num_channels, nf)
         skips = self._build_down(parts, num_channels, nf, widths, num_res_blocks, attended)
@@ -266,26 +282,34 @@ class UNet(nn.Module):
             output_pyramid = parts.output_step
         self.up = nn.ModuleList(levels)
 
-    def forward(self, x: Tensor, cond: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        cond: Tensor,
+        label: Tensor | None = None,
+        augment: Tensor | None = None,
+    ) -> Tensor:
         """Applies the network.
 
         Args:
             x: (B, C, H, W), any height and width.
             cond: (B,) the noise level, as a label.
             label: int64 (B,) classes; None is the null class.
+            augment: (B, augment_dim) how the images were augmented; None is not at all.
 
         Returns:
             (B, C, H, W) of the dtype of `x`.
 
         Raises:
-            ValueError: Labels are given to a network without classes.
+            ValueError: Labels are given to a network without classes, or an augmentation to one
+                that is not told of it.
         """
         if label is not None and self.conditioning is None:
             raise ValueError("labels were given to an unconditional network: leave them out")
         height, width = x.shape[-2:]
         temb = None
         if self.conditioning is not None:
-            temb = self.conditioning(self.embedding(cond), label)
+            temb = self.conditioning(self.embedding(cond), label, augment)
         pyramid = pad_to_multiple(x if self.centered else 2 * x - 1, self.divisor)
         skips = [self.conv_in(pyramid)]
         for level in self.down:

@@ -1,6 +1,7 @@
 """Objectives: from a batch of data to one loss per sample; times and weights."""
 
 from score_sde.objectives.choice import OBJECTIVES, Options, make_objective
+from score_sde.objectives.edm import EDMLoss, LogNormalTimes
 from score_sde.objectives.losses import (
     ELBO,
     SMLD,
@@ -24,7 +25,9 @@ __all__ = [
     "OBJECTIVES",
     "SMLD",
     "TIME_SAMPLERS",
+    "EDMLoss",
     "ImportanceTimes",
+    "LogNormalTimes",
     "LogSNRTimes",
     "NoisePrediction",
     "Objective",

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from score_sde.objectives.edm import EDMLoss, LogNormalTimes
 from score_sde.objectives.losses import (
     ELBO,
     SMLD,
@@ -29,6 +30,9 @@ class Options:
         eps: the smallest continuous time.
         parameterisation: how the network is told the time, and how its output is read; None for
             the papers' convention.
+        p_mean: mean of the logarithm of EDM's noise levels.
+        p_std: its standard deviation.
+        sigma_data: standard deviation of the data, in EDM's weighting.
     """
 
     continuous: bool = True
@@ -37,6 +41,9 @@ class Options:
     times: str = "uniform"
     eps: float = 1e-5
     parameterisation: Parameterisation | None = None
+    p_mean: float = -1.2
+    p_std: float = 1.2
+    sigma_data: float = 0.5
 
     def time_sampler(self, sde: SDE) -> TimeSampler:
         """What draws the times of an SDE."""
@@ -53,6 +60,9 @@ def make_objective(
     times: str = "uniform",
     eps: float | None = None,
     parameterisation: Parameterisation | None = None,
+    p_mean: float = -1.2,
+    p_std: float = 1.2,
+    sigma_data: float = 0.5,
 ) -> Objective:
     """The objective that a set of options asks for.
 
@@ -64,7 +74,10 @@ def make_objective(
         likelihood_weighting: λ = g² instead of σ².
         times: a name of `TIME_SAMPLERS`.
         eps: the smallest continuous time; the SDE's own (`train_eps`) by default.
-        parameterisation: how the network is told the time, and how its output is read.
+        parameterisation: this and those that follow as in `Options`.
+        p_mean: mean of the logarithm of EDM's noise levels.
+        p_std: its standard deviation.
+        sigma_data: standard deviation of the data.
 
     Raises:
         UnknownName: a name that is in none of the tables.
@@ -72,11 +85,22 @@ def make_objective(
     """
     check_name(times, TIME_SAMPLERS, "training.time_sampling")
     eps = sde.train_eps if eps is None else eps
-    options = Options(continuous, reduce_mean, likelihood_weighting, times, eps, parameterisation)
+    options = Options(
+        continuous,
+        reduce_mean,
+        likelihood_weighting,
+        times,
+        eps,
+        parameterisation,
+        p_mean,
+        p_std,
+        sigma_data,
+    )
     row = choose(OBJECTIVES, objective, "training.objective")
     if row in (
         ScoreMatching,
         PredictionLoss,
+        EDMLoss,
         SMLD,
         NoisePrediction,
         ELBO,
@@ -137,6 +161,26 @@ def prediction(sde: SDE, options: Options) -> Objective:
     return PredictionLoss(sde, options.parameterisation, options.reduce_mean, sampler)
 
 
+def edm(sde: SDE, options: Options) -> Objective:
+    """EDM's error of the denoised image at log-normal noise levels (Karras et al. 2022)."""
+    given = "training.objective='edm'"
+    if not options.continuous or options.likelihood_weighting:
+        raise ValueError(
+            f"{given} has a weighting of its own over continuous times: set "
+            "training.continuous=True and training.likelihood_weighting=False"
+        )
+    if options.times not in ("uniform", "stratified"):
+        raise ValueError(
+            f"{given} draws log-normal noise levels (training.p_mean, training.p_std), which "
+            f"replace the times of training.time_sampling={options.times!r}: set 'uniform' for "
+            "independent levels, or 'stratified'"
+        )
+    stratified = options.times == "stratified"
+    times = LogNormalTimes(sde, options.eps, options.p_mean, options.p_std, stratified)
+    read, s = options.parameterisation, options.sigma_data
+    return EDMLoss(sde, read, options.reduce_mean, times, s)
+
+
 def likelihood(sde: SDE, options: Options) -> Objective:
     """λ = g² with importance-sampled times (Song et al. 2021, "Maximum Likelihood Training")."""
     given = "training.objective='likelihood'"
@@ -171,6 +215,7 @@ OBJECTIVES: dict[str, Callable[[SDE, Options], Objective]] = {
     "auto": as_options_say,
     "score_matching": score_matching,
     "prediction": prediction,
+    "edm": edm,
     "likelihood": likelihood,
     "simple": simple,
     "elbo": elbo,

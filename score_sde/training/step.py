@@ -11,7 +11,7 @@ to know (loss, gradient norm) comes back as tensors, to be read on the logging s
 Symbols: x_0 (B, ...) data, t (B,) times, z noise with the shape of x_0.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
+from score_sde.training.augmentation import Augmentation
 from score_sde.training.optimizer import learning_rate
 from score_sde.training.record import StepRecord
 from score_sde.training.state import TrainState
@@ -45,6 +46,7 @@ class Objective(Protocol):
         t: Tensor,
         z: Tensor,
         label: Tensor | None = None,
+        **inputs: Tensor,
     ) -> Tensor:
         """One loss per sample: (B,)."""
         ...
@@ -60,7 +62,9 @@ class TrainStep:
         grad_clip: largest total norm of the gradient; negative for none.
         accumulation: parts that a batch is split into, one after the other, to save memory.
         autocast_dtype: torch.bfloat16 to run the network (and nothing else) in it.
-        generator: of times and noise, on the data's device; torch's global one by default.
+        augmentation: moves the images; the network is given its parameters as `augment`.
+        generator: of times, noise and augmentation, on the data's device; torch's global one by
+            default.
 
     Raises:
         ValueError: an accumulation below 1, a limit of 0, or another data type.
@@ -75,6 +79,7 @@ class TrainStep:
         grad_clip: float = -1.0,
         accumulation: int = 1,
         autocast_dtype: torch.dtype | None = None,
+        augmentation: Augmentation | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         if accumulation < 1:
@@ -93,22 +98,38 @@ class TrainStep:
         self.lr, self.warmup, self.grad_clip = lr, warmup, grad_clip
         self.accumulation = accumulation
         self.autocast_dtype = autocast_dtype
+        self.augmentation = augmentation
         self.generator = generator
 
     def __call__(self, state: TrainState, x_0: Tensor, label: Tensor | None = None) -> StepRecord:
-        """Draws times and noise for a batch x_0 (B, ...), then `update`s; label int64 (B,)."""
+        """Draws times and noise for a batch x_0 (B, ...), then `update`s; label int64 (B,).
+
+        Where there is an augmentation, the batch is moved first.
+        """
+        inputs: dict[str, Tensor] = {}
+        if self.augmentation is not None:
+            x_0, inputs["augment"] = self.augmentation(x_0, self.generator)
         t = self.objective.times(len(x_0), x_0.device, self.generator)
         z = torch.empty_like(x_0).normal_(generator=self.generator)
-        return self.update(state, x_0, t, z, label)
+        return self.update(state, x_0, t, z, label, **inputs)
 
     def update(
-        self, state: TrainState, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None
+        self,
+        state: TrainState,
+        x_0: Tensor,
+        t: Tensor,
+        z: Tensor,
+        label: Tensor | None = None,
+        **inputs: Tensor,
     ) -> StepRecord:
-        """The update for given times t (B,) and noise z (B, ...)."""
+        """The update for given times t (B,) and noise z (B, ...).
+
+        `inputs` are what else the network takes, by the names that it declares, each (B, ...).
+        """
         if not state.network.training:
             state.network.train()
         state.optimizer.zero_grad(set_to_none=True)
-        losses = self._backward(state.network, x_0, t, z, label)
+        losses = self._backward(state.network, x_0, t, z, label, inputs)
         grad_norm = self._clip(state.optimizer)
         lr = learning_rate(state.step, self.lr, self.warmup)
         for group in state.optimizer.param_groups:
@@ -126,7 +147,13 @@ class TrainStep:
         return record
 
     def _backward(
-        self, network: nn.Module, x_0: Tensor, t: Tensor, z: Tensor, label: Tensor | None
+        self,
+        network: nn.Module,
+        x_0: Tensor,
+        t: Tensor,
+        z: Tensor,
+        label: Tensor | None,
+        inputs: Mapping[str, Tensor],
     ) -> Tensor:
         """Adds the gradient of the mean loss to the weights'; gives the losses (B,), detached."""
         n = len(x_0)
@@ -139,7 +166,8 @@ class TrainStep:
             wait = getattr(network, "no_sync", nullcontext) if start + size < n else nullcontext
             with wait():
                 part_label = None if label is None else label[part]
-                loss = self.objective(net, x_0[part], t[part], z[part], part_label)
+                more = {name: value[part] for name, value in inputs.items()}
+                loss = self.objective(net, x_0[part], t[part], z[part], part_label, **more)
                 (loss.sum() / n).backward()
             losses.append(loss.detach())
         return torch.cat(losses)
@@ -148,9 +176,9 @@ class TrainStep:
         if self.autocast_dtype is None:
             return network
 
-        def net(*inputs: Tensor) -> Tensor:
+        def net(*inputs: Tensor, **more: Tensor) -> Tensor:
             with torch.autocast(device, dtype=self.autocast_dtype):
-                output = network(*inputs)
+                output = network(*inputs, **more)
             return output.float()
 
         return net
