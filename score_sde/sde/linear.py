@@ -42,7 +42,7 @@ class SDE(ABC):
         T: where the forward process ends; 1 for the paper's SDEs.
         eps: where sampling ends by default; below it the score is too steep to be learnt.
         network_output: what a network trained for this SDE puts out, the "score" itself
-            (Song & Ermon) or the "noise", −σ times the score (Ho et al.). `score.py` knows what
+            (Song & Ermon) or the "noise", −σ times the score (Ho et al.). `score` knows what
             follows from it.
         has_chain: whether networks may be trained on a discrete chain of N noise levels: SMLD's
             where they put out the score, DDPM's where they put out the noise. Its steps stand
