@@ -35,6 +35,9 @@ OURS = {
     "configs/vp/fashion_mnist.py": None,
     "configs/power_ve/digits.py": None,
     "configs/karras/digits.py": None,
+    "configs/edm/digits.py": None,
+    "configs/edm/fashion_mnist.py": None,
+    "configs/edm/cifar10.py": None,
     "configs/cosine/digits.py": None,
     "configs/straight/digits.py": None,
 }

@@ -112,6 +112,11 @@ def _(net: UNet) -> list[Entry]:
             f"the 2021 release has no class labels, but this network has "
             f"{net.conditioning.num_classes} classes: build it with num_classes=0"
         )
+    if net.inputs:
+        raise ValueError(
+            "the 2021 release has no augmentation, and this network is told of it: build it with "
+            "augment_dim=0"
+        )
     on_the_way_up = [list(level.get_submodule("blocks").children()) for level in net.up]
     if any(isinstance(block, Attended) for blocks in on_the_way_up for block in blocks[:-1]):
         raise ValueError(

@@ -192,15 +192,9 @@ def build_parameterisation(config: Config, sde: SDE) -> Parameterisation:
     )
 
 
-def build_score(
-    config: Config,
-    network: Network,
-    sde: SDE,
-    label: Tensor | None = None,
-    read: Parameterisation | None = None,
-) -> Score:
-    """The score that a network stands for, with the parameterisation `read` or the config's."""
-    read = read or build_parameterisation(config, sde)
+def build_score(config: Config, network: Network, sde: SDE, label: Tensor | None = None) -> Score:
+    """The score that a network stands for, by the conventions of `score`."""
+    read = build_parameterisation(config, sde)
     return NetworkScore(network, sde, label=label, parameterisation=read)
 
 
@@ -399,7 +393,7 @@ def build_score_for(
 
     def score_for(index: Tensor) -> Score:
         label = labels(index).to(index.device) if labelled and labels else None
-        return build_score(config, network, sde, label, read)
+        return NetworkScore(network, sde, label=label, parameterisation=read)
 
     return score_for
 

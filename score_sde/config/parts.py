@@ -114,6 +114,20 @@ KARRAS: Part = VE | {  # whose time is the noise level itself
     "training.time_sampling": "log_snr",
     "eval.bpd_eps": 0.002,
 }
+EDM: Part = {  # Karras et al. 2022, table 1; behind SMALL, whose sampler is another
+    "training.sde": "karrasvesde",
+    "training.objective": "edm",
+    "training.reduce_mean": True,
+    "data.centered": True,
+    "model.sigma_min": 0.002,
+    "model.sigma_max": 80.0,
+    "model.prediction": "edm",
+    "model.ema_lengths": (0.05, 0.1),
+    "sampling.method": "heun",
+    "sampling.num_steps": 18,
+    "sampling.grid": "edm",
+    "eval.bpd_eps": 0.002,
+}
 COSINE: Part = VP | {"training.sde": "cosinevpsde"}
 STRAIGHT: Part = VP | {"training.sde": "straightsde"}
 SMLD: Part = VE | {"training.continuous": False}

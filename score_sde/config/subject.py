@@ -83,7 +83,7 @@ def build_subject(
         "device": device.type,
         "arithmetic": "float32",
         "recipe": history.of_checkpoint(config),  # which a published file does not hold
-        **_code_of(config, "training.sde", "model.name", "training.objective"),
+        **_code_of(config, "training.sde", "model.name", "model.prediction", "training.objective"),
     }
     return Subject(
         network=network,

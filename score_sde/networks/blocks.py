@@ -94,7 +94,8 @@ class Conditioning(nn.Module):
         if augment is not None:
             if self.augment is None:
                 raise ValueError(
-                    "an augmentation was given to a network that is not told of it: set augment_dim"
+                    "an augmentation was given to a network that is not told of any: set "
+                    "augment_dim"
                 )
             temb = temb + self.augment(augment.to(temb.dtype))
         return self.act(temb)

@@ -52,6 +52,10 @@ class Scales:
     def __init__(self, sde: SDE, t: Tensor) -> None:
         self.sde, self.t = sde, t
 
+    def one(self) -> Tensor:
+        """1: (B,)."""
+        return torch.ones_like(self.t)
+
     @cached_property
     def alpha(self) -> Tensor:
         """α, the factor of the data: (B,)."""
@@ -84,6 +88,10 @@ class ChainScales(Scales):
 
     def __init__(self, sde: SDE, step: Tensor, like: Tensor) -> None:
         self.sde, self.step, self.like = sde, step, like
+
+    def one(self) -> Tensor:
+        """1: (B,)."""
+        return self.like.new_ones(len(self.step))
 
     @cached_property
     def alpha(self) -> Tensor:
@@ -186,7 +194,7 @@ class ScoreOutput(Prediction):
 
     def score(self, at: Scales) -> Affine:
         """F."""
-        return Affine(None, torch.ones_like(at.sigma))
+        return Affine(None, at.one())
 
 
 class NoiseOutput(Prediction):
@@ -200,7 +208,7 @@ class NoiseOutput(Prediction):
 
     def noise(self, at: Scales) -> Affine:
         """F."""
-        return Affine(None, torch.ones_like(at.sigma))
+        return Affine(None, at.one())
 
     def denoised(self, at: Scales) -> Affine:
         """(x − σ F)/α."""
@@ -222,7 +230,7 @@ class DenoisedOutput(Prediction):
 
     def denoised(self, at: Scales) -> Affine:
         """F."""
-        return Affine(None, torch.ones_like(at.sigma))
+        return Affine(None, at.one())
 
 
 class VOutput(Prediction):

@@ -45,7 +45,7 @@ class SDE(ABC):
         grid: what a predictor–corrector sampler's times are even in by default, a kind of
             `solvers.grids.time_grid`: time itself, unless that says little of the noise level.
         network_output: what a network trained for this SDE puts out, the "score" itself
-            (Song & Ermon) or the "noise", −σ times the score (Ho et al.). `score.py` knows what
+            (Song & Ermon) or the "noise", −σ times the score (Ho et al.). `score` knows what
             follows from it.
         has_chain: whether networks may be trained on a discrete chain of N noise levels: SMLD's
             where they put out the score, DDPM's where they put out the noise. Its steps stand

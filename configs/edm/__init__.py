@@ -1,0 +1,1 @@
+"""Recipes trained as in EDM (Karras et al. 2022)."""
