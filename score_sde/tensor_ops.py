@@ -58,13 +58,13 @@ def expand_to(v: Tensor, x: Tensor) -> Tensor:
     """Reshapes per-sample values so that they broadcast over a batch.
 
     Args:
-        v: (B,) or a scalar tensor.
+        v: (B,) or a scalar tensor, or with the rank of `x` already.
         x: (B, ...) of any rank.
 
     Returns:
-        `v` as (B, 1, ..., 1) with the rank of `x`; a scalar comes back as it is.
+        `v` as (B, 1, ..., 1) with the rank of `x`; the others come back as they are.
     """
-    return v.reshape(-1, *[1] * (x.ndim - 1)) if v.ndim else v
+    return v if v.ndim in (0, x.ndim) else v.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def times_for(x: Tensor, t: Tensor | float) -> Tensor:

@@ -309,7 +309,7 @@ def build_sampler(config: Config, sde: SDE) -> Sampler:
     predictor = _predictor(config, sde) if pc else _few_step(config, sde)
     steps = sampling.num_steps or sde.N
     discrete = not config.training.continuous
-    if chain := discrete and predictor.chain_steps and steps == sde.N:
+    if chain := pc and discrete and predictor.chain_steps and steps == sde.N:
         times = paper_grid(sde, eps=0.0)
     elif discrete:
         times = chain_grid(sde, sampling.num_steps or sde.N - 1)

@@ -223,6 +223,12 @@ FIELDS: dict[str, Field] = {
     "sampling.rtol": _free(1e-5, "relative tolerance of the adaptive ODE", ABOVE_0),
     "sampling.atol": _free(1e-5, "absolute tolerance of the adaptive ODE", ABOVE_0),
     "sampling.max_steps": _free(10000, "of the adaptive ODE, after which it gives up", AT_LEAST_1),
+    "sampling.eta": _free(
+        0.0,
+        "noise of DDIM's steps: 0 none, 1 that of ancestral sampling (Song, J. et al. 2021)",
+        Number("from 0 to 1", lambda x: 0 <= x <= 1),
+        older=0.0,
+    ),
     "sampling.s_churn": _free(
         0.0, "noise that Heun's method adds (Karras et al. 2022, algorithm 2)", AT_LEAST_0
     ),

@@ -51,6 +51,9 @@ class SDE(ABC):
             where they put out the score, DDPM's where they put out the noise. Its steps stand
             where the std is above 0 (`chain_times`).
         prior_std: standard deviation of the prior N(0, prior_std² I), which stands in for p_T.
+        noise_depends_on_x: whether the diffusion depends on the state. It does not for any linear
+            SDE; a process where it does gives the diffusion with the shape of x, each number's by
+            that number alone, and a `reverse` of its own. Milstein's step asks for it.
     """
 
     name: str
@@ -61,6 +64,7 @@ class SDE(ABC):
     network_output: Literal["score", "noise"] = "noise"
     has_chain: bool = False
     prior_std: float = 1.0
+    noise_depends_on_x: bool = False
 
     def __init__(self, N: int) -> None:
         if N < 1:
@@ -102,6 +106,10 @@ class SDE(ABC):
     def noise_level(self, t: Tensor) -> Tensor:
         """σ(t)/α(t), the noise level of x_t/α(t) (σ of Karras et al. 2022): (B,) → (B,)."""
         return self.std(t) / self.mean_scale(t)
+
+    def snr(self, t: Tensor) -> Tensor:
+        """α(t)²/σ(t)², the signal-to-noise ratio: (B,) → (B,)."""
+        return (self.mean_scale(t) / self.std(t)) ** 2
 
     def time_of_noise_level(self, level: Tensor) -> Tensor:
         """The inverse of `noise_level`, by bisection on [0, T]: any shape → the same shape."""
@@ -235,7 +243,15 @@ class SDE(ABC):
         Args:
             score_fn: (x, t) → ∇ log p_t(x).
             probability_flow: the ODE instead of the SDE.
+
+        Raises:
+            ValueError: where the noise depends on x, whose reversal has another drift.
         """
+        if self.noise_depends_on_x:
+            raise ValueError(
+                f"{self.name} has noise that depends on x, and the reversal of a linear SDE does "
+                "not hold for it: give it a `reverse` of its own"
+            )
         return ReverseSDE(self, score_fn, probability_flow)
 
 

@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from score_sde.noise import Noise
+from score_sde.noise import Noise, increment
 from score_sde.sde import SDE, Score
 from score_sde.solvers.step import Step
 from score_sde.tensor_ops import expand_to
@@ -35,16 +35,20 @@ class Predictor(Step):
     """
 
     weak_order = 1
+    strong_order = 1.0
     arguments: ClassVar = {"probability_flow": "probability_flow"}
 
     def __init__(self, sde: SDE, probability_flow: bool = False) -> None:
         super().__init__(sde)
         self.probability_flow = probability_flow
 
-    def _add_noise(self, x_mean: Tensor, std: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+    def _add_noise(
+        self, x_mean: Tensor, std: Tensor, t: Tensor, t_next: Tensor | None, noise: Noise
+    ) -> tuple[Tensor, Tensor]:
         if self.probability_flow:
             return x_mean, x_mean
-        return x_mean + expand_to(std, x_mean) * noise(x_mean.shape), x_mean
+        z = increment(noise, x_mean.shape, t, t_next)
+        return x_mean + expand_to(std, x_mean) * z, x_mean
 
 
 class EulerMaruyamaPredictor(Predictor):
@@ -57,9 +61,42 @@ class EulerMaruyamaPredictor(Predictor):
         self, x: Tensor, t: Tensor, t_next: Tensor | None, score: Score, noise: Noise
     ) -> tuple[Tensor, Tensor]:
         """One step; see `Step.step`."""
-        dt = torch.full_like(t, self.sde.T / self.sde.N) if t_next is None else t - t_next
+        dt = self._length(t, t_next)
         drift, diffusion = self.sde.reverse(score, self.probability_flow).sde(x, t)
-        return self._add_noise(x - drift * expand_to(dt, x), diffusion * dt.sqrt(), noise)
+        std = expand_to(diffusion, x) * expand_to(dt.sqrt(), x)
+        return self._add_noise(x - drift * expand_to(dt, x), std, t, t_next, noise)
+
+    def _length(self, t: Tensor, t_next: Tensor | None) -> Tensor:
+        return torch.full_like(t, self.sde.T / self.sde.N) if t_next is None else t - t_next
+
+
+class MilsteinPredictor(EulerMaruyamaPredictor):
+    """Milstein's method (Milstein 1974): Euler–Maruyama's step and ½ g ∂g/∂x (ΔW² − Δt).
+
+    The term, added last, is that of noise which depends on the state, and makes strong order 1 of
+    Euler–Maruyama's 0.5 there, as on geometric Brownian motion. No linear SDE has such noise: g(t)
+    has no derivative in x, and the step *is* Euler–Maruyama's, to the last bit. The SDE is asked
+    (`SDE.noise_depends_on_x`); where it says so, g has the shape of x, and that of each number
+    depends on that number alone.
+    """
+
+    name = "milstein"
+
+    def step(
+        self, x: Tensor, t: Tensor, t_next: Tensor | None, score: Score, noise: Noise
+    ) -> tuple[Tensor, Tensor]:
+        """One step; see `Step.step`."""
+        if self.probability_flow or not self.sde.noise_depends_on_x:
+            return super().step(x, t, t_next, score, noise)
+        z = increment(noise, x.shape, t, t_next)
+        x_next, x_mean = super().step(x, t, t_next, score, lambda shape: z)
+        # Also where a caller has switched gradients off, or is in inference mode.
+        with torch.inference_mode(False), torch.enable_grad():
+            at = x.detach().clone().requires_grad_()
+            _, g = self.sde.sde(at, t.clone())
+            (slope,) = torch.autograd.grad(g.sum(), at)
+        half = 0.5 * expand_to(self._length(t, t_next), x)
+        return x_next + half * g.detach() * slope * (z**2 - 1), x_mean
 
 
 class ReverseDiffusionPredictor(Predictor):
@@ -73,7 +110,7 @@ class ReverseDiffusionPredictor(Predictor):
     ) -> tuple[Tensor, Tensor]:
         """One step; see `Step.step`."""
         f, G = self.sde.reverse(score, self.probability_flow).discretize(x, t, t_next)
-        return self._add_noise(x - f, G, noise)
+        return self._add_noise(x - f, G, t, t_next, noise)
 
 
 class AncestralSamplingPredictor(Predictor):
@@ -103,7 +140,7 @@ class AncestralSamplingPredictor(Predictor):
         # afresh.
         rate = torch.where(r > 0, 1 / r, torch.zeros_like(r))
         x_mean = expand_to(rate, x) * (x + expand_to(G**2, x) * score(x, t))
-        return self._add_noise(x_mean, std, noise)
+        return self._add_noise(x_mean, std, t, t_next, noise)
 
 
 class NonePredictor(Predictor):
@@ -111,7 +148,7 @@ class NonePredictor(Predictor):
 
     name = "none"
     chain_steps = True
-    weak_order = None
+    weak_order = strong_order = None
     evaluations = 0
 
     def step(
@@ -125,6 +162,7 @@ PREDICTORS: dict[str, type[Predictor]] = {
     EulerMaruyamaPredictor.name: EulerMaruyamaPredictor,
     ReverseDiffusionPredictor.name: ReverseDiffusionPredictor,
     AncestralSamplingPredictor.name: AncestralSamplingPredictor,
+    MilsteinPredictor.name: MilsteinPredictor,
     NonePredictor.name: NonePredictor,
 }
 """Name in configs (`sampling.predictor`) → class; see `step.make_step`."""

@@ -25,6 +25,8 @@ class Step(ABC):
         name: what recipes and messages call it.
         order: global order of convergence of a deterministic solver.
         weak_order: the weak order where noise enters: that of the moments.
+        strong_order: the strong order there: that of each path, where the steps of every size see
+            one path (`noise.BrownianPath`).
         evaluations: how often one step calls the score.
         grid: the kind of `grids.time_grid` that suits it.
         chain_steps: whether it also takes steps of a chain of N scales (`t_next` None), as the
@@ -39,8 +41,9 @@ class Step(ABC):
     """
 
     name: ClassVar[str]
-    order: ClassVar[int | None] = None
-    weak_order: ClassVar[int | None] = None
+    order: int | None = None
+    weak_order: int | None = None
+    strong_order: float | None = None
     grid: ClassVar[str] = "uniform"
     evaluations: int = 1
     chain_steps: ClassVar[bool] = False

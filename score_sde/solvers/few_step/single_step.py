@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from score_sde.noise import Noise
+from score_sde.noise import Noise, increment
 from score_sde.score import noise_from_score
 from score_sde.sde import SDE, Score
 from score_sde.solvers.few_step.solver import FewStepSolver
@@ -14,14 +14,58 @@ from score_sde.tensor_ops import expand_to
 
 
 class DDIM(FewStepSolver):
-    """Euler's method in the noise level (Song, J. et al. 2021, eq. 12 with η = 0)."""
+    """Euler's method in the noise level, with fresh noise or none (Song, J. et al. 2021, eq. 12).
+
+    A step from t to s adds noise of std η G σ_s/σ_t (their eq. 16), with r and G of the transition
+    p(x_t | x_s), and goes further along the noise estimate by as much: c of `solver` becomes
+    c_η = σ_t − r σ_s q with q² = 1 − η² G²/σ_t². η = 1 is ancestral sampling.
+
+    Args:
+        sde: the forward SDE.
+        eta: η from 0, the ODE with no noise, to 1.
+
+    Raises:
+        ValueError: where η lies outside.
+    """
 
     name = "ddim"
     order = 1
+    arguments: ClassVar = {"eta": "eta"}
+
+    def __init__(self, sde: SDE, eta: float = 0.0) -> None:
+        super().__init__(sde)
+        if not 0 <= eta <= 1:
+            raise ValueError(
+                f"eta={eta}: the noise of DDIM's steps lies between 0, none, and 1, that of "
+                "ancestral sampling"
+            )
+        self.eta = eta
+        if eta > 0:
+            self.order, self.weak_order, self.strong_order = None, 1, 1.0
+
+    def step(
+        self, x: Tensor, t: Tensor, t_next: Tensor | None, score: Score, noise: Noise
+    ) -> tuple[Tensor, Tensor]:
+        """One step; see `Step.step`."""
+        x_mean, _ = super().step(x, t, t_next, score, noise)
+        if self.eta == 0 or t_next is None:
+            return x_mean, x_mean
+        _, G = self.sde.transition(t, t_next)
+        std = self.eta * G * self.sde.std(t_next) / self.sde.std(t)
+        z = increment(noise, x.shape, t, t_next, self.sde.snr)
+        return x_mean + expand_to(std, x) * z, x_mean
 
     def advance(self, x: Tensor, t: Tensor, s: Tensor, score: Score, noise: Noise) -> Tensor:
-        """One evaluation, at t."""
-        return self._along(noise_from_score(self.sde, score(x, t), t), x, t, s)
+        """One evaluation, at t; without the noise of the step."""
+        n = noise_from_score(self.sde, score(x, t), t)
+        if self.eta == 0:
+            return self._along(n, x, t, s)
+        r, G = self.sde.transition(t, s)
+        before, after = self.sde.std(t), r * self.sde.std(s)
+        added = (self.eta * G / before) ** 2
+        # σ_t² − r² σ_s² q² in terms that do not cancel.
+        c = (G**2 + after**2 * added) / (before + after * (1 - added).clamp_min(0).sqrt())
+        return (x - expand_to(c, x) * n) / expand_to(r, x)
 
 
 class Heun(FewStepSolver):

@@ -24,6 +24,20 @@ from score_sde.solvers.step import Step
 from score_sde.tensor_ops import expand_to
 
 
+def grid_time(step: Step, t_next: Tensor | None) -> Tensor:
+    """`t_next`, which a step between the times of a grid must be given.
+
+    Raises:
+        ValueError: where it is None, a step of the chain's own scales.
+    """
+    if t_next is None:
+        raise ValueError(
+            f"{step.name} steps between the times of a grid, not on the chain's own scales: "
+            "give it times from solvers.grids, or take a predictor"
+        )
+    return t_next
+
+
 class FewStepSolver(Step):
     """What the solvers of this file share."""
 
@@ -41,12 +55,7 @@ class FewStepSolver(Step):
         Raises:
             ValueError: where `t_next` is None.
         """
-        if t_next is None:
-            raise ValueError(
-                f"{self.name} steps between the times of a grid, not on the chain's own scales: "
-                "give it times from solvers.grids, or take a predictor"
-            )
-        x = self.advance(x, t, t_next, score, noise)
+        x = self.advance(x, t, grid_time(self, t_next), score, noise)
         return x, x
 
     def _along(self, n: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
