@@ -3,7 +3,8 @@
 Slots are filled from a reserve of samples whose first slopes and step sizes are known: these two
 evaluations are made ahead of need, for a full batch of waiting samples at once. So no call of f is
 spent on a single new sample, and only the last samples of all leave slots empty. The slots step
-together, each from its own time by its own size: six calls of f, one small read of the errors.
+together, each from its own time by its own size: as many calls of f as the method takes for a
+step, one small read of the errors.
 """
 
 import math
@@ -13,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from score_sde.solvers.ode.dormand_prince import dormand_prince_step
 from score_sde.solvers.ode.problem import (
     Field,
     ODEResult,
@@ -22,8 +22,10 @@ from score_sde.solvers.ode.problem import (
     call_field,
     check_problem,
 )
+from score_sde.solvers.ode.runge_kutta import RungeKutta, runge_kutta_step
 from score_sde.solvers.ode.step_control import Sample, StepControl
-from score_sde.tensor_ops import expand_to
+from score_sde.solvers.ode.tableaux import ODE_SOLVERS
+from score_sde.tensor_ops import choose, expand_to
 
 
 @torch.no_grad()
@@ -35,6 +37,7 @@ def solve(
     *,
     rtol: float = 1e-5,
     atol: float = 1e-5,
+    method: str | RungeKutta = "rk45",
     norm: str = "sample",
     batch_size: int | None = None,
     max_steps: int = 10_000,
@@ -42,14 +45,15 @@ def solve(
     eval_dtype: torch.dtype | None = None,
     on_finish: OnFinish | None = None,
 ) -> ODEResult:
-    """Integrates dy/dt = f(y, t) from t0 to t1, forward or backward, by Dormand–Prince 5(4).
+    """Integrates dy/dt = f(y, t) from t0 to t1, forward or backward, by a Runge–Kutta method.
 
     A step is accepted where the root mean square of error / (atol + rtol max(|y|, |y_new|)) is
     below 1. With norm="sample" each sample has its own time, step and error. f always sees
     `batch_size` samples: one that has ended gives its slot to the next that waits, or keeps it as
     padding. At a fixed batch size a sample's result is the same bit for bit whatever its mates and
     whichever slot it gets, where f's rows are so. With norm="joint" the batch is one problem with
-    one norm and one step, as in the 2021 release; it makes the evaluations of scipy's RK45.
+    one norm and one step, as in the 2021 release; with "rk45" and "dop853" it makes the
+    evaluations of scipy's RK45 and DOP853.
 
     Gradients are not recorded; f may record its own with `torch.enable_grad`.
 
@@ -60,6 +64,8 @@ def solve(
         t1: where to end; reached exactly.
         rtol: relative tolerance.
         atol: absolute tolerance.
+        method: a row of `ODE_SOLVERS`, by name, or a table of one's own. "rk45" is Dormand–Prince
+            5(4), "tsit5" Tsitouras 5(4), "dop853" Dormand–Prince 8(5,3).
         norm: "sample" or "joint".
         batch_size: B, all N by default. For norm="joint" it can be nothing else.
         max_steps: steps a sample may try, accepted or not.
@@ -81,7 +87,8 @@ def solve(
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     spacing = torch.finfo(y0.dtype).eps / torch.finfo(torch.float64).eps
-    control = StepControl(t0, t1, rtol, atol, max_steps, first_step, spacing)
+    table = choose(ODE_SOLVERS, method, "method") if isinstance(method, str) else method
+    control = StepControl(table, t0, t1, rtol, atol, max_steps, first_step, spacing)
     if norm == "sample":
         size = batch_size or len(y0)
         return _Integrator(f, y0, control, size, eval_dtype or y0.dtype, on_finish).run()
@@ -236,14 +243,16 @@ class _Integrator:
         """One step of every slot; idle ones stand still."""
         running, samples, y = slots.running(), slots.samples, slots.y
         steps = [self.control.propose(s) if s.status is None else 0.0 for s in samples]
-        y_new, slope_new, error = dormand_prince_step(
+        y_new, slope_new, errors = runge_kutta_step(
+            self.control.method,
             lambda y, t: self._evaluate(y, t, slots.index),
             self._times(samples),
             y,
             slots.slope,
             torch.tensor(steps, dtype=torch.float64),
         )
-        norms = self.control.scaled_norm(error, torch.maximum(y.abs(), y_new.abs())).tolist()
+        magnitude = torch.maximum(y.abs(), y_new.abs())
+        norms = torch.stack([self.control.scaled_norm(e, magnitude) for e in errors], 1).tolist()
         accepted = [False] * self.batch_size
         for slot in running:
             accepted[slot] = self.control.judge(samples[slot], norms[slot])

@@ -5,16 +5,16 @@ same wherever in a batch a sample stands (a vectorised power may round otherwise
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from score_sde.solvers.ode.problem import Status
+from score_sde.solvers.ode.runge_kutta import RungeKutta
 from score_sde.tensor_ops import mean_per_sample
 
 _SAFETY, _MIN_FACTOR, _MAX_FACTOR = 0.9, 0.2, 10.0
-_EXPONENT = 1 / 5  # one over the order of the result that is carried on
-_EVALUATIONS = 6  # of one step
 
 
 @dataclass
@@ -36,6 +36,7 @@ class Sample:
 class StepControl:
     """How steps are chosen and judged: Hairer, Nørsett, Wanner I, II.4."""
 
+    method: RungeKutta
     t0: float
     t1: float
     rtol: float
@@ -43,6 +44,11 @@ class StepControl:
     max_steps: int
     first_step: float | None
     spacing: float  # of the floats of the state, in units of that of doubles
+
+    @property
+    def exponent(self) -> float:
+        """The power of the error that the size of a step goes with."""
+        return 1 / self.method.error_order
 
     @property
     def direction(self) -> float:
@@ -63,7 +69,7 @@ class StepControl:
         if not math.isfinite(d2):
             return _MIN_FACTOR * h
         steepest = max(d1, d2)
-        guess = max(1e-6, h * 1e-3) if steepest <= 1e-15 else (0.01 / steepest) ** _EXPONENT
+        guess = max(1e-6, h * 1e-3) if steepest <= 1e-15 else (0.01 / steepest) ** self.exponent
         return min(100 * h, guess, abs(self.t1 - self.t0))
 
     def propose(self, sample: Sample) -> float:
@@ -75,14 +81,18 @@ class StepControl:
         sample.h = abs(t_next - sample.t)
         return t_next - sample.t
 
-    def judge(self, sample: Sample, error: float) -> bool:
-        """Whether the proposed step is accepted; sets the size of the next, or ends the sample."""
-        sample.nfe += _EVALUATIONS
+    def judge(self, sample: Sample, norms: Sequence[float]) -> bool:
+        """Whether the proposed step is accepted; sets the size of the next, or ends the sample.
+
+        `norms` are those of the method's estimates of the error.
+        """
+        error = self.method.error(norms)
+        sample.nfe += self.method.evaluations
         factor = _MIN_FACTOR
         if error == 0:
             factor = _MAX_FACTOR
         elif math.isfinite(error):
-            factor = min(_MAX_FACTOR, max(_MIN_FACTOR, _SAFETY * error**-_EXPONENT))
+            factor = min(_MAX_FACTOR, max(_MIN_FACTOR, _SAFETY * error**-self.exponent))
         accepted = error < 1
         if accepted:
             sample.t = sample.t_next
