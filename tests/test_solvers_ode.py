@@ -9,6 +9,7 @@ from scipy.integrate import solve_ivp
 
 from score_sde.solvers.ode import (
     ODE_SOLVERS,
+    STEP_CONTROLS,
     RungeKutta,
     Status,
     runge_kutta_step,
@@ -198,6 +199,23 @@ def test_van_der_pol_has_rejected_steps():
     """Without them the comparison with scipy would say nothing about rejection."""
     y0 = torch.tensor([[2.0, 0.0]], dtype=torch.float64)
     assert solve(van_der_pol, y0, 0.0, 12.0).rejected.item() > 3
+
+
+def test_pi_control_rejects_fewer_steps_at_the_same_error():
+    """Gustafsson's controller on a field whose steps must shrink again and again.
+
+    Of a method of order 5 the error falls as NFE⁻⁵, so that NFE · error^(1/5) is what a solution of
+    any error costs.
+    """
+    y0 = torch.tensor([[2.0, 0.0]], dtype=torch.float64)
+    exact = solve(van_der_pol, y0, 0.0, 12.0, method="dop853", rtol=1e-12, atol=1e-12).y
+    rejected, cost = {}, {}
+    for name in STEP_CONTROLS:
+        found = solve(van_der_pol, y0, 0.0, 12.0, control=name, rtol=1e-6, atol=1e-6)
+        rejected[name] = found.rejected.item()
+        cost[name] = found.nfe.item() * (found.y - exact).abs().max().item() ** (1 / 5)
+    assert rejected["pi"] < 0.5 * rejected["i"]
+    assert cost["pi"] < 0.9 * cost["i"]
 
 
 class Net(torch.nn.Module):

@@ -23,7 +23,7 @@ from score_sde.solvers.ode.problem import (
     check_problem,
 )
 from score_sde.solvers.ode.runge_kutta import RungeKutta, runge_kutta_step
-from score_sde.solvers.ode.step_control import Sample, StepControl
+from score_sde.solvers.ode.step_control import STEP_CONTROLS, Sample, StepControl
 from score_sde.solvers.ode.tableaux import ODE_SOLVERS
 from score_sde.tensor_ops import choose, expand_to
 
@@ -38,6 +38,7 @@ def solve(
     rtol: float = 1e-5,
     atol: float = 1e-5,
     method: str | RungeKutta = "rk45",
+    control: str = "i",
     norm: str = "sample",
     batch_size: int | None = None,
     max_steps: int = 10_000,
@@ -66,6 +67,8 @@ def solve(
         atol: absolute tolerance.
         method: a row of `ODE_SOLVERS`, by name, or a table of one's own. "rk45" is Dormand–Prince
             5(4), "tsit5" Tsitouras 5(4), "dop853" Dormand–Prince 8(5,3).
+        control: how step sizes follow from errors: a row of `STEP_CONTROLS`. "i" is scipy's,
+            "pi" looks back one step further, and rejects fewer.
         norm: "sample" or "joint".
         batch_size: B, all N by default. For norm="joint" it can be nothing else.
         max_steps: steps a sample may try, accepted or not.
@@ -88,16 +91,17 @@ def solve(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     spacing = torch.finfo(y0.dtype).eps / torch.finfo(torch.float64).eps
     table = choose(ODE_SOLVERS, method, "method") if isinstance(method, str) else method
-    control = StepControl(table, t0, t1, rtol, atol, max_steps, first_step, spacing)
+    gains = choose(STEP_CONTROLS, control, "control")
+    steps = StepControl(table, gains, t0, t1, rtol, atol, max_steps, first_step, spacing)
     if norm == "sample":
         size = batch_size or len(y0)
-        return _Integrator(f, y0, control, size, eval_dtype or y0.dtype, on_finish).run()
+        return _Integrator(f, y0, steps, size, eval_dtype or y0.dtype, on_finish).run()
     if batch_size not in (None, len(y0)):
         raise ValueError(
             f'norm="joint" takes all {len(y0)} samples as one batch, got batch_size={batch_size}: '
             'leave it out, or take norm="sample"'
         )
-    return _solve_joint(f, y0, control, eval_dtype or y0.dtype, on_finish)
+    return _solve_joint(f, y0, steps, eval_dtype or y0.dtype, on_finish)
 
 
 def _solve_joint(
