@@ -204,8 +204,8 @@ def test_van_der_pol_has_rejected_steps():
 def test_pi_control_rejects_fewer_steps_at_the_same_error():
     """Gustafsson's controller on a field whose steps must shrink again and again.
 
-    Of a method of order 5 the error falls as NFE⁻⁵, so that NFE · error^(1/5) is what a solution of
-    any error costs.
+    Of a method of order 5 the error falls as NFE⁻⁵, so that NFE · error^(1/5) is what a solution
+    of any error costs.
     """
     y0 = torch.tensor([[2.0, 0.0]], dtype=torch.float64)
     exact = solve(van_der_pol, y0, 0.0, 12.0, method="dop853", rtol=1e-12, atol=1e-12).y

@@ -8,8 +8,6 @@ step, one small read of the errors.
 """
 
 import math
-from collections import deque
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,7 +21,8 @@ from score_sde.solvers.ode.problem import (
     check_problem,
 )
 from score_sde.solvers.ode.runge_kutta import RungeKutta, runge_kutta_step
-from score_sde.solvers.ode.step_control import STEP_CONTROLS, Sample, StepControl
+from score_sde.solvers.ode.slots import Sample, SlotLoop, Slots
+from score_sde.solvers.ode.step_control import STEP_CONTROLS, StepControl
 from score_sde.solvers.ode.tableaux import ODE_SOLVERS
 from score_sde.tensor_ops import choose, expand_to
 
@@ -136,34 +135,8 @@ def _check_steps(span: float, max_steps: int, first_step: float | None) -> None:
         raise ValueError(f"first_step must be in (0, |t1 - t0| = {span}], got {first_step}")
 
 
-@dataclass
-class _Slots:
-    """B samples side by side: `y` and `slope` are (B, ...), `index` is (B,)."""
-
-    samples: list[Sample]
-    index: Tensor
-    y: Tensor
-    slope: Tensor
-
-    def running(self) -> list[int]:
-        return [slot for slot, sample in enumerate(self.samples) if sample.status is None]
-
-    def idle(self) -> list[int]:
-        return [slot for slot, sample in enumerate(self.samples) if sample.status is not None]
-
-    def load(self, slots: list[int], source: "_Slots", rows: list[int]) -> None:
-        """Puts the samples in `rows` of `source` into `slots`."""
-        for slot, row in zip(slots, rows, strict=True):
-            self.samples[slot] = source.samples[row]
-        # An empty list, where none of the new samples can run, has no dtype of its own.
-        to = torch.tensor(slots, dtype=torch.int64, device=self.y.device)
-        self.index = self.index.index_copy(0, to, source.index[rows])
-        self.y = self.y.index_copy(0, to, source.y[rows])
-        self.slope = self.slope.index_copy(0, to, source.slope[rows])
-
-
-class _Integrator:
-    """Drives all samples through slots of one fixed number."""
+class _Integrator(SlotLoop[Sample]):
+    """The samples' own Runge–Kutta steps; `state` of its slots is (y, slope)."""
 
     def __init__(
         self,
@@ -174,49 +147,30 @@ class _Integrator:
         eval_dtype: torch.dtype,
         on_finish: OnFinish | None,
     ) -> None:
+        samples = [Sample(index, control.t0) for index in range(len(y0))]
+        super().__init__(y0, samples, batch_size, on_finish)
         self.f = f
-        self.y = y0.clone()  # a row holds its start until its sample ends
         self.control = control
-        self.batch_size = batch_size
         self.eval_dtype = eval_dtype
-        self.on_finish = on_finish
-        self.samples = [Sample(index, control.t0) for index in range(len(y0))]
-        self.n_prepared = 0
-        self.calls = 0
 
     def run(self) -> ODEResult:
-        slots = self._prepare()
-        ready, rows = slots, deque[int]()
-        while True:
-            idle = slots.idle()
-            while idle and (rows or self.n_prepared < len(self.samples)):
-                if not rows:
-                    ready = self._prepare()
-                    rows.extend(ready.running())
-                n = min(len(idle), len(rows))
-                slots.load(idle[:n], ready, [rows.popleft() for _ in range(n)])
-                idle = idle[n:]
-            if not slots.running():
-                return self._result()
-            self._round(slots)
+        self.loop()
+        counts = {name: self.gather(name) for name in ("nfe", "status", "accepted", "rejected")}
+        return ODEResult(y=self.y, t=self.ended_at(), calls=self.calls, **counts)
 
-    def _prepare(self) -> _Slots:
-        """Slopes and first step sizes of the next B samples, ahead of need, in full batches."""
-        start, stop = self.n_prepared, min(self.n_prepared + self.batch_size, len(self.samples))
-        self.n_prepared = stop
-        padding = [
-            Sample(stop - 1, self.control.t0, status=Status.DONE)
-            for _ in range(self.batch_size - (stop - start))
-        ]
-        samples = self.samples[start:stop] + padding
-        index = torch.tensor([sample.index for sample in samples], device=self.y.device)
-        y = self.y[index]
-        slots = _Slots(samples, index, y, self._evaluate(y, self._times(samples), index))
+    def padding(self, index: int) -> Sample:
+        return Sample(index, self.control.t0, status=Status.DONE)
+
+    def prepare(self, samples: list[Sample], index: Tensor) -> Slots[Sample]:
+        """Slopes and first step sizes, ahead of need, of a full batch."""
+        slots = Slots(samples, index, (self.y[index],))
+        slope = self._evaluate(slots.state[0], slots.times(), index)
+        slots.state = (slots.state[0], slope)
         self._first_steps(slots)
         return slots
 
-    def _first_steps(self, slots: _Slots) -> None:
-        control, y, slope = self.control, slots.y, slots.slope
+    def _first_steps(self, slots: Slots[Sample]) -> None:
+        control, (y, slope) = self.control, slots.state
         norms = [control.scaled_norm(x, y.abs()) for x in (y, slope)]
         d0, d1 = torch.stack(norms).tolist()
         started = slots.running()
@@ -227,7 +181,7 @@ class _Integrator:
                 sample.status = Status.NON_FINITE
             elif control.first_step is not None:
                 sample.h = control.first_step
-        self._finish(slots, [slot for slot in started if slots.samples[slot].status is not None])
+        self.finish(slots, started)
         running = slots.running()
         if control.first_step is not None or not running:
             return
@@ -236,23 +190,22 @@ class _Integrator:
             trial[slot] = control.trial_step(d0[slot], d1[slot])
         h = control.direction * torch.tensor(trial, dtype=torch.float64)
         y_trial = y + expand_to(h.to(y.dtype).to(y.device), y) * slope
-        change = self._evaluate(y_trial, self._times(slots.samples) + h, slots.index) - slope
+        change = self._evaluate(y_trial, slots.times() + h, slots.index) - slope
         d2 = control.scaled_norm(change, y.abs()).tolist()
         for slot in running:
             sample, step = slots.samples[slot], trial[slot]
             sample.nfe += 1
             sample.h = control.initial_step(step, d1[slot], d2[slot] / step)
 
-    def _round(self, slots: _Slots) -> None:
-        """One step of every slot; idle ones stand still."""
-        running, samples, y = slots.running(), slots.samples, slots.y
+    def step(self, slots: Slots[Sample]) -> None:
+        running, samples, (y, slope) = slots.running(), slots.samples, slots.state
         steps = [self.control.propose(s) if s.status is None else 0.0 for s in samples]
         y_new, slope_new, errors = runge_kutta_step(
             self.control.method,
             lambda y, t: self._evaluate(y, t, slots.index),
-            self._times(samples),
+            slots.times(),
             y,
-            slots.slope,
+            slope,
             torch.tensor(steps, dtype=torch.float64),
         )
         magnitude = torch.maximum(y.abs(), y_new.abs())
@@ -261,34 +214,9 @@ class _Integrator:
         for slot in running:
             accepted[slot] = self.control.judge(samples[slot], norms[slot])
         move = expand_to(torch.tensor(accepted).to(y.device), y)
-        slots.y = torch.where(move, y_new, y)
-        slots.slope = torch.where(move, slope_new, slots.slope)
-        self._finish(slots, [slot for slot in running if samples[slot].status is not None])
-
-    def _finish(self, slots: _Slots, ended: list[int]) -> None:
-        if not ended:
-            return
-        index, y = slots.index[ended], slots.y[ended]
-        self.y[index] = y
-        if self.on_finish is not None:
-            samples = [slots.samples[slot] for slot in ended]
-            self.on_finish(index, y, self._gather(samples, "nfe"), self._gather(samples, "status"))
+        slots.state = (torch.where(move, y_new, y), torch.where(move, slope_new, slope))
+        self.finish(slots, running)
 
     def _evaluate(self, y: Tensor, t: Tensor, index: Tensor) -> Tensor:
         self.calls += 1
         return call_field(self.f, y, t, index, self.eval_dtype)
-
-    def _times(self, samples: list[Sample]) -> Tensor:
-        return torch.tensor([sample.t for sample in samples], dtype=torch.float64)
-
-    def _gather(self, samples: list[Sample], name: str) -> Tensor:
-        values = [int(getattr(sample, name)) for sample in samples]
-        return torch.tensor(values, device=self.y.device)
-
-    def _result(self) -> ODEResult:
-        counts = {
-            name: self._gather(self.samples, name)
-            for name in ("nfe", "status", "accepted", "rejected")
-        }
-        t = self._times(self.samples).to(self.y.dtype).to(self.y.device)
-        return ODEResult(y=self.y, t=t, calls=self.calls, **counts)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from score_sde.solvers.ode.problem import Status
 from score_sde.solvers.ode.runge_kutta import RungeKutta
+from score_sde.solvers.ode.slots import Sample
 from score_sde.tensor_ops import mean_per_sample
 
 _SAFETY, _MIN_FACTOR, _MAX_FACTOR = 0.9, 0.2, 10.0
@@ -24,22 +25,6 @@ After an accepted step with the error E_n of a method whose error is of order k,
 0.9 E_n^(−α/k) E_{n−1}^(β/k) times as long. With β = 0 the size follows the last error alone, as in
 scipy; Gustafsson (1991), "Control theoretic techniques for stepsize selection in explicit
 Runge–Kutta methods", also looks at the error before it, so that fewer steps are rejected."""
-
-
-@dataclass
-class Sample:
-    """What the host knows of one sample. `status` is None while it runs."""
-
-    index: int
-    t: float
-    t_next: float = 0.0
-    h: float = 0.0  # size of the step to try next, unsigned
-    after_rejection: bool = False
-    last_error: float = 1.0  # of the last accepted step
-    nfe: int = 0
-    accepted: int = 0
-    rejected: int = 0
-    status: Status | None = None
 
 
 @dataclass(frozen=True)
