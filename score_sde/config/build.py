@@ -335,7 +335,14 @@ def _ode_sampler(config: Config, sde: SDE, eps: float) -> Sampler:
             "its discrete chain only: take pc, ddim, heun or dpm_solver++"
         )
     return ODESampler(
-        sde, sampling.rtol, sampling.atol, eps, sampling.max_steps, tweedie=sampling.noise_removal
+        sde,
+        sampling.rtol,
+        sampling.atol,
+        eps,
+        sampling.max_steps,
+        method=field(config, "sampling.ode_solver"),
+        control=field(config, "sampling.step_control"),
+        tweedie=sampling.noise_removal,
     )
 
 

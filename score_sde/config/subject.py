@@ -32,6 +32,7 @@ from score_sde.evaluation.references import References
 from score_sde.evaluation.shards import Shards
 from score_sde.evaluation.subject import Subject
 from score_sde.sde import SDE
+from score_sde.solvers.ode import ODE_SOLVERS
 
 
 def _options(config: Config) -> dict[str, Any]:
@@ -115,6 +116,8 @@ def _draw_facts(config: Config, sde: SDE) -> dict[str, Any]:
     """
     facts: dict[str, Any] = {"sampling": history.of_group(config, "sampling")}
     facts |= _code_of(config, "sampling.method", "sampling.predictor", "sampling.corrector")
+    if (solver := field(config, "sampling.ode_solver")) != "rk45":
+        facts["ode_solver"] = repr(ODE_SOLVERS[solver])
     sampling, continuous = config.sampling, config.training.continuous
     pc = sampling.method == "pc"
     if sde.has_chain and sde.network_output == "noise" and not continuous:

@@ -15,7 +15,7 @@ from score_sde.evaluation.figure import Figure, LeftOut, mean_figure
 from score_sde.evaluation.subject import Subject
 from score_sde.noise import Stream
 from score_sde.sde import Score
-from score_sde.solvers.ode import Status
+from score_sde.solvers.ode import ODE_SOLVERS, STEP_CONTROLS, Status
 
 SDE_DRAWS, SDE_TIMES, CHAIN_DRAWS = 2, 16, 16
 """Of the bounds' estimates. All steps of a chain would be a thousand evaluations an image, for
@@ -176,6 +176,7 @@ def bits_per_dim(subject: Subject, split: str) -> Figure:
     how = {name: options[name] for name in names}
     if kind != "exact":
         how["bpd_probes"] = options["bpd_probes"]
+    solver, control = options["ode_solver"], options["step_control"]
 
     def compute(shard: _Images) -> dict[str, Tensor]:
         probes, n = None, options["bpd_probes"]
@@ -194,12 +195,17 @@ def bits_per_dim(subject: Subject, split: str) -> Figure:
             eps=options["bpd_eps"],
             batch_size=images.size,
             max_steps=options["max_steps"],
+            method=solver,
+            control=control,
         )
         bits = likelihoods.bits_per_dim(result.logp, math.prod(info.shape), width)
         made = {"bits": bits, "nfe": result.nfe, "status": result.status}
         return {name: value.view(draws, -1).T for name, value in made.items()}
 
     arrays, facts = ("bits", "nfe", "status"), {"batch_size": images.size, **how}
+    # Shards of the first solver and control have been kept that name neither.
+    facts |= {} if solver == "rk45" else {"ode_solver": repr(ODE_SOLVERS[solver])}
+    facts |= {} if control == "i" else {"step_control": STEP_CONTROLS[control]}
     results = images.results("bits", compute, arrays, draws, **facts)
     subject.results[f"bits {split}"] = results["bits"].mean(1)
     done = (results["status"] == Status.DONE).all(1)
@@ -220,7 +226,7 @@ def bits_per_dim(subject: Subject, split: str) -> Figure:
         given_up=int((~done).sum()),
         sec=results["sec"],
         **how,
-        method="Dormand–Prince 5(4), an error norm for each image",
+        method=f"{ODE_SOLVERS[solver].title}, an error norm for each image",
     )
 
 

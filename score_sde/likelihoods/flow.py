@@ -27,7 +27,7 @@ from torch import Tensor
 from score_sde.likelihoods.divergence import value_and_divergence
 from score_sde.score import ScoreFor
 from score_sde.sde import SDE, Score
-from score_sde.solvers.ode import ODEResult, Status, solve
+from score_sde.solvers.ode import ODEResult, RungeKutta, Status, solve
 
 Solver = Callable[..., ODEResult]
 """`solvers.ode.solve` or `solve_scipy`, with its options in place."""
@@ -62,6 +62,8 @@ def log_likelihood(
     eps: float = 1e-5,
     batch_size: int | None = None,
     max_steps: int = 10_000,
+    method: str | RungeKutta = "rk45",
+    control: str = "i",
 ) -> LogLikelihood:
     """Log density of data in nats (Song et al. 2021, section 4.3 and appendix D.2).
 
@@ -79,11 +81,21 @@ def log_likelihood(
         eps: where the flow begins; for networks that were never shown such small times, their own.
         batch_size: how many samples the score sees at a time; all N by default.
         max_steps: steps after which a sample is given up, with its status saying so.
+        method: of the solver: a row of `solvers.ode.ODE_SOLVERS`, or a table of one's own.
+        control: how its steps follow from their errors, a row of `solvers.ode.STEP_CONTROLS`.
 
     Raises:
         ValueError: where an argument is outside of what is described here.
     """
-    solver = partial(solve, rtol=rtol, atol=atol, batch_size=batch_size, max_steps=max_steps)
+    solver = partial(
+        solve,
+        rtol=rtol,
+        atol=atol,
+        batch_size=batch_size,
+        max_steps=max_steps,
+        method=method,
+        control=control,
+    )
     return integrate(sde, score_for, x, probes, eps, solver)[0]
 
 
@@ -96,12 +108,14 @@ def encode(
     atol: float = 1e-5,
     eps: float = 1e-5,
     batch_size: int | None = None,
+    method: str | RungeKutta = "rk45",
 ) -> ODEResult:
     """The latents of data: the flow from eps to T, without densities.
 
     Arguments as of `log_likelihood`. Returns the latents as `y` (N, ...), with their status.
     """
-    return _transport(sde, score_for, x, eps, sde.T, rtol, atol, batch_size)
+    solver = partial(solve, rtol=rtol, atol=atol, batch_size=batch_size, method=method)
+    return _transport(sde, score_for, x, eps, sde.T, solver)
 
 
 def decode(
@@ -113,9 +127,11 @@ def decode(
     atol: float = 1e-5,
     eps: float = 1e-5,
     batch_size: int | None = None,
+    method: str | RungeKutta = "rk45",
 ) -> ODEResult:
     """The inverse of `encode`: latents z (N, ...) at T → data at eps, as `y`."""
-    return _transport(sde, score_for, z, sde.T, eps, rtol, atol, batch_size)
+    solver = partial(solve, rtol=rtol, atol=atol, batch_size=batch_size, method=method)
+    return _transport(sde, score_for, z, sde.T, eps, solver)
 
 
 def integrate(
@@ -169,17 +185,14 @@ def _transport(
     x: Tensor,
     start: float,
     end: float,
-    rtol: float,
-    atol: float,
-    batch_size: int | None,
+    solver: Solver,
 ) -> ODEResult:
     _check(sde, x, min(start, end))
 
     def field(x: Tensor, t: Tensor, row: Tensor) -> Tensor:
         return sde.reverse(score_for(row), probability_flow=True).sde(x, t)[0]
 
-    options = {"rtol": rtol, "atol": atol, "batch_size": batch_size}
-    result = solve(field, _precise(x), start, end, eval_dtype=x.dtype, **options)
+    result = solver(field, _precise(x), start, end, eval_dtype=x.dtype)
     return replace(result, y=result.y.to(x.dtype))
 
 

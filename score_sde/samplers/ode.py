@@ -9,7 +9,8 @@ from score_sde.noise import SampleNoise
 from score_sde.samplers.grid import OnStep, Samples, batches
 from score_sde.score import ScoreFor, denoised_from_score
 from score_sde.sde import SDE
-from score_sde.solvers.ode import solve
+from score_sde.solvers.ode import ODE_SOLVERS, RungeKutta, solve
+from score_sde.tensor_ops import choose
 
 _ROUNDS = 8
 
@@ -28,10 +29,12 @@ class ODESampler:
         atol: absolute tolerance.
         eps: where the solution ends; the SDE's own by default.
         max_steps: steps after which a sample is given up, with its `status` saying so.
+        method: a row of `solvers.ode.ODE_SOLVERS`, by name, or a `RungeKutta` table.
+        control: a row of `solvers.ode.STEP_CONTROLS`, by name.
         tweedie: ends with Tweedie's formula at eps, one more evaluation.
 
     Raises:
-        ValueError: where eps is not in (0, T).
+        ValueError: where eps is not in (0, T), or no method has this name.
     """
 
     def __init__(
@@ -42,10 +45,13 @@ class ODESampler:
         eps: float | None = None,
         max_steps: int = 10_000,
         *,
+        method: str | RungeKutta = "rk45",
+        control: str = "i",
         tweedie: bool = False,
     ) -> None:
         self.sde = sde
-        self.rtol, self.atol, self.max_steps = rtol, atol, max_steps
+        self.method = choose(ODE_SOLVERS, method, "method") if isinstance(method, str) else method
+        self.control, self.rtol, self.atol, self.max_steps = control, rtol, atol, max_steps
         self.eps = sde.eps if eps is None else eps
         self.tweedie = tweedie
         if not 0 < self.eps < sde.T:
@@ -93,6 +99,8 @@ class ODESampler:
             self.eps,
             rtol=self.rtol,
             atol=self.atol,
+            method=self.method,
+            control=self.control,
             batch_size=batch_size,
             max_steps=self.max_steps,
         )

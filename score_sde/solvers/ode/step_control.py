@@ -5,37 +5,34 @@ same wherever in a batch a sample stands (a vectorised power may round otherwise
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from score_sde.solvers.ode.problem import Status
+from score_sde.solvers.ode.runge_kutta import RungeKutta
+from score_sde.solvers.ode.slots import Sample
 from score_sde.tensor_ops import mean_per_sample
 
 _SAFETY, _MIN_FACTOR, _MAX_FACTOR = 0.9, 0.2, 10.0
-_EXPONENT = 1 / 5  # one over the order of the result that is carried on
-_EVALUATIONS = 6  # of one step
+_LEAST_ERROR = 1e-4  # that is remembered: an error of 0 says nothing about the next one
 
+STEP_CONTROLS: dict[str, tuple[float, float]] = {"i": (1.0, 0.0), "pi": (0.7, 0.4)}
+"""Name in configs (`sampling.step_control`, `eval.step_control`) → α and β.
 
-@dataclass
-class Sample:
-    """What the host knows of one sample. `status` is None while it runs."""
-
-    index: int
-    t: float
-    t_next: float = 0.0
-    h: float = 0.0  # size of the step to try next, unsigned
-    after_rejection: bool = False
-    nfe: int = 0
-    accepted: int = 0
-    rejected: int = 0
-    status: Status | None = None
+After an accepted step with the error E_n of a method whose error is of order k, the next one is
+0.9 E_n^(−α/k) E_{n−1}^(β/k) times as long. With β = 0 the size follows the last error alone, as in
+scipy; Gustafsson (1991), "Control theoretic techniques for stepsize selection in explicit
+Runge–Kutta methods", also looks at the error before it, so that fewer steps are rejected."""
 
 
 @dataclass(frozen=True)
 class StepControl:
     """How steps are chosen and judged: Hairer, Nørsett, Wanner I, II.4."""
 
+    method: RungeKutta
+    gains: tuple[float, float]  # of `STEP_CONTROLS`
     t0: float
     t1: float
     rtol: float
@@ -43,6 +40,11 @@ class StepControl:
     max_steps: int
     first_step: float | None
     spacing: float  # of the floats of the state, in units of that of doubles
+
+    @property
+    def exponent(self) -> float:
+        """The power of the error that the size of a step goes with."""
+        return 1 / self.method.error_order
 
     @property
     def direction(self) -> float:
@@ -63,7 +65,7 @@ class StepControl:
         if not math.isfinite(d2):
             return _MIN_FACTOR * h
         steepest = max(d1, d2)
-        guess = max(1e-6, h * 1e-3) if steepest <= 1e-15 else (0.01 / steepest) ** _EXPONENT
+        guess = max(1e-6, h * 1e-3) if steepest <= 1e-15 else (0.01 / steepest) ** self.exponent
         return min(100 * h, guess, abs(self.t1 - self.t0))
 
     def propose(self, sample: Sample) -> float:
@@ -75,16 +77,21 @@ class StepControl:
         sample.h = abs(t_next - sample.t)
         return t_next - sample.t
 
-    def judge(self, sample: Sample, error: float) -> bool:
-        """Whether the proposed step is accepted; sets the size of the next, or ends the sample."""
-        sample.nfe += _EVALUATIONS
+    def judge(self, sample: Sample, norms: Sequence[float]) -> bool:
+        """Whether the proposed step is accepted; sets the size of the next, or ends the sample.
+
+        `norms` are those of the method's estimates of the error.
+        """
+        error = self.method.error(norms)
+        sample.nfe += self.method.evaluations
         factor = _MIN_FACTOR
         if error == 0:
             factor = _MAX_FACTOR
         elif math.isfinite(error):
-            factor = min(_MAX_FACTOR, max(_MIN_FACTOR, _SAFETY * error**-_EXPONENT))
+            factor = min(_MAX_FACTOR, max(_MIN_FACTOR, self._factor(sample, error)))
         accepted = error < 1
         if accepted:
+            sample.last_error = max(error, _LEAST_ERROR)
             sample.t = sample.t_next
             sample.accepted += 1
             factor = min(1.0, factor) if sample.after_rejection else factor
@@ -94,6 +101,13 @@ class StepControl:
         sample.after_rejection = not accepted
         sample.status = self._status(sample, error)
         return accepted
+
+    def _factor(self, sample: Sample, error: float) -> float:
+        if error >= 1:  # it will be rejected, and what was before is of no help
+            return _SAFETY * error**-self.exponent
+        alpha, beta = self.gains
+        before = sample.last_error ** (beta * self.exponent)
+        return _SAFETY * error ** -(alpha * self.exponent) * before
 
     def _status(self, sample: Sample, error: float) -> Status | None:
         if sample.t == self.t1:
