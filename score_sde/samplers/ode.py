@@ -34,6 +34,8 @@ class ODESampler:
         ValueError: where eps is not in (0, T).
     """
 
+    deterministic = True
+
     def __init__(
         self,
         sde: SDE,

@@ -106,6 +106,7 @@ class NoneCorrector(Step):
 
     name = "none"
     evaluations = 0
+    deterministic = True
 
     def __init__(
         self, sde: SDE, snr: float = 0.16, n_steps: int = 1, norms: Norms = "sample"

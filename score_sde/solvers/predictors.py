@@ -41,6 +41,11 @@ class Predictor(Step):
         super().__init__(sde)
         self.probability_flow = probability_flow
 
+    @property
+    def deterministic(self) -> bool:
+        """With `probability_flow`."""
+        return self.probability_flow
+
     def _add_noise(self, x_mean: Tensor, std: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         if self.probability_flow:
             return x_mean, x_mean
@@ -113,6 +118,7 @@ class NonePredictor(Predictor):
     chain_steps = True
     weak_order = None
     evaluations = 0
+    deterministic = True
 
     def step(
         self, x: Tensor, t: Tensor, t_next: Tensor | None, score: Score, noise: Noise
