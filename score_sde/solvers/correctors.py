@@ -106,12 +106,16 @@ class NoneCorrector(Step):
 
     name = "none"
     evaluations = 0
-    deterministic = True
 
     def __init__(
         self, sde: SDE, snr: float = 0.16, n_steps: int = 1, norms: Norms = "sample"
     ) -> None:
         super().__init__(sde)
+
+    @property
+    def deterministic(self) -> bool:
+        """It adds nothing."""
+        return True
 
     def step(
         self, x: Tensor, t: Tensor, t_next: Tensor | None, score: Score, noise: Noise

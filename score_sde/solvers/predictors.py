@@ -118,7 +118,11 @@ class NonePredictor(Predictor):
     chain_steps = True
     weak_order = None
     evaluations = 0
-    deterministic = True
+
+    @property
+    def deterministic(self) -> bool:
+        """It adds nothing."""
+        return True
 
     def step(
         self, x: Tensor, t: Tensor, t_next: Tensor | None, score: Score, noise: Noise
