@@ -5,6 +5,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import Tensor
+
 from score_sde import parallel, pictures
 from score_sde.atomic import cannot_write, check_writable, write_whole
 from score_sde.commands.compared import Compared, OfCheckpoint, OfExact
@@ -145,12 +147,11 @@ class _Study:
         entries, left_out = self._entries(config, references, sources)
         self._draw(entries)
         floor = self._floor(config, entries[0].subject, sources, left_out)
-        samples = [entry.subject.samples for entry in entries]
+        results, shown = self._results(entries, floor)
         if self.world.is_main:
-            results = self._results(entries, samples, floor)
             self.log.say("\n" + tables(results, floor, left_out))
             self._write(config, results, floor, left_out, time.monotonic() - start)
-            self._picture(results, samples, floor)
+            self._picture(results, shown, floor)
         parallel.barrier()
         return self._path(".json")
 
@@ -191,7 +192,12 @@ class _Study:
     ) -> tuple[list[_Entry], dict[str, str]]:
         """The rows that run, that of the converged ODE first, and why others do not."""
         shards = Shards(
-            self.folder / "shards", self.origin.facts, self.world, self.log, bars=False
+            self.folder / "shards",
+            self.origin.facts,
+            self.world,
+            self.log,
+            bars=False,
+            option="--workdir",
         )
         entries, left_out = list[_Entry](), dict[str, str]()
         for row in [converged(CONVERGED), *PRESETS[self.preset](config)]:
@@ -238,27 +244,30 @@ class _Study:
             return None
 
     def _results(
-        self, entries: list[_Entry], samples: list[SampleSet], floor: Floor | None
-    ) -> list[Result]:
-        """The figures of every row."""
+        self, entries: list[_Entry], floor: Floor | None
+    ) -> tuple[list[Result], list[Tensor]]:
+        """The figures of every row, and its first images; both empty but in the main process."""
         reached: SampleSet | None = None
-        results = []
-        for entry, drawn in zip(entries, samples, strict=True):
+        results, shown = list[Result](), list[Tensor]()
+        for entry in entries:
+            drawn = entry.subject.samples
+            if not self.world.is_main:
+                continue
             is_converged = entry.row.series == CONVERGED_ODE
-            if is_converged:
-                reached = drawn
             same = history.of_checkpoint(entry.config) == history.of_checkpoint(self.config)
-            compares = entry.sampler.deterministic and same and not is_converged
-            figures, left_out = compute_figures(
-                entry.subject, reached if compares else None, floor
-            )
-            how = {"budget": entry.row.budget, "fields": dict(entry.row.fields)}
-            if not hasattr(entry.sampler, "rtol"):
-                how["num_steps"] = getattr(entry.sampler, "num_steps", None)
-            results.append(
-                Result(entry.row.series, entry.row.at, how, drawn.how, figures, left_out)
-            )
-        return results
+            reaches = entry.sampler.deterministic and same and not is_converged
+            figures, left_out = compute_figures(entry.subject, reached if reaches else None, floor)
+            how = {
+                "budget": entry.row.budget,
+                "num_steps": getattr(entry.sampler, "num_steps", None),
+                "fields": dict(entry.row.fields),
+            }
+            row = entry.row
+            results.append(Result(row.series, row.at, how, drawn.how, figures, left_out))
+            shown.append(_by_number(drawn))
+            reached = drawn if is_converged else reached
+            entry.subject.results.clear()  # all rows together would take too much memory
+        return results, shown
 
     def _write(
         self,
@@ -285,18 +294,25 @@ class _Study:
         write_whole(path, lambda file: file.write(text.encode()), "--workdir")
         self.log.say(f"report: {path}, after {duration(elapsed_sec)}")
 
-    def _picture(
-        self, results: list[Result], samples: list[SampleSet], floor: Floor | None
-    ) -> None:
+    def _picture(self, results: list[Result], shown: list[Tensor], floor: Floor | None) -> None:
         title = f"{self.preset}: {self.num_samples} images from {self.origin.title}"
-        pictures.quality_plot(self._path(".png"), title, panels(results, floor))
+        plot, sheet = self._path(".png"), self._path("_sheet.png")
+        pictures.quality_plot(plot, title, panels(results, floor))
         cells = {
-            (result.series, result.at): drawn.x.clamp(0, 1)
-            for result, drawn in zip(results, samples, strict=True)
-            if drawn.x is not None and len(drawn.x)
+            (result.series, result.at): images
+            for result, images in zip(results, shown, strict=True)
         }
-        pictures.sample_sheet(self._path("_sheet.png"), title, cells)
-        self.log.say(f"plot: {self._path('.png')}; samples: {self._path('_sheet.png')}")
+        pictures.sample_sheet(sheet, title, cells)
+        self.log.say(f"plot: {plot}; samples: {sheet}")
 
     def _path(self, suffix: str) -> Path:
         return self.folder / f"{self.preset}_{self.origin.name}{suffix}"
+
+
+def _by_number(drawn: SampleSet) -> Tensor:
+    """The first images, uint8, each in the place of its number; white where it was given up."""
+    number = drawn.index[: len(drawn.images)]
+    places = int(number.max()) + 1 if len(number) else 1
+    images = drawn.images.new_full((places, *drawn.images.shape[1:]), 255)
+    images[number] = drawn.images
+    return images

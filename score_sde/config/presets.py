@@ -99,7 +99,7 @@ def student(config: Config) -> list[Row]:
         rows += [Row(f"PC, snr {snr:g}", str(k), _pc(k, **langevin)) for k in steps]
     rows += [Row("ODE", f"{tol:g}", _ode(tol)) for tol in (1e-3, 1e-5)]
     for sigma in SIGMAS:
-        sde = {"training.sde": "sigma_t", "model.sigma": sigma}
+        sde = {"training.sde": "powervesde", "model.sigma": sigma}
         rows += [Row(f"Euler–Maruyama, σ {sigma:g}", str(k), sde | _pc(k, **euler)) for k in steps]
     return rows
 

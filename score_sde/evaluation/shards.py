@@ -46,6 +46,7 @@ class Shards:
         world: the processes that share the work.
         log: shows the progress, and says which shards are computed again.
         bars: whether each result has a progress bar of its own.
+        option: that names another folder, for the message where this one can't be written to.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class Shards:
     world: parallel.World
     log: Logbook
     bars: bool = True
+    option: str = "--eval_folder"
 
     def results(
         self,
@@ -142,7 +144,7 @@ class Shards:
             for shard in faults:
                 start = time.monotonic()
                 results = compute(shard.index)
-                shard.write(results, time.monotonic() - start)
+                shard.write(results, time.monotonic() - start, self.option)
                 if bar is not None:
                     bar.update(len(shard.index))
         return shards
@@ -165,11 +167,11 @@ class _Shard:
     types: Mapping[str, Any]
     first: Mapping[str, int]
 
-    def write(self, results: Mapping[str, Tensor], sec: float) -> None:
+    def write(self, results: Mapping[str, Tensor], sec: float, option: str) -> None:
         arrays = {name: value.cpu().numpy() for name, value in results.items()}
         whole = {"index": self.index.numpy(), "sec": np.float64(sec), **arrays}
         make_way(self.path)
-        write_whole(self.path, partial(np.savez, **whole), "--eval_folder")
+        write_whole(self.path, partial(np.savez, **whole), option)
 
     def fault(self) -> str:
         """Why it must be computed, empty where it need not. Nothing is kept in memory."""
