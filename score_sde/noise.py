@@ -45,6 +45,7 @@ class Stream(IntEnum):
     HELD_OUT = 4
     ORDER = 5
     BOUND = 6
+    DATA = 7  # data that are computed, such as exact draws from a mixture
 
 
 def philox(counter: Sequence[Tensor], key: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

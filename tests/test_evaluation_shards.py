@@ -187,3 +187,22 @@ def test_shards_are_whole_batches_and_enough_to_share():
     assert shard_size(10_000, 128) == 3 * 128
     assert shard_size(50_000, 64) == 4 * 64
     assert shard_size(5, 5) == 5
+
+
+def test_results_of_one_shard_each_are_shared_by_turns(tmp_path):
+    seen = {0: [], 1: []}
+    for rank in (0, 1):
+        kept = shards(tmp_path, rank=rank, size=2)
+        for turn in range(4):
+            kept.fill(
+                "x",
+                torch.arange(3),
+                4,
+                lambda i, rank=rank, turn=turn: seen[rank].append(turn) or squares(i),
+                {"square": np.int64},
+                turn=turn,
+                row=turn,
+            )
+    assert seen == {0: [0, 2], 1: [1, 3]}
+    given = results(shards(tmp_path), torch.arange(3), compute=None, row=1)
+    assert given["square"].tolist() == [0, 1, 4]

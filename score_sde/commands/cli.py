@@ -97,6 +97,12 @@ MODES: dict[str, Mode] = {
         ("checkpoint", "raw", "eval_folder", "wait"),
         several_processes=True,
     ),
+    "compare": Mode(
+        "score_sde.commands.modes:compare",
+        "compare samplers by what each evaluation of the network buys",
+        ("checkpoint", "raw", "num_samples", "preset", "exact", "exact_std"),
+        several_processes=True,
+    ),
     "stats": Mode("score_sde.commands.modes:stats", "compute the data set's statistics"),
     "inpaint": Mode(
         "score_sde.commands.modes:complete",

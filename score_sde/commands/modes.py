@@ -4,6 +4,7 @@ from typing import Any
 
 from score_sde.commands.average import average as average_weights
 from score_sde.commands.cli import Command
+from score_sde.commands.compare import compare as compare_samplers
 from score_sde.commands.complete import complete as complete_images
 from score_sde.commands.evaluate import evaluate as evaluate_checkpoints
 from score_sde.commands.sample import sample as draw_samples
@@ -61,6 +62,22 @@ def evaluate(command: Command) -> None:
         raw=options["raw"],
         overrides=command.overrides,
         wait_minutes=options["wait"],
+    )
+
+
+def compare(command: Command) -> None:
+    """`--mode compare`."""
+    options = command.options
+    compare_samplers(
+        command.config,
+        command.workdir,
+        preset=options["preset"] or "few_steps",
+        num_samples=options["num_samples"] or 100,
+        checkpoint=options["checkpoint"],
+        raw=options["raw"],
+        exact=options["exact"] or "",
+        exact_std=options["exact_std"],
+        overrides=command.overrides,
     )
 
 

@@ -90,13 +90,30 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
     flags.DEFINE_integer(
         "num_samples",
         None,
-        "How many images to draw (default 64), or to inpaint or colorize (8).",
+        "How many images to draw (default 64), to compare (100), or to inpaint or colorize (8).",
         lower_bound=1,
         **here,
     )
     flags.DEFINE_integer(
         "completions", None, "How many of each image (default 4).", lower_bound=1, **here
     )
+    flags.DEFINE(
+        _Text(),
+        "preset",
+        None,
+        "What to compare: few_steps (default), or a row of score_sde.config.presets:PRESETS.",
+        **here,
+    )
+    flags.DEFINE(
+        _Text(),
+        "exact",
+        None,
+        "Compare on an exact score instead of a network's, of data made of "
+        "training images: points (300 of them, each with the std of --exact_std around it) or "
+        "classes (a Gaussian for each).",
+        **here,
+    )
+    flags.DEFINE_float("exact_std", None, "In units of the scaled data (default 0.1).", **here)
     flags.DEFINE_float(
         "wait",
         0.0,

@@ -12,6 +12,7 @@ import secrets
 import time
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,12 +45,16 @@ class Shards:
         facts: what every number depends on: weights, data, seed, options.
         world: the processes that share the work.
         log: shows the progress, and says which shards are computed again.
+        bars: whether each result has a progress bar of its own.
+        option: that names another folder, for the message where this one can't be written to.
     """
 
     folder: Path
     facts: Mapping[str, Any]
     world: parallel.World
     log: Logbook
+    bars: bool = True
+    option: str = "--eval_folder"
 
     def results(
         self,
@@ -82,6 +87,45 @@ class Shards:
         Raises:
             OSError: a shard that cannot be written.
         """
+        shards = self.fill(name, index, batch, compute, types, first, **facts)
+        parallel.barrier()
+        try:
+            contents = [shard.read() for shard in shards]
+        except FileNotFoundError as error:
+            home = shards[0].path.parent
+            message = f"{home} lacks shards that were just written: does every process see it?"
+            raise OSError(message) from error
+        arrays = {key: np.concatenate([each[key] for each in contents]) for key in types}
+        return {**arrays, "sec": float(sum(each["sec"] for each in contents))}
+
+    def fill(
+        self,
+        name: str,
+        index: Tensor,
+        batch: int,
+        compute: Callable[[Tensor], Mapping[str, Tensor]],
+        types: Mapping[str, Any],
+        first: Mapping[str, int] = MappingProxyType({}),
+        turn: int = 0,
+        **facts: Any,
+    ) -> list["_Shard"]:
+        """Computes this process's share of what `results` reads, and waits for no other.
+
+        Of many results with one shard each, all processes compute some so.
+
+        Args:
+            name: this and the others as of `results`.
+            index: int64 (N,).
+            batch: samples in a batch.
+            compute: for some of the samples.
+            types: of the arrays.
+            first: of the arrays that have fewer rows.
+            turn: which process takes the first shard.
+            **facts: what else the numbers depend on.
+
+        Returns:
+            All shards in order, those of other processes too.
+        """
         size = shard_size(len(index), batch)
         home = self.folder / f"{name}_{_digest({**self.facts, **facts, 'size': size})}"
         shards = [
@@ -89,27 +133,21 @@ class Shards:
             _Shard(home / f"{k * size:06d}_{len(part)}.npz", part, types, first)
             for k, part in enumerate(index.split(size))
         ]
-        mine = shards[self.world.rank :: self.world.size]
+        mine = shards[(self.world.rank - turn) % self.world.size :: self.world.size]
         faults = {shard: fault for shard in mine if (fault := shard.fault())}
         if passed_over := [fault for fault in faults.values() if fault != _MISSING]:
             n, why = f"{len(passed_over)} of {len(mine)} shards", passed_over[0]
             self.log.say(f"computed again: {n} in {home}, as {why}")
         ahead = sum(len(shard.index) for shard in mine)
         done = ahead - sum(len(shard.index) for shard in faults)
-        with self.log.progress(ahead, done, unit="image") as bar:
+        with self.log.progress(ahead, done, unit="image") if self.bars else nullcontext() as bar:
             for shard in faults:
                 start = time.monotonic()
                 results = compute(shard.index)
-                shard.write(results, time.monotonic() - start)
-                bar.update(len(shard.index))
-        parallel.barrier()
-        try:
-            contents = [shard.read() for shard in shards]
-        except FileNotFoundError as error:
-            message = f"{home} lacks shards that were just written: does every process see it?"
-            raise OSError(message) from error
-        arrays = {key: np.concatenate([each[key] for each in contents]) for key in types}
-        return {**arrays, "sec": float(sum(each["sec"] for each in contents))}
+                shard.write(results, time.monotonic() - start, self.option)
+                if bar is not None:
+                    bar.update(len(shard.index))
+        return shards
 
 
 def shard_size(count: int, batch: int) -> int:
@@ -129,11 +167,11 @@ class _Shard:
     types: Mapping[str, Any]
     first: Mapping[str, int]
 
-    def write(self, results: Mapping[str, Tensor], sec: float) -> None:
+    def write(self, results: Mapping[str, Tensor], sec: float, option: str) -> None:
         arrays = {name: value.cpu().numpy() for name, value in results.items()}
         whole = {"index": self.index.numpy(), "sec": np.float64(sec), **arrays}
         make_way(self.path)
-        write_whole(self.path, partial(np.savez, **whole), "--eval_folder")
+        write_whole(self.path, partial(np.savez, **whole), option)
 
     def fault(self) -> str:
         """Why it must be computed, empty where it need not. Nothing is kept in memory."""

@@ -1,5 +1,6 @@
 """What is evaluated: the one object that figures are functions of."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -38,7 +39,11 @@ class SampleSet:
         features: float32 (N, D), of all.
         logits: float32 (N, K), where the feature network knows classes.
         values: what each of `Subject.each_sample` gives, (N, ...).
-        how: for the report: how they were drawn, the mean `nfe`, how many were `given_up`.
+        how: for the report: how they were drawn, the mean `nfe`, how many were `given_up`; with
+            `Subject.keeps_x` also `sec_each`, the seconds that drawing one took, features apart.
+        index: int64 (N,), which samples these are.
+        x: float32 (N, C, H, W) in [0, 1] and beyond, before they are rounded; None unless
+            `Subject.keeps_x`.
     """
 
     images: Tensor
@@ -46,6 +51,8 @@ class SampleSet:
     logits: Tensor | None
     values: Mapping[Measure, np.ndarray]
     how: Mapping[str, Any]
+    index: Tensor
+    x: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +82,7 @@ class Subject:
         references: what samples are measured by and compared with.
         shards: where results are kept by sample.
         each_sample: by name, what else is computed of every sample.
+        keeps_x: whether the samples themselves are kept, all of them and before rounding.
         results: by name, what figures share with others and with the picture.
     """
 
@@ -96,6 +104,7 @@ class Subject:
     references: References
     shards: Shards
     each_sample: Mapping[str, Measure] = field(default_factory=dict)
+    keeps_x: bool = False
     results: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def once(self, name: str, compute: Callable[[], Value]) -> Value:
@@ -115,7 +124,12 @@ class Subject:
             raise LeftOut
         return self.once("samples", self._samples)
 
-    def _samples(self) -> SampleSet:
+    def draw_share(self, turn: int) -> None:
+        """Draws this process's share of the samples and waits for no other; see `Shards.fill`."""
+        self.shards.fill(**self._to_draw(), turn=turn)
+
+    def _to_draw(self) -> dict[str, Any]:
+        """What `Shards.results` takes to draw and measure the samples."""
         network, shape = self.references.network, self.references.shape
 
         def measure(images: Tensor) -> dict[str, Tensor]:
@@ -129,24 +143,41 @@ class Subject:
 
         def compute(index: Tensor) -> dict[str, Tensor]:
             parts = []
+            start = time.perf_counter()
             for part in self.draw(index):
+                part.nfe.cpu()  # waits for the device
+                sec = (time.perf_counter() - start) / len(part.index)
                 status = torch.zeros_like(part.nfe) if part.status is None else part.status.clone()
                 x = self.inverse_scale(part.x)
                 status[~x.flatten(1).isfinite().all(1)] = Status.NON_FINITE
                 images = to_uint8(x.nan_to_num(0.0))
                 shown = images[part.index.to(images.device) < SHOWN]  # all would be gigabytes
                 made = {"images": shown, "nfe": part.nfe, "status": status, **measure(images)}
+                if self.keeps_x:
+                    made["x"] = x.nan_to_num(0.0).float()
+                    made["draw_sec"] = torch.full(status.shape, sec, dtype=torch.float64)
                 parts.append({name: value.cpu() for name, value in made.items()})
+                start = time.perf_counter()
             return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
         black = measure(torch.zeros(1, *shape, dtype=torch.uint8, device=self.device))
         types = {name: (a.cpu().numpy().dtype, a.shape[1:]) for name, a in black.items()}
         types |= {"images": (np.uint8, shape), "nfe": np.int64, "status": np.int64}
-        index, batch = torch.arange(self.options["num_samples"]), self.sampling["batch_size"]
-        facts = {**self.draw_facts, "network": network.fingerprint}
-        results = self.shards.results(
-            "samples", index, batch, compute, types, first={"images": SHOWN}, **facts
-        )
+        if self.keeps_x:
+            types |= {"x": (np.float32, shape), "draw_sec": np.float64}
+        return {
+            "name": "samples",
+            "index": torch.arange(self.options["num_samples"]),
+            "batch": self.sampling["batch_size"],
+            "compute": compute,
+            "types": types,
+            "first": {"images": SHOWN},
+            **self.draw_facts,
+            "network": network.fingerprint,
+        }
+
+    def _samples(self) -> SampleSet:
+        results = self.shards.results(**self._to_draw())
         finite = results["status"] == Status.DONE
         images, method = results["images"], self.sampling["method"]
         how: dict[str, Any] = {"method": method}
@@ -157,12 +188,16 @@ class Subject:
         if self.num_classes:
             how["labels"] = "each class equally often"
         how |= {"nfe": float(results["nfe"].mean()), "given_up": int((~finite).sum())}
+        if self.keeps_x:
+            how["sec_each"] = float(results["draw_sec"].mean())
         return SampleSet(
             torch.from_numpy(images[finite[: len(images)]]),
             torch.from_numpy(results["features"][finite]),
             torch.from_numpy(results["logits"][finite]) if "logits" in results else None,
             {of: results[_kept_as(name, of)][finite] for name, of in self.each_sample.items()},
             {**how, "sec": results["sec"]},
+            torch.from_numpy(finite.nonzero()[0]),
+            torch.from_numpy(results["x"][finite]) if self.keeps_x else None,
         )
 
 

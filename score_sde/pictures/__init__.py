@@ -11,14 +11,19 @@ from score_sde.pictures.images import (
     to_uint8,
 )
 from score_sde.pictures.plots import Curve, evaluation_sheet, loss_curve
+from score_sde.pictures.study import Panel, Points, quality_plot, sample_sheet
 
 __all__ = [
     "Curve",
     "NotFiniteError",
+    "Panel",
+    "Points",
     "evaluation_sheet",
     "grid",
     "loss_curve",
     "origin_of",
+    "quality_plot",
+    "sample_sheet",
     "save_film",
     "save_images",
     "save_png",

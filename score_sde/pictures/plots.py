@@ -100,12 +100,12 @@ def evaluation_sheet(
         for colour, (label, values) in zip(_COLOURS, series.items(), strict=False):
             edges = np.histogram_bin_edges(every, bins=30)
             panel.hist(values, edges, alpha=0.55, color=colour, label=label, density=True)
-        _frame(panel, name, "", "density")
+        frame(panel, name, "", "density")
         panel.legend(frameon=False, fontsize=8)
     for name, (t, means, errors) in levels.items():
         panel = next(panels)
         panel.errorbar(t, means, errors, color=_COLOURS[0], marker="o", markersize=3, capsize=2)
-        _frame(panel, name, "t", "loss")
+        frame(panel, name, "t", "loss")
         if min(means) > 0:
             panel.set_yscale("log")
     for panel in panels:
@@ -122,14 +122,15 @@ def _running_mean(values: Sequence[float], width: int) -> np.ndarray:
 
 
 def _dress(panel: Axes, title: str) -> None:
-    _frame(panel, title, "step", "loss")
+    frame(panel, title, "step", "loss")
     drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in panel.lines])
     if (drawn[np.isfinite(drawn)] > 0).all():
         panel.set_yscale("log")
     panel.legend(frameon=False, fontsize=8)
 
 
-def _frame(panel: Axes, title: str, x: str, y: str) -> None:
+def frame(panel: Axes, title: str, x: str, y: str) -> None:
+    """Gives a panel its title, labels and faint grid."""
     panel.set_title(title, loc="left", fontsize=11)
     panel.set_xlabel(x)
     panel.set_ylabel(y)

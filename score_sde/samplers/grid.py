@@ -57,6 +57,11 @@ ConstraintFor = Callable[[Tensor, Noise], Constraint]
 class Sampler(Protocol):
     """What draws samples: `GridSampler` and `ODESampler`."""
 
+    @property
+    def deterministic(self) -> bool:
+        """Whether a sample is a function of its draw from the prior."""
+        ...
+
     def draw(
         self,
         score_for: ScoreFor,
@@ -158,6 +163,11 @@ class GridSampler:
         each = self.predictor.evaluations + self.corrector.evaluations
         skipped = 0 if self.corrector_first or not self.chain else self.corrector.evaluations
         return self.num_steps * each - skipped + self.tweedie
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether a sample is a function of its draw from the prior: that of the ODE, or near."""
+        return self.predictor.deterministic and self.corrector.deterministic
 
     @torch.no_grad()
     def run(

@@ -37,6 +37,8 @@ class ODESampler:
         ValueError: where eps is not in (0, T), or no method has this name.
     """
 
+    deterministic = True
+
     def __init__(
         self,
         sde: SDE,

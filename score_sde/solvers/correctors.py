@@ -112,6 +112,11 @@ class NoneCorrector(Step):
     ) -> None:
         super().__init__(sde)
 
+    @property
+    def deterministic(self) -> bool:
+        """It adds nothing."""
+        return True
+
     def step(
         self, x: Tensor, t: Tensor, t_next: Tensor | None, score: Score, noise: Noise
     ) -> tuple[Tensor, Tensor]:

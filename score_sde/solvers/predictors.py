@@ -42,6 +42,11 @@ class Predictor(Step):
         super().__init__(sde)
         self.probability_flow = probability_flow
 
+    @property
+    def deterministic(self) -> bool:
+        """With `probability_flow`."""
+        return self.probability_flow
+
     def _add_noise(
         self, x_mean: Tensor, std: Tensor, t: Tensor, t_next: Tensor | None, noise: Noise
     ) -> tuple[Tensor, Tensor]:
@@ -150,6 +155,11 @@ class NonePredictor(Predictor):
     chain_steps = True
     weak_order = strong_order = None
     evaluations = 0
+
+    @property
+    def deterministic(self) -> bool:
+        """It adds nothing."""
+        return True
 
     def step(
         self, x: Tensor, t: Tensor, t_next: Tensor | None, score: Score, noise: Noise

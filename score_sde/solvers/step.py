@@ -56,6 +56,11 @@ class Step(ABC):
             raise ValueError(f"{self.name} does not run on {sde.name}: {refusal}")
         self.sde = sde
 
+    @property
+    def deterministic(self) -> bool:
+        """Whether it adds no noise, so that a sample is a function of its draw from the prior."""
+        return self.order is not None
+
     @classmethod
     def accepts(cls, sde: SDE) -> str | None:
         """None where the step runs on this SDE, else the reason why it does not."""

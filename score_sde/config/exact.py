@@ -1,0 +1,120 @@
+"""Config → data whose score is known exactly, made of the data set's training images."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from score_sde import noise
+from score_sde.config.build import (
+    Config,
+    build_device,
+    build_inverse_scaler,
+    build_sampler,
+    build_scaler,
+    build_sde,
+    image_shape,
+)
+from score_sde.data import Source
+from score_sde.evaluation.features import spread_levels
+from score_sde.score.exact import Classes, ExactScore, Mixture, Points
+from score_sde.tensor_ops import choose
+
+POINTS = 300
+"""Training images that are the means of `points`."""
+
+STD = 0.1
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Data whose score is known.
+
+    Attributes:
+        mixture: the data, in the network's range.
+        kind: a name of `MIXTURES`.
+        std: see there.
+        seed: of its exact draws.
+        facts: what it depends on, for digests.
+        inverse_scale: the network's range → images in [0, 1].
+    """
+
+    mixture: Mixture
+    kind: str
+    std: float
+    seed: int
+    facts: Mapping[str, Any]
+    inverse_scale: Callable[[Tensor], Tensor]
+
+    def images(self, index: Tensor) -> Tensor:
+        """Exact draws as images in [0, 1] and a little beyond, (n, C, H, W)."""
+        return self.inverse_scale(self.mixture.sample(index, self.seed))
+
+    def drawer(self, config: Config) -> Callable[[Tensor], Any]:
+        """Sample indices → `Samples`, by the sampler and the SDE of a config.
+
+        Raises:
+            ValueError: as `build_sampler`.
+        """
+        sde, device = build_sde(config), build_device(config)
+        sampler, score = build_sampler(config, sde), ExactScore(self.mixture, sde)
+
+        def draw(index: Tensor) -> Any:
+            return sampler.draw(
+                lambda part: score,
+                index,
+                image_shape(config),
+                seed=config.seed,
+                batch_size=config.sampling.batch_size,
+                device=device,
+            )
+
+        return draw
+
+
+def _points(source: Source, scale: Callable[[Tensor], Tensor], std: float) -> Mixture:
+    index = noise.permutation(len(source), 0, 0)[:POINTS]  # many sets lie sorted by class
+    return Points(scale(real_images(source, index)), std)
+
+
+def _classes(source: Source, scale: Callable[[Tensor], Tensor], std: float) -> Mixture:
+    index = torch.arange(len(source))
+    labels = source.labels(index) if source.info.num_classes > 1 else torch.zeros_like(index)
+    return Classes.of(scale(real_images(source, index)), labels, std)
+
+
+def real_images(source: Source, index: Tensor) -> Tensor:
+    """Images of a split as floats in [0, 1], (n, C, H, W)."""
+    return spread_levels(source.images(index), source.info.levels).float() / 255
+
+
+MIXTURES: dict[str, Callable[[Source, Callable[[Tensor], Tensor], float], Mixture]] = {
+    "points": _points,
+    "classes": _classes,
+}
+"""Name (`--exact`) → training images, their scaling and a std → data. Points are some of the
+images with a Gaussian of this std around each; classes the Gaussian of each class, to which noise
+of this std is added, as some pixels never change."""
+
+
+def build_exact(config: Config, kind: str, std: float, train: Source) -> Exact:
+    """Data of a config's training images.
+
+    Args:
+        config: with data, range and seed.
+        kind: a name of `MIXTURES`.
+        std: in units of the scaled data; 0 for `STD`.
+        train: the training images.
+
+    Raises:
+        UnknownName: another kind.
+        ValueError: a std that is not above 0, or no images.
+    """
+    std = std or STD
+    row = choose(MIXTURES, kind, "--exact")
+    mixture = row(train, build_scaler(config), std)
+    mixture.to(build_device(config))
+    facts = {"exact": kind, "std": std, "images": train.info.fingerprint, "points": POINTS}
+    return Exact(mixture, kind, std, config.seed, facts, build_inverse_scaler(config))
