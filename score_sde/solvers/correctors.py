@@ -26,7 +26,7 @@ from score_sde.tensor_ops import expand_to, norm_per_sample
 Norms = Literal["sample", "batch"]
 
 OWN_NORMS_FROM = 64
-"""Numbers per sample from which its own norms are a measure of the step; see `LangevinCorrector`."""
+"""Numbers per sample from which its own norms rule the step; see `LangevinCorrector`."""
 
 
 class Corrector(Step):
