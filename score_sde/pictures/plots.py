@@ -50,7 +50,7 @@ def loss_curve(
     figure = Figure(figsize=(12 if levels else 7, 4), dpi=120, layout="constrained")
     panels = figure.subplots(1, 2 if levels else 1, squeeze=False)[0]
     panels[0].plot(steps, losses, color="#9db8d6", linewidth=0.8, label="training")
-    smooth = _running_mean(losses, max(1, len(losses) // 20))
+    smooth = running_mean(losses, max(1, len(losses) // 20))
     panels[0].plot(steps, smooth, color="#1f4e89", linewidth=1.6, label="training, running mean")
     if held_out:
         panels[0].plot(*held_out, color="#c2571a", marker="o", markersize=3, label="held out")
@@ -100,12 +100,12 @@ def evaluation_sheet(
         for colour, (label, values) in zip(_COLOURS, series.items(), strict=False):
             edges = np.histogram_bin_edges(every, bins=30)
             panel.hist(values, edges, alpha=0.55, color=colour, label=label, density=True)
-        _frame(panel, name, "", "density")
+        frame(panel, name, "", "density")
         panel.legend(frameon=False, fontsize=8)
     for name, (t, means, errors) in levels.items():
         panel = next(panels)
         panel.errorbar(t, means, errors, color=_COLOURS[0], marker="o", markersize=3, capsize=2)
-        _frame(panel, name, "t", "loss")
+        frame(panel, name, "t", "loss")
         if min(means) > 0:
             panel.set_yscale("log")
     for panel in panels:
@@ -113,7 +113,7 @@ def evaluation_sheet(
     save(path, lambda file: figure.savefig(file, format="png"))
 
 
-def _running_mean(values: Sequence[float], width: int) -> np.ndarray:
+def running_mean(values: Sequence[float], width: int) -> np.ndarray:
     """Mean of the last `width` values, or of as many as there are."""
     total = np.cumsum(np.concatenate([[0.0], np.asarray(values, dtype=np.float64)]))
     end = np.arange(1, len(total))
@@ -122,14 +122,15 @@ def _running_mean(values: Sequence[float], width: int) -> np.ndarray:
 
 
 def _dress(panel: Axes, title: str) -> None:
-    _frame(panel, title, "step", "loss")
+    frame(panel, title, "step", "loss")
     drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in panel.lines])
     if (drawn[np.isfinite(drawn)] > 0).all():
         panel.set_yscale("log")
     panel.legend(frameon=False, fontsize=8)
 
 
-def _frame(panel: Axes, title: str, x: str, y: str) -> None:
+def frame(panel: Axes, title: str, x: str, y: str) -> None:
+    """Title, names of the axes and a grid, the same for all plots."""
     panel.set_title(title, loc="left", fontsize=11)
     panel.set_xlabel(x)
     panel.set_ylabel(y)
