@@ -163,45 +163,70 @@ def propagated(sampler, sde, score_for):
     return x[0].item(), (x[1:] - x[0]).square().sum().sqrt().item()
 
 
-def drawn(sampler, sde, score_for, images=24):
-    """Mean and std of the pixels of images, 24 x 64 of them."""
-    index = torch.arange(images)
-    options = {"seed": 0, "batch_size": images, "device": "cpu", "dtype": torch.float64}
-    x = torch.cat([part.x for part in sampler.draw(score_for, index, (1, 8, 8), **options)])
+PIXELS = 24 * 64
+
+
+def drawn(sampler, sde, score_for):
+    """Mean and std of the pixels of 24 images, of samplers that choose their own times."""
+    x = sampler.draw(
+        score_for,
+        torch.arange(24),
+        (1, 8, 8),
+        seed=0,
+        batch_size=24,
+        device="cpu",
+        dtype=torch.float64,
+    )
+    x = torch.cat([part.x for part in x])
     return x.mean().item(), x.std().item()
 
 
-def allowed(sampler, sde):
-    """How far mean and std may be off, in units of STD.
+def left_by_the_ends(sde, first, last):
+    """How far mean and std are off, in units of STD, by the prior at one time and eps at another.
 
-    It is what steps of the declared order leave, what the prior in the place of p_T does, what the
-    end at eps instead of 0 does, and for samples that are drawn what chance does.
+    The prior stands in for p_T, and whatever is left of the noise at the end is taken away.
     """
-    steps = getattr(sampler, "num_steps", None)
-    ends = [sampler.times[0], sampler.times[-1]] if steps else [sde.T, sampler.eps]
-    alpha, sigma = sde.mean_scale(at := torch.tensor(ends).double()), sde.std(at)
-    (_, shrunk), (first, last) = alpha.tolist(), (alpha**2 * STD**2 + sigma**2).sqrt().tolist()
-    mean = alpha[0].item() * MEAN / first
-    std = abs(sde.prior_std / first - 1) + abs(shrunk * STD / last - 1)
-    if not steps:
-        n = 24 * 64
-        return mean + 4 / math.sqrt(n), std + 4 / math.sqrt(2 * n) + 0.01
-    order = sampler.predictor.order or sampler.predictor.weak_order
-    left = 8 / steps if order == 1 else 40 / steps**2
-    return mean + left, std + left
+    at = torch.tensor([first, last]).double()
+    (kept, shrunk), sigma = sde.mean_scale(at).tolist(), sde.std(at).tolist()
+    std, last_std = math.hypot(kept * STD, sigma[0]), math.hypot(shrunk * STD, sigma[1])
+    return kept * MEAN / std, abs(sde.prior_std / std - 1) + abs(shrunk * STD / last_std - 1)
+
+
+def errors(sampler, sde, score_for):
+    """What mean and std are off beyond that, in units of STD."""
+    if isinstance(sampler, GridSampler):
+        mean, std = propagated(sampler, sde, score_for)
+        left = left_by_the_ends(sde, sampler.times[0], sampler.times[-1])
+    else:
+        mean, std = drawn(sampler, sde, score_for)
+        left = left_by_the_ends(sde, sde.T, sampler.eps)
+    return abs(mean - MEAN) / STD - left[0], abs(std / STD - 1) - left[1]
 
 
 def assert_right(case):
-    """That the law is right; of Langevin steps without a predictor that it is between the ends."""
-    sampler, sde, _ = found = built(case)
-    mean, std = (propagated if isinstance(sampler, GridSampler) else drawn)(*found)
+    """The law is right to what the declared order of the steps leaves.
+
+    That is 8/N or 40/N². Where the steps are long (uniform ones of time, at the noisy end of VP),
+    the error must at least fall as the order says, or nearly so, from half as many steps to these.
+    Of Langevin steps without a predictor, which do not keep up, the law is between the ends; and
+    where samples are drawn four errors of chance are allowed.
+    """
+    sampler, sde, score_for = found = built(case)
     if case.method[0] == "none":
+        mean, std = propagated(*found)
         assert 0 < mean < MEAN
         assert STD < std < sde.prior_std
         return
-    of_mean, of_std = allowed(sampler, sde)
-    assert abs(mean - MEAN) <= of_mean * STD
-    assert abs(std - STD) <= of_std * STD
+    off = errors(*found)
+    if not isinstance(sampler, GridSampler):
+        assert off[0] < 4 / math.sqrt(PIXELS)
+        assert off[1] < 4 / math.sqrt(2 * PIXELS) + 0.01
+        return
+    order, steps = sampler.predictor.order or sampler.predictor.weak_order, sampler.num_steps
+    bound, share = (8 / steps, 0.75) if order == 1 else (40 / steps**2, 0.5)
+    if max(off) > bound:
+        off_before = errors(*built(replace(case, num_steps=(steps + 1) // 2)))
+        assert max(off) < share * max(off_before) < 0.5, (off_before, off, bound)
 
 
 def refusal(case):
