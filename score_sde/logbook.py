@@ -28,6 +28,8 @@ from score_sde import atomic
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
 
+Curve = tuple[list[int], list[float]]
+"""Steps, and the values of a metric at them."""
 OF_EVALUATION = "eval/"
 """How the names of an evaluation's metrics begin."""
 PATIENCE_SEC = 10.0
@@ -200,7 +202,7 @@ class Logbook:
             miniters=0,  # shown after that time even where the count stands still
         )
 
-    def history(self, name: str) -> tuple[list[int], list[float]]:
+    def history(self, name: str) -> Curve:
         """Steps and values of a metric so far, earlier runs included; empty where there are none.
 
         Values that were not finite come back as NaN.
@@ -282,7 +284,7 @@ class Metrics:
         """
         # Windows, which has no locks either, puts no file in the place of an open one.
         with contextlib.nullcontext() if os.name == "nt" else self._locked():
-            lines = list(self._lines())
+            lines = list(_lines(self.path))
             kept = [
                 line
                 for line, entry in lines
@@ -292,29 +294,9 @@ class Metrics:
                 atomic.write(self.path, lambda file: file.writelines(kept))
         return sum(not entry for _, entry in lines)
 
-    def of(self, name: str) -> tuple[list[int], list[float]]:
+    def of(self, name: str) -> Curve:
         """Steps and values of a metric; what is null is NaN, what is no number is left out."""
-        steps: list[int] = []
-        values: list[float] = []
-        for _, entry in self._lines():
-            value = entry.get(name, "")
-            if value is None or type(value) in (int, float):
-                with contextlib.suppress(OverflowError):  # an integer beyond all floats
-                    values.append(math.nan if value is None else float(value))
-                    steps.append(entry["step"])
-        return steps, values
-
-    def _lines(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
-        """Each line with its content, which is empty where it was cut short or is no metrics."""
-        with atomic.open_regular(self.path) as file:
-            for line in file:
-                try:
-                    entry = json.loads(line) if line.endswith(b"\n") else None
-                except (ValueError, RecursionError):  # not even text, or nested without end
-                    entry = None
-                step = entry.get("step") if isinstance(entry, dict) else None
-                whole = type(step) is int and 0 <= step < 2**63
-                yield line, (entry if whole else {})  # type: ignore[misc]
+        return curves(self.path).get(name, ([], []))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
@@ -336,6 +318,40 @@ class Metrics:
             return os.path.samestat(os.fstat(file), os.stat(self.path))
         except FileNotFoundError:
             return False
+
+
+def curves(path: Path) -> dict[str, Curve]:
+    """Every metric of a `metrics.jsonl` by its name; what is null is NaN, other words left out.
+
+    It only reads, so that a run may be looked at while it goes on.
+
+    Raises:
+        OSError, ValueError: the file can't be read, or is none.
+    """
+    found: dict[str, Curve] = {}
+    for _, entry in _lines(path):
+        for name, value in entry.items():
+            if name == "step" or not (value is None or type(value) in (int, float)):
+                continue
+            with contextlib.suppress(OverflowError):  # an integer beyond all floats
+                number = math.nan if value is None else float(value)
+                steps, values = found.setdefault(name, ([], []))
+                steps.append(entry["step"])
+                values.append(number)
+    return found
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Each line with its content, which is empty where it was cut short or is no metrics."""
+    with atomic.open_regular(path) as file:
+        for line in file:
+            try:
+                entry = json.loads(line) if line.endswith(b"\n") else None
+            except (ValueError, RecursionError):  # not even text, or nested without end
+                entry = None
+            step = entry.get("step") if isinstance(entry, dict) else None
+            whole = type(step) is int and 0 <= step < 2**63
+            yield line, (entry if whole else {})  # type: ignore[misc]
 
 
 def _is_of_evaluation(entry: Mapping[str, object]) -> bool:

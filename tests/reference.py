@@ -80,7 +80,8 @@ def drawn(sampler, sde: SDE) -> list[float]:
 def sampler_numbers(sde: SDE) -> dict[str, list[float]]:
     found = {}
     for predictor, corrector in [(p, c) for p in PREDICTORS for c in CORRECTORS]:
-        steps = PREDICTORS[predictor](sde), CORRECTORS[corrector](sde, snr=0.1)
+        # In the plane the Langevin step has norms of its own in a batch only.
+        steps = PREDICTORS[predictor](sde), CORRECTORS[corrector](sde, snr=0.1, norms="batch")
         found[f"{predictor}+{corrector}"] = drawn(
             GridSampler(sde, time_grid(sde, 12), *steps), sde
         )

@@ -174,7 +174,7 @@ def test_the_whole_chain_takes_ddpms_own_steps():
 
 def test_correctors_step_by_the_noise_of_the_chain():
     k = torch.tensor([0, 5, 500])
-    t, x = SDE.chain_times()[k], torch.randn(3, 4, dtype=torch.float64)
+    t, x = SDE.chain_times()[k], torch.randn(3, 64, dtype=torch.float64)
     annealed = AnnealedLangevinDynamics(SDE, snr=0.1).step_size(x, x, t)
     expected = 2 * (1 - BETAS[k]) * 0.01 * (1 - KEPT[k])
     assert_close(annealed, expected, 1e-6)

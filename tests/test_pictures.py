@@ -170,7 +170,7 @@ def test_loss_curves_are_drawn_without_global_state(tmp_path):
 
 
 def test_the_running_mean_looks_back_only():
-    mean = plots._running_mean([4.0, 2.0, 0.0, 6.0], 2)
+    mean = plots.running_mean([4.0, 2.0, 0.0, 6.0], 2)
     assert mean.tolist() == [4.0, 3.0, 1.0, 3.0]
 
 

@@ -231,3 +231,14 @@ def test_samples_of_an_earlier_version_of_a_step_are_not_taken(monkeypatch):
         return subject._draw_facts(config, build_sde(config))
 
     assert facts(1.0) == facts(1.0) != facts(2.0)
+
+
+def test_samples_that_langevin_steps_of_own_norms_drew_in_few_dimensions_are_not_taken():
+    def facts(**fields):
+        config = config_with(sampling__corrector="langevin", **fields)
+        return subject._draw_facts(config, build_sde(config))
+
+    assert "norms" not in facts()  # 8 x 8
+    assert facts(data__image_size=4)["norms"] == "expected"
+    assert "norms" not in facts(data__image_size=4, sampling__norms="batch")
+    assert "norms" not in facts(data__image_size=4, sampling__method="heun")

@@ -124,6 +124,12 @@ MODES: dict[str, Mode] = {
         ("checkpoint", "output"),
         needs_recipe=False,
     ),
+    "plot": Mode(
+        "score_sde.commands.modes:plot",
+        "draw curves of runs side by side",
+        ("runs", "curves", "output"),
+        needs_recipe=False,
+    ),
     "recipes": Mode(
         "score_sde.commands.recipes:list_recipes", "list the recipes", needs_recipe=False
     ),

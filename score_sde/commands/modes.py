@@ -7,6 +7,7 @@ from score_sde.commands.cli import Command
 from score_sde.commands.compare import compare as compare_samplers
 from score_sde.commands.complete import complete as complete_images
 from score_sde.commands.evaluate import evaluate as evaluate_checkpoints
+from score_sde.commands.plot import plot as plot_curves
 from score_sde.commands.sample import sample as draw_samples
 from score_sde.commands.smoke import smoke
 from score_sde.commands.stats import stats as compute_statistics
@@ -14,6 +15,7 @@ from score_sde.commands.terminal import show
 from score_sde.commands.train import train as train_network
 from score_sde.commands.tune import tune as tune_levels
 from score_sde.commands.weights import convert as convert_checkpoint
+from score_sde.config.holds import expanded
 
 
 def train(command: Command) -> None:
@@ -21,12 +23,11 @@ def train(command: Command) -> None:
     if command.options["smoke"]:
         smoke(command.config)
     else:
-        given = command.options["allow"] or []
         train_network(
             command.config,
             command.workdir,
             init_from=command.options["init_from"],
-            allow=[name for names in given for name in names],
+            allow=_names(command, "allow"),
         )
 
 
@@ -108,6 +109,18 @@ def convert(command: Command) -> None:
     if checkpoint is None or output is None:
         raise ValueError("--mode convert takes --checkpoint and --output: give both")
     show(f"{convert_checkpoint(checkpoint, output, command.config)}\n")
+
+
+def plot(command: Command) -> None:
+    """`--mode plot`."""
+    runs = [expanded(name) for name in _names(command, "runs")] or [command.workdir]
+    output = command.options["output"] or command.workdir / "plot.png"
+    show(f"{plot_curves(runs, _names(command, 'curves'), output)}\n")
+
+
+def _names(command: Command, option: str) -> list[str]:
+    """The names of an option that may be given again and again."""
+    return [name for names in command.options[option] or [] for name in names]
 
 
 def _of_checkpoint(command: Command) -> dict[str, Any]:

@@ -26,11 +26,15 @@ class _Text(flags.ArgumentParser):
 class _Names(_Text):
     syntactic_help = "names"
 
+    def __init__(self, what: str) -> None:
+        """`what` they are, with an example, for the message."""
+        self.what = what
+
     def parse(self, argument: str) -> list[str]:
         """The names between commas."""
         names = [name.strip() for name in super().parse(argument).split(",")]
         if not any(names):
-            raise ValueError("it names nothing; give names of fields, as optim.lr,optim.warmup")
+            raise ValueError(f"it names nothing; give {self.what}")
         return [name for name in names if name]
 
 
@@ -58,26 +62,38 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
     def path(name: str, text: str) -> None:
         flags.DEFINE(_Path(), name, None, text, **here)
 
+    def names(name: str, what: str, text: str) -> None:
+        serializer = flags.ArgumentSerializer()
+        flags.DEFINE_multi(_Names(what), serializer, name, None, text, **here)
+
     lines = "; ".join(f"{name}: {line}" for name, line in modes.items())
     flags.DEFINE_enum("mode", None, list(modes), f"What to do. {lines}.", **here)
     path("workdir", "Default: runs/ and the recipe's path.")
     path("checkpoint", "A file, or a folder of diffusers. Default: the newest of the workdir.")
     path("eval_folder", "Default: eval/ in the work directory.")
     path("init_from", "Train from this checkpoint's weights.")
-    flags.DEFINE_multi(
-        _Names(),
-        flags.ArgumentSerializer(),
+    names(
         "allow",
-        None,
+        "names of fields, as optim.lr,optim.warmup",
         "What a resumed run may change: names of fields with commas between them, as "
         "optim.lr,training.batch_size, and data for other images.",
-        **here,
+    )
+    names(
+        "runs",
+        "work directories, as runs/vp/digits,runs/ve/digits",
+        "Work directories to plot, with commas between them. Default: the workdir.",
+    )
+    names(
+        "curves",
+        "names of curves, as loss,held_out_loss,fd",
+        "What to plot of them: names of metrics and figures with commas between them, as "
+        "loss,held_out_loss,fd. Default: losses, distances and bits/dim where there are any.",
     )
     path("input", "An image, a folder of them or an array file. Default: test images.")
     path(
         "output",
         "A folder for PNG files, or NAME.npz; for convert, NAME.pt or NAME.pth for a file, any "
-        "other name for a folder of diffusers.",
+        "other name for a folder of diffusers; for plot, NAME.png, NAME.pdf or NAME.svg.",
     )
     flags.DEFINE(
         _Text(),

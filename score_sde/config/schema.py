@@ -206,7 +206,8 @@ FIELDS: dict[str, Field] = {
     ),
     "sampling.norms": _free(
         "sample",
-        "norms in the Langevin step: each sample's, or the batch's mean as in the 2021 release",
+        "norms in the Langevin step: each sample's (below 64 dimensions those expected of it), or "
+        "the batch's mean as in the 2021 release",
         Names("sample", "batch"),
     ),
     "sampling.corrector_first": _free(True, "correct before each prediction, or after it"),

@@ -1,5 +1,6 @@
 """Config → what an evaluation takes. Below this layer nothing sees a config."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -32,6 +33,7 @@ from score_sde.evaluation.references import References
 from score_sde.evaluation.shards import Shards
 from score_sde.evaluation.subject import Subject
 from score_sde.sde import SDE
+from score_sde.solvers.correctors import OWN_NORMS_FROM
 from score_sde.solvers.ode import ODE_SOLVERS
 
 
@@ -129,7 +131,11 @@ def _draw_facts(config: Config, sde: SDE) -> dict[str, Any]:
     else:
         # The Langevin step's α_i is now that of the nearest step of the chain, not of the lower.
         changed = pc and sampling.corrector in ("langevin", "ald") and hasattr(sde, "alphas")
-    return facts | ({"levels": "of the nearest step"} if changed else {})
+    facts |= {"levels": "of the nearest step"} if changed else {}
+    few = math.prod(image_shape(config)) < OWN_NORMS_FROM and sampling.norms == "sample"
+    # The Langevin step of so few pixels had each sample's own norms.
+    langevin = pc and sampling.corrector == "langevin"
+    return facts | ({"norms": "expected"} if few and langevin else {})
 
 
 def _code_of(config: Config, *fields: str) -> dict[str, str]:

@@ -33,7 +33,7 @@ def lines(figures: dict[str, Figure], left_out: dict[str, str]) -> str:
 def table(reports: list[dict[str, Any]]) -> str:
     """One line a report; the best of each column has a star, and what is missing a dash."""
     columns = {
-        name: {report["step"]: report[name] for report in reports if _is_figure(report.get(name))}
+        name: {report["step"]: report[name] for report in reports if is_figure(report.get(name))}
         for name in dict.fromkeys(name for report in reports for name in report)
     }
     columns = {name: column for name, column in columns.items() if column}
@@ -49,7 +49,8 @@ def table(reports: list[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
-def _is_figure(value: object) -> bool:
+def is_figure(value: object) -> bool:
+    """Whether an entry of a report is a figure; others are facts."""
     return isinstance(value, dict) and {"value", "se", "n"} <= value.keys()
 
 

@@ -50,7 +50,7 @@ def loss_curve(
     figure = Figure(figsize=(12 if levels else 7, 4), dpi=120, layout="constrained")
     panels = figure.subplots(1, 2 if levels else 1, squeeze=False)[0]
     panels[0].plot(steps, losses, color="#9db8d6", linewidth=0.8, label="training")
-    smooth = _running_mean(losses, max(1, len(losses) // 20))
+    smooth = running_mean(losses, max(1, len(losses) // 20))
     panels[0].plot(steps, smooth, color="#1f4e89", linewidth=1.6, label="training, running mean")
     if held_out:
         panels[0].plot(*held_out, color="#c2571a", marker="o", markersize=3, label="held out")
@@ -113,7 +113,7 @@ def evaluation_sheet(
     save(path, lambda file: figure.savefig(file, format="png"))
 
 
-def _running_mean(values: Sequence[float], width: int) -> np.ndarray:
+def running_mean(values: Sequence[float], width: int) -> np.ndarray:
     """Mean of the last `width` values, or of as many as there are."""
     total = np.cumsum(np.concatenate([[0.0], np.asarray(values, dtype=np.float64)]))
     end = np.arange(1, len(total))

@@ -11,6 +11,7 @@ VE recipes tune it: 0.16 on CIFAR-10, 0.17 on CelebA, 0.075 and 0.15 on larger i
 paper prints the product of these).
 """
 
+import math
 from abc import abstractmethod
 from typing import ClassVar, Literal, get_args
 
@@ -24,6 +25,9 @@ from score_sde.tensor_ops import expand_to, norm_per_sample
 
 Norms = Literal["sample", "batch"]
 
+OWN_NORMS_FROM = 64
+"""Numbers per sample from which its own norms rule the step; see `LangevinCorrector`."""
+
 
 class Corrector(Step):
     """What correctors share.
@@ -33,8 +37,8 @@ class Corrector(Step):
         snr: signal-to-noise ratio of the step size.
         n_steps: inner steps at each time, one evaluation each.
         norms: whose norms rule the step size of Langevin's corrector. With "sample" each sample
-            has its own, so that no sample depends on another; "batch" takes means over the batch,
-            as the paper does.
+            has its own, or in few dimensions those expected of it, so that no sample depends on
+            another; "batch" takes means over the batch, as the paper does.
 
     Raises:
         ValueError: where a value is out of its range.
@@ -75,14 +79,30 @@ class Corrector(Step):
             x = x_mean + (2 * step_size).sqrt() * z
         return x, x_mean
 
+    def _annealed(self, t: Tensor) -> Tensor:
+        """2 α (snr σ(t))²."""
+        return 2 * self.sde.chain_alpha(t) * (self.snr * self.sde.std(t)) ** 2
+
 
 class LangevinCorrector(Corrector):
-    """ε = 2 α (snr ‖z‖ / ‖∇ log p_t‖)² (Song, algorithms 4 and 5)."""
+    """ε = 2 α (snr ‖z‖ / ‖∇ log p_t‖)² (Song, algorithms 4 and 5).
+
+    A Langevin step keeps p_t only where ε does not depend on x and z. A sample's own norms do, by
+    a share of about √(2/D) in D dimensions; in one or two, where the score may vanish,
+    ‖z‖²/‖∇ log p_t‖² does not even have a mean, and the variances of samples come out several
+    times too large. A cap leaves much of that, as what lies below it depends on x as before. So
+    with fewer than `OWN_NORMS_FROM` numbers per sample norms="sample" takes what is expected of
+    them, √D for the noise and √D/σ for the score (its largest root mean square, reached where
+    the data are points): the step of annealed Langevin dynamics. From there on, as for every
+    image, the norms are the sample's own (docs/design.md, section 4, has what was measured).
+    """
 
     name = "langevin"
 
     def step_size(self, grad: Tensor, z: Tensor, t: Tensor) -> Tensor:
         """ε from the norms of score and noise."""
+        if self.norms == "sample" and math.prod(grad.shape[1:]) < OWN_NORMS_FROM:
+            return self._annealed(t)
         grad_norm, noise_norm = norm_per_sample(grad), norm_per_sample(z)
         if self.norms == "batch":
             grad_norm, noise_norm = grad_norm.mean(), noise_norm.mean()
@@ -98,7 +118,7 @@ class AnnealedLangevinDynamics(Corrector):
 
     def step_size(self, grad: Tensor, z: Tensor, t: Tensor) -> Tensor:
         """ε from the noise level alone."""
-        return 2 * self.sde.chain_alpha(t) * (self.snr * self.sde.std(t)) ** 2
+        return self._annealed(t)
 
 
 class NoneCorrector(Step):
