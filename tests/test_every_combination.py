@@ -211,7 +211,7 @@ def assert_right(case):
     Of Langevin steps without a predictor, which do not keep up, the law is between the ends; and
     where samples are drawn four errors of chance are allowed.
     """
-    sampler, sde, score_for = found = built(case)
+    sampler, sde, _ = found = built(case)
     if case.method[0] == "none":
         mean, std = propagated(*found)
         assert 0 < mean < MEAN

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import ALL_SDES, Gaussian
+from problems import ALL_SDES, SDES, Gaussian
 
 from score_sde.samplers import GridSampler
 from score_sde.sde import VESDE, VPSDE, subVPSDE
@@ -117,9 +117,9 @@ def test_a_vanishing_score_moves_nothing():
         assert torch.equal(y, x)
 
 
-@pytest.mark.parametrize("kind", SDES)
+@pytest.mark.parametrize("kind", ALL_SDES)
 def test_own_norms_are_those_expected_in_few_dimensions(kind, batch):
-    sde, t = SDES[kind](), torch.tensor([0.2, 0.4, 0.6, 0.8], dtype=torch.float64)
+    sde, t = ALL_SDES[kind](), torch.tensor([0.2, 0.4, 0.6, 0.8], dtype=torch.float64)
     langevin, annealed = LangevinCorrector(sde, 0.1), AnnealedLangevinDynamics(sde, 0.1)
     many, few = batch.flatten(1)[:, :OWN_NORMS_FROM], batch.flatten(1)[:, : OWN_NORMS_FROM - 1]
     z = source()(many.shape)
