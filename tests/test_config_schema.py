@@ -383,7 +383,14 @@ def test_the_command_line_locks_the_config_and_modes_name_options_that_exist():
 
 # ---- Values at which nothing happens ----
 
-ZERO_IS_FINE = {"seed", "optim.beta1", "model.dropout", "model.init_scale", "optim.weight_decay"}
+ZERO_IS_FINE = {
+    "seed",
+    "training.p_mean",
+    "optim.beta1",
+    "optim.weight_decay",
+    "model.dropout",
+    "model.init_scale",
+}
 """Numbers that may be 0 without a word about what it means."""
 
 
