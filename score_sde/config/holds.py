@@ -149,8 +149,8 @@ def _kernel(items: tuple[Any, ...]) -> bool:
 
 def _lengths(items: tuple[Any, ...]) -> bool:
     # 1/√12 is the length of the mean of all weights; two equal ones could not be told apart.
-    ascending = [*items] == sorted({*items})
-    return ascending and all(isinstance(x, int | float) and 0 < x <= 0.2886 for x in items)
+    numbers = all(isinstance(x, int | float) and 0 < x <= 0.2886 for x in items)
+    return numbers and [*items] == sorted({*items})
 
 
 SIDES = Numbers("whole numbers from 1 up, as (16,), or () for none", _whole)
