@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from conftest import assert_close
-from problems import SDES, Gaussian, make_sde
+from problems import ALL_SDES, SDES, Gaussian, make_sde
 from recorded import AnalyticNet, Bank, golden_rows
 
 from controllable_generation import get_pc_colorizer, get_pc_inpainter
@@ -228,9 +228,9 @@ def test_completions_have_the_conditional_distribution_where_a_corrector_mixes(k
 
 
 @pytest.mark.parametrize("method", ["pc", *FEW_STEP])
-@pytest.mark.parametrize("kind", SDES)
+@pytest.mark.parametrize("kind", ALL_SDES)
 def test_what_is_known_comes_back_as_given(kind, method):
-    sde = SDES[kind](N=20)
+    sde = ALL_SDES[kind](N=20)
     step = AncestralSamplingPredictor(sde) if method == "pc" else FEW_STEP[method](sde)
     sampler = GridSampler(sde, time_grid(sde, 20, step.grid, 1e-3), step, tweedie=method != "pc")
     image, score = seeded(2, 3, 8, 8), Gaussian(sde, 0.3, 0.25).score
@@ -273,9 +273,9 @@ def test_a_completion_does_not_depend_on_its_batch():
     assert_close(drawn(4), drawn(6), 1e-5)
 
 
-@pytest.mark.parametrize("kind", SDES)
+@pytest.mark.parametrize("kind", ALL_SDES)
 def test_the_known_part_has_the_noise_of_the_samples_own_time(kind):
-    sde = SDES[kind](N=10)
+    sde = ALL_SDES[kind](N=10)
     image = torch.full((4000, 1, 1, 2), 0.7)
     known = known_pixels(image, torch.tensor([True, False]))
     t, later = torch.full((4000,), 0.3), torch.full((4000,), 0.6)

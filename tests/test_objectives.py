@@ -529,7 +529,7 @@ def test_loss_fn_sets_the_mode():
         (lambda: make_objective(VPSDE(), times="importance"), "likelihood_weighting=True"),
         (
             lambda: make_objective(VPSDE(), times="random"),
-            "uniform, stratified, log_snr, importance",
+            "log_snr, importance",
         ),
         (lambda: make_objective(subVPSDE(), continuous=False), "subvpsde: discrete training"),
         (lambda: make_objective(VPSDE(), continuous=False, times="stratified"), "'stratified'"),

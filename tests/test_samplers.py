@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from conftest import assert_close
-from problems import SDES, Gaussian, Mixture
+from problems import ALL_SDES, SDES, Gaussian, Mixture
 from torch import nn
 
 from score_sde.noise import SampleNoise
@@ -125,9 +125,9 @@ def test_a_grid_down_to_no_noise_ends_clean_and_finite(kind, make):
     assert sampler.evaluations == 10 * make.evaluations == score.calls == nfe[0]
 
 
-@pytest.mark.parametrize("kind", SDES)
+@pytest.mark.parametrize("kind", ALL_SDES)
 def test_the_ode_sampler_follows_the_closed_form_flow(kind):
-    sde = SDES[kind]()
+    sde = ALL_SDES[kind]()
     data = Gaussian(sde, 0.7, DATA_STD**2)
     x, nfe = draw(ODESampler(sde), data.score, 6, (3, 4), batch_size=4, dtype=torch.float64)
     prior = SampleNoise(0, torch.arange(6), dtype=torch.float64)((6, 3, 4)) * sde.prior_std
@@ -430,9 +430,10 @@ def test_gradients_are_not_recorded_and_the_callers_mode_is_left_alone():
 # Every combination
 
 
-@pytest.mark.parametrize("kind", SDES)
+@pytest.mark.parametrize("kind", ALL_SDES)
 def test_every_combination_runs_or_is_refused_by_name(kind):
-    sde = VESDE(N=6) if kind == "ve" else SDES[kind](beta_max=5.0, N=6)
+    options = {"beta_max": 5.0} if kind in ("vp", "subvp") else {}
+    sde = ALL_SDES[kind](N=6, **options)
     data = Gaussian(sde, 0.7, DATA_STD**2)
     grids = [(time_grid(sde, 4, grid), False) for grid in ("uniform", "log_snr", "edm")]
     grids += [(chain_grid(sde, 4), False), (paper_grid(sde), True)]

@@ -80,7 +80,7 @@ def test_transitions_compose_and_match_the_marginals(sde):
     torch.testing.assert_close(sde.std(t) ** 2, G_ts**2 + r_ts**2 * sde.std(s) ** 2)
 
 
-@pytest.mark.parametrize("name", ["ve", "vp", "subvp"])
+@pytest.mark.parametrize("name", ALL_SDES)
 def test_short_transitions_keep_their_precision_in_float32(name):
     sde = ALL_SDES[name]()
     t = torch.linspace(0.1, 0.9, 9) * sde.T
@@ -98,7 +98,7 @@ def test_transition_over_no_time_does_nothing(sde):
     torch.testing.assert_close(G, torch.zeros_like(t), rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["ve", "vp", "subvp"])
+@pytest.mark.parametrize("name", ALL_SDES)
 def test_std_is_exact_in_float32_near_zero(name):
     sde = ALL_SDES[name]()
     t = torch.tensor([1e-6, 1e-5, 1e-4, 1e-3])
@@ -187,7 +187,7 @@ def test_prior_density_is_that_of_the_prior(sde, shape):
 # ---- Reversal ----
 
 
-@pytest.mark.parametrize("kind", ["ve", "vp", "subvp"])
+@pytest.mark.parametrize("kind", ALL_SDES)
 def test_probability_flow_keeps_a_gaussian_gaussian(kind):
     # Along the flow of N(m(t), v(t)), dx/dt = m' + (x − m) v'/(2 v).
     sde = ALL_SDES[kind]()

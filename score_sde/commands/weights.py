@@ -10,7 +10,7 @@ from torch import nn
 from score_sde import checkpoints
 from score_sde.atomic.weights import fit
 from score_sde.config import history
-from score_sde.config.build import Config, build_network, empty_network, image_shape
+from score_sde.config.build import Config, augment_dim, build_network, empty_network, image_shape
 from score_sde.config.check import check_config
 from score_sde.training import TrainState
 
@@ -137,7 +137,8 @@ def none_in(folder: Path, came: str = "") -> ValueError:
 def network_options(config: Config) -> dict[str, Any]:
     """The fields of a config that describe its network."""
     data = {"num_channels": config.data.num_channels, "centered": config.data.centered}
-    return {**config.model.to_dict(), **data, "image_size": image_shape(config)[1:]}
+    told = {"augment_dim": augment_dim(config)}
+    return {**config.model.to_dict(), **data, **told, "image_size": image_shape(config)[1:]}
 
 
 def begin_from(path: Path, config: Config, state: TrainState) -> str:

@@ -73,9 +73,9 @@ def num_classes(config: Config) -> int:
     return field(config, "model.num_classes")
 
 
-def augmented(config: Config) -> float:
-    """Probability of each augmentation; 0 for none, of which the network is not told then."""
-    return field(config, "training.augment")
+def augment_dim(config: Config) -> int:
+    """Numbers that tell the network how an image was augmented; 0 where none is."""
+    return PARAMETERS if field(config, "training.augment") else 0
 
 
 def data_root(config: Config) -> str:
@@ -117,7 +117,7 @@ def _network(config: Config) -> nn.Module:
     row = choose(NETWORKS, name, "config.model.name")
     fields = schema.defaults("model") | config.model.to_dict()
     fields["centered"] = config.data.centered
-    fields["augment_dim"] = PARAMETERS if augmented(config) else 0
+    fields["augment_dim"] = augment_dim(config)
     made = _from_fields(row, name, fields, image_shape(config))
     return _checked(made, nn.Module, f"NETWORKS[{name!r}]")
 
@@ -241,6 +241,7 @@ def build_state(config: Config) -> TrainState:
 
 def build_train_step(config: Config, objective: Objective) -> TrainStep:
     """One update with the optimiser's schedule."""
+    share = field(config, "training.augment")
     return TrainStep(
         objective,
         lr=config.optim.lr,
@@ -248,7 +249,7 @@ def build_train_step(config: Config, objective: Objective) -> TrainStep:
         grad_clip=config.optim.grad_clip,
         accumulation=config.training.accumulation,
         autocast_dtype=autocast_dtype(config),
-        augmentation=Augmentation(share) if (share := augmented(config)) else None,
+        augmentation=Augmentation(share) if share else None,
     )
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from score_sde.config.build import (
     Config,
-    augmented,
+    augment_dim,
     build_device,
     build_objective,
     build_parameterisation,
@@ -247,9 +247,9 @@ def _by_levels_of_smld(config: Config, sde: SDE) -> bool:
 
 def _check_augmentation(config: Config, network: nn.Module) -> None:
     """A network that images are augmented for is told of it, or samples would be moved, too."""
-    if augmented(config) and "augment" not in getattr(network, "inputs", ()):
+    if augment_dim(config) and "augment" not in getattr(network, "inputs", ()):
         raise ValueError(
-            f"config.training.augment={augmented(config):g}: the network "
+            f"config.training.augment={config.training.augment:g}: the network "
             f"config.model.name={config.model.name!r} is not told how images were augmented (its "
             "inputs name no 'augment'), and would learn to draw moved ones; set 0, or take ncsnpp "
             "or ddpm"

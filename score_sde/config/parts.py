@@ -124,7 +124,7 @@ EDM: Part = {  # Karras et al. 2022, table 1; behind SMALL, whose sampler is ano
     "model.prediction": "edm",
     "model.ema_lengths": (0.05, 0.1),
     "sampling.method": "heun",
-    "sampling.num_steps": 18,
+    "sampling.num_steps": 17,  # Tweedie's formula at the end is the paper's 18th step
     "sampling.grid": "edm",
     "eval.bpd_eps": 0.002,
 }

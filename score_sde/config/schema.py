@@ -217,7 +217,7 @@ FIELDS: dict[str, Field] = {
     ),
     "sampling.grid": _free(
         "auto",
-        "where the times stand; auto: as suits the step",
+        "where the times stand; auto: as suits step and SDE",
         Names("auto", "uniform", "log_snr", "edm"),
     ),
     "sampling.eps": _free(0.0, "time at which sampling ends; 0: the SDE's own", AT_LEAST_0),

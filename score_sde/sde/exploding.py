@@ -34,10 +34,12 @@ class PowerVESDE(_Exploding):
 
     It is the SDE of the tutorial "Generative Modeling by Estimating Gradients of the Data
     Distribution" (Song 2021), with σ = 25 for MNIST. Near t = 0 it is Brownian motion, σ(t) ≈ √t;
-    for large t its noise level grows by the factor σ in a unit of time.
+    for large t its noise level grows by the factor σ in a unit of time. Its grids are even in log σ,
+    as even steps of time are too coarse for the smallest levels.
     """
 
     name = "powervesde"
+    grid = "log_snr"
 
     def __init__(self, sigma: float = 25.0, N: int = 1000) -> None:
         """`sigma` is g(1), above 1; the noise level at t = 1 is √((sigma² − 1)/(2 log sigma))."""

@@ -9,6 +9,10 @@ is α(T) x_0: from data with a mean square of 1 in each dimension p_T is away fr
 The largest level that a float can hold is no better end. What a network puts out there as noise
 says nothing of the data in float32, and a step of the SDE from 1 itself has no finite drift.
 
+Their grids are even in log σ/α, since near T an even step of time would cross most of the levels:
+in 100 even steps the first from T takes the straight path's level from 999 to 90, and Euler's step
+there multiplies x by −9.
+
 Symbols as in `linear`. Their networks follow the convention of VP: the label is 999 t/T, and the
 output the noise.
 """
@@ -34,6 +38,7 @@ class StraightSDE(SDE):
 
     name = "straightsde"
     T = LAST
+    grid = "log_snr"
     prior_std = LAST
 
     def __init__(self, N: int = 1000) -> None:
@@ -76,6 +81,7 @@ class CosineVPSDE(SDE):
 
     name = "cosinevpsde"
     T = LAST
+    grid = "log_snr"
     offset = 0.008
 
     def __init__(self, N: int = 1000) -> None:

@@ -155,6 +155,8 @@ def _reasons(options: Mapping[str, Any], widths: list[int], attended: list[bool]
             f"scale_by_sigma={options['scale_by_sigma']}, where it divides by the noise level "
             "with a Fourier embedding and only then"
         )
+    if options.get("augment_dim"):
+        reasons.append("training.augment above 0, where it is not told of augmentations")
     if widths[0] != options["nf"]:
         reasons.append(f"ch_mult={tuple(options['ch_mult'])}, where it begins with 1")
     narrow = [
