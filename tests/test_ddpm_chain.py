@@ -72,7 +72,7 @@ def test_heun_over_the_whole_chain_ends_with_the_standard_deviation_of_step_0():
     assert_close(half / s, [1.006, 1.000, 1.000], 5e-3)
 
 
-@pytest.mark.parametrize("name", FEW_STEP)
+@pytest.mark.parametrize("name", [name for name, make in FEW_STEP.items() if make.order])
 def test_fewer_steps_converge_to_the_flow(name):
     end = exact_factor(torch.tensor(0.5))
     samplers = [GridSampler(SDE, chain_grid(SDE, n), FEW_STEP[name](SDE)) for n in (25, 100, 400)]

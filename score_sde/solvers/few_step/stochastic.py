@@ -120,15 +120,16 @@ class _TwoStages(StochasticSolver):
         return increment_and_area(noise, x.shape, t, s, self.sde.snr)
 
     def _node(self, t: Tensor, s: Tensor) -> _Node:
-        before, after = self.sde.noise_level(t) ** 2, self.sde.noise_level(s) ** 2
-        squared = before * after / (after + self.fraction * (before - after))
-        time = self.sde.time_of_noise_level(squared.sqrt())
+        before, after = self.sde.noise_level(t), self.sde.noise_level(s)
+        kept = (after / before) ** 2
+        level = after / (self.fraction + (1 - self.fraction) * kept).sqrt()
+        time = self.sde.time_of_noise_level(level)
         if not self.on_chain:
             given = (self.fraction, self.at_start, self.at_node)
             return _Node(time, *(torch.full_like(t, value) for value in given))
         time = self.node(time)
-        level = self.sde.noise_level(time) ** 2
-        fraction = after * (before - level) / (level * (before - after))
+        level = self.sde.noise_level(time)
+        fraction = (after / level) ** 2 * (1 - (level / before) ** 2) / (1 - kept)
         late = fraction >= _EARLIEST
         time = torch.where(late, time, s)
         fraction = torch.where(late, fraction, torch.ones_like(fraction)).clamp_max(1)
