@@ -16,7 +16,7 @@ from score_sde.data import Source, inverse_scale, open_source, scale
 from score_sde.networks.ema import ExponentialMovingAverage
 from score_sde.networks.table import NETWORKS
 from score_sde.objectives import Objective, make_objective
-from score_sde.samplers import GridSampler, ODESampler, OnStep, Sampler, Samples
+from score_sde.samplers import SAMPLERS, GridSampler, OnStep, Sampler, Samples
 from score_sde.score import Network, NetworkScore, ScoreFor
 from score_sde.sde import SDE, SDES, Score
 from score_sde.solvers.correctors import CORRECTORS
@@ -262,8 +262,9 @@ def build_sampler(config: Config, sde: SDE) -> Sampler:
     """
     sampling = config.sampling
     eps = sampling.eps or sde.eps
-    if sampling.method == "ode":
-        return _ode_sampler(config, sde, eps)
+    schema.FIELDS["sampling.method"].check(sampling.method, "config.sampling.method")
+    if sampling.method in SAMPLERS:
+        return _adaptive_sampler(config, sde, eps)
     pc = sampling.method == "pc"
     if pc and sampling.predictor == sampling.corrector == "none":
         raise ValueError(
@@ -291,23 +292,18 @@ def build_sampler(config: Config, sde: SDE) -> Sampler:
     )
 
 
-def _ode_sampler(config: Config, sde: SDE, eps: float) -> Sampler:
-    sampling = config.sampling
-    if not config.training.continuous and sde.has_chain:
+def _adaptive_sampler(config: Config, sde: SDE, eps: float) -> Sampler:
+    """A row of `SAMPLERS`: what chooses its own times."""
+    method, kind = config.sampling.method, SAMPLERS[config.sampling.method]
+    if _on_chain(config, sde):
         raise ValueError(
-            "config.sampling.method='ode' steps to any time, and this network knows the times of "
-            "its discrete chain only: take pc, ddim, heun or dpm_solver++"
+            f"config.sampling.method={method!r} steps to any time, and this network knows the "
+            f"times of its discrete chain only: take {', '.join(['pc', *FEW_STEP])}"
         )
-    return ODESampler(
-        sde,
-        sampling.rtol,
-        sampling.atol,
-        eps,
-        sampling.max_steps,
-        method=field(config, "sampling.ode_solver"),
-        control=field(config, "sampling.step_control"),
-        tweedie=sampling.noise_removal,
-    )
+    given = {name: field(config, f"sampling.{of}") for name, of in kind.arguments.items()}
+    if given.get("atol") == 0:
+        given["atol"] = (2 if config.data.centered else 1) / 256
+    return kind(sde, eps=eps, tweedie=config.sampling.noise_removal, **given)
 
 
 def _predictor(config: Config, sde: SDE) -> Step:
