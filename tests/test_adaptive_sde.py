@@ -124,22 +124,22 @@ def drawn(scores, index, **options):
     return torch.cat([part.x for part in parts]), torch.cat([part.nfe for part in parts])
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 16])
+@pytest.mark.parametrize("batch_size", [3, 8])
 def test_a_sample_is_the_same_bit_for_bit_whatever_its_mates(batch_size):
-    variance = torch.full((40,), 0.3)
-    alike, nfe = drawn(Scores(VPSDE(), variance, batch_size), torch.arange(20))
-    kept, others = [0, 4, 9, 19], variance.clone()
-    others[:20][[k for k in range(20) if k not in kept]] = 1e-4
-    mixed, nfe_mixed = drawn(Scores(VPSDE(), others, batch_size), torch.arange(20))
+    variance, kept = torch.full((20,), 0.3), [0, 4, 9]
+    alike, nfe = drawn(Scores(VPSDE(), variance, batch_size), torch.arange(10))
+    others = variance.clone()
+    others[[k for k in range(20) if k not in kept]] = 1e-2
+    mixed, nfe_mixed = drawn(Scores(VPSDE(), others, batch_size), torch.arange(10))
     assert nfe_mixed[1] > 1.2 * nfe[1]
     assert mixed[kept].equal(alike[kept])
     assert nfe_mixed[kept].equal(nfe[kept])
     assert not mixed[1].equal(alike[1])
     # Nor does it know its place among others, or who else is drawn.
-    order = torch.tensor([35, 19, 4, 33, 0, 9, 22])
+    order = torch.tensor([15, 9, 4, 13, 0])
     some, nfe_some = drawn(Scores(VPSDE(), others, batch_size), order)
-    assert some[[4, 2, 5, 1]].equal(alike[kept])
-    assert nfe_some[[4, 2, 5, 1]].equal(nfe[kept])
+    assert some[[4, 2, 1]].equal(alike[kept])
+    assert nfe_some[[4, 2, 1]].equal(nfe[kept])
 
 
 def test_batch_sizes_and_seeds():
@@ -154,7 +154,7 @@ def test_batch_sizes_and_seeds():
 
 def test_free_slots_are_filled():
     variance = torch.full((24,), 0.3)
-    variance[::6] = 1e-5
+    variance[::6] = 1e-2
     scores = Scores(VPSDE(), variance, 4)
     _, nfe = drawn(scores, torch.arange(24))
     ends = 6  # batches, for Tweedie's formula

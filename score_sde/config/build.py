@@ -16,7 +16,14 @@ from score_sde.data import Source, inverse_scale, open_source, scale
 from score_sde.networks.ema import ExponentialMovingAverage
 from score_sde.networks.table import NETWORKS
 from score_sde.objectives import Objective, make_objective
-from score_sde.samplers import SAMPLERS, GridSampler, OnStep, Sampler, Samples
+from score_sde.samplers import (
+    SAMPLERS,
+    AdaptiveSampler,
+    GridSampler,
+    OnStep,
+    Sampler,
+    Samples,
+)
 from score_sde.score import Network, NetworkScore, ScoreFor
 from score_sde.sde import SDE, SDES, Score
 from score_sde.solvers.correctors import CORRECTORS
@@ -133,7 +140,7 @@ def _from_fields(
 def _checked(made: Built, kind: type[Built], row: str) -> Built:
     """What a row gave, if it is what its table is of."""
     if not isinstance(made, kind):
-        raise ValueError(f"{row} gives {made!r:.60} where it must give a {kind.__name__}")
+        raise ValueError(f"{row} gives {made!r:.60} where it must give a new {kind.__name__}")
     return made
 
 
@@ -300,10 +307,17 @@ def _adaptive_sampler(config: Config, sde: SDE, eps: float) -> Sampler:
             f"config.sampling.method={method!r} steps to any time, and this network knows the "
             f"times of its discrete chain only: take {', '.join(['pc', *FEW_STEP])}"
         )
-    given = {name: field(config, f"sampling.{of}") for name, of in kind.arguments.items()}
+    fields = schema.defaults("sampling") | config.sampling.to_dict()
+    arguments = arguments_of(kind)
+    if lacking := [of for of in arguments.values() if of not in fields]:
+        raise ValueError(
+            f"config.sampling.{lacking[0]} is missing, which {method} takes: set it in the recipe"
+        )
+    given = {name: fields[of] for name, of in arguments.items()}
     if given.get("atol") == 0:
         given["atol"] = (2 if config.data.centered else 1) / 256
-    return kind(sde, eps=eps, tweedie=config.sampling.noise_removal, **given)
+    made = kind(sde, eps=eps, tweedie=config.sampling.noise_removal, **given)
+    return _checked(made, AdaptiveSampler, f"SAMPLERS[{method!r}]")
 
 
 def _predictor(config: Config, sde: SDE) -> Step:
