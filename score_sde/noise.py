@@ -75,7 +75,7 @@ def _multiply(word: Tensor, by: int) -> tuple[Tensor, Tensor]:
 
 
 def _blocks(
-    seed: int, index: Tensor, draw: int, n_blocks: int, stream: Stream
+    seed: int, index: Tensor, draw: int | Tensor, n_blocks: int, stream: Stream
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The first `n_blocks` blocks of each sample, word by word: four of (B, n_blocks)."""
     if index.ndim != 1 or index.dtype != torch.int64:
@@ -83,12 +83,19 @@ def _blocks(
             f"index must be an int64 tensor of shape (B,), got {index.dtype} of shape "
             f"{tuple(index.shape)}: give one sample index per sample"
         )
-    if not 0 <= draw < MAX_DRAWS:
+    # Of draw numbers on the CPU none is waited for.
+    draws = torch.as_tensor(draw)
+    if draws.dtype != torch.int64 or draws.shape not in ((), index.shape):
+        raise ValueError(
+            f"draw numbers of {draws.dtype} and shape {tuple(draws.shape)}: give one int, or "
+            f"int64 ({len(index)},) with one for each sample"
+        )
+    if draws.numel() and not 0 <= int(draws.min()) <= int(draws.max()) < MAX_DRAWS:
         raise ValueError(
             f"draw number {draw} is outside 0 … {MAX_DRAWS - 1}: take another seed or stream"
         )
     block = torch.arange(n_blocks, device=index.device)
-    purpose = torch.full_like(block[:1], int(stream) << 24 | draw)
+    purpose = (int(stream) << 24 | draws).to(index.device).reshape(-1, 1)
     sample = index[:, None]
     counter = (block, purpose, sample & _MASK, (sample >> 32) & _MASK)
     return philox(counter, seed & 0xFFFFFFFFFFFFFFFF)
@@ -109,7 +116,7 @@ def _check_dtype(dtype: torch.dtype) -> None:
 def normal(
     seed: int,
     index: Tensor,
-    draw: int,
+    draw: int | Tensor,
     shape: Sequence[int],
     *,
     stream: Stream = Stream.SAMPLE,
@@ -122,7 +129,8 @@ def normal(
     Args:
         seed: any int; its low 64 bits count (two's complement for negative ones).
         index: int64 (B,), the sample indices; the result lies on its device.
-        draw: the number of the draw, 0 ≤ draw < 2²⁴.
+        draw: the number of the draw, 0 ≤ draw < 2²⁴; int64 (B,), best on the CPU, where samples
+            have numbers of their own.
         shape: the shape of one sample.
         stream: what the noise is for.
         dtype: float32 or float64.

@@ -40,6 +40,8 @@ TABLES = {
     "PREDICTORS": "score_sde.solvers.predictors",
     "CORRECTORS": "score_sde.solvers.correctors",
     "FEW_STEP": "score_sde.solvers.few_step",
+    "SAMPLERS": "score_sde.samplers",
+    "ODE_SOLVERS": "score_sde.solvers.ode",
     "DATASETS": "score_sde.data",
     "FIGURES": "score_sde.evaluation",
     "MODES": "score_sde.commands.cli",

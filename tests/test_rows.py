@@ -13,6 +13,7 @@ from score_sde.data import DATASETS, MemorySource, open_source
 from score_sde.evaluation.code import fingerprint
 from score_sde.networks.table import NETWORKS
 from score_sde.objectives import OBJECTIVES, NoisePrediction, ScoreMatching
+from score_sde.samplers import SAMPLERS
 from score_sde.sde import SDES
 from score_sde.solvers.correctors import CORRECTORS
 from score_sde.solvers.few_step import FEW_STEP
@@ -92,6 +93,7 @@ def test_what_a_function_leaves_out_is_not_taken_for_heeded(monkeypatch):
         (PREDICTORS, "sampling__predictor", drawn),
         (CORRECTORS, "sampling__corrector", drawn),
         (FEW_STEP, "sampling__method", drawn),
+        (SAMPLERS, "sampling__method", drawn),
     ],
 )
 def test_what_is_no_row_of_its_table_is_refused_in_a_sentence(monkeypatch, table, field, build):
@@ -216,7 +218,7 @@ def test_a_fingerprint_follows_what_users_write_and_nothing_else():
     for name in ("row", "partly", "thing", "Mine"):
         assert of(CODE, name) == of(CODE + "\nother = 3", name) != ""
         assert len({of(CODE, name), *(of(CODE.replace(*change), name) for change in changes)}) == 5
-    for table in (SDES, NETWORKS, OBJECTIVES, PREDICTORS, CORRECTORS, FEW_STEP):
+    for table in (SDES, NETWORKS, OBJECTIVES, PREDICTORS, CORRECTORS, FEW_STEP, SAMPLERS):
         assert {fingerprint(row) for row in table.values()} == {""}
 
 

@@ -27,6 +27,7 @@ from score_sde.data import Source, open_pictures, read_mask, to_unit
 from score_sde.logbook import Logbook
 from score_sde.samplers import GridSampler, Samples, completion
 from score_sde.samplers.completion import MASKS, Known, known_gray, known_pixels
+from score_sde.solvers.few_step import FEW_STEP
 
 GRID_IMAGES = 200
 NO_CORRECTOR = (
@@ -128,7 +129,7 @@ def _sampler(config: Config, task: str) -> GridSampler:
     if not isinstance(sampler, GridSampler):
         raise ValueError(
             f"config.sampling.method={config.sampling.method!r}: --mode {task} takes hold at the "
-            "steps of a grid; take pc, ddim, heun or dpm_solver++"
+            f"steps of a grid; take {', '.join(['pc', *FEW_STEP])}"
         )
     return sampler
 

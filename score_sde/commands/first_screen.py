@@ -15,7 +15,7 @@ from score_sde.config.build import (
     num_classes,
 )
 from score_sde.data import DatasetInfo
-from score_sde.samplers import ODESampler, Sampler
+from score_sde.samplers import Sampler
 from score_sde.sde import SDE
 from score_sde.training import TrainState
 
@@ -65,8 +65,8 @@ def _snapshots(config: Config, sde: SDE) -> str:
 
 
 def _slow(sampler: Sampler) -> str:
-    """A word of warning: of a network that has learnt little, the flow has many small steps."""
-    return ", slow at first" if isinstance(sampler, ODESampler) else ""
+    """A word of warning: of a network that has learnt little, adaptive steps are small."""
+    return ", slow at first" if sampler.num_steps is None else ""
 
 
 def activation_bytes(config: Config) -> int:

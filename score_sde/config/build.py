@@ -17,7 +17,14 @@ from score_sde.networks.ema import ExponentialMovingAverage
 from score_sde.networks.power_average import PowerAverage
 from score_sde.networks.table import NETWORKS
 from score_sde.objectives import Objective, make_objective
-from score_sde.samplers import GridSampler, ODESampler, OnStep, Sampler, Samples
+from score_sde.samplers import (
+    SAMPLERS,
+    AdaptiveSampler,
+    GridSampler,
+    OnStep,
+    Sampler,
+    Samples,
+)
 from score_sde.score import Network, NetworkScore, Parameterisation, ScoreFor, parameterisation
 from score_sde.sde import SDE, SDES, Score
 from score_sde.solvers.correctors import CORRECTORS
@@ -140,7 +147,7 @@ def _from_fields(
 def _checked(made: Built, kind: type[Built], row: str) -> Built:
     """What a row gave, if it is what its table is of."""
     if not isinstance(made, kind):
-        raise ValueError(f"{row} gives {made!r:.60} where it must give a {kind.__name__}")
+        raise ValueError(f"{row} gives {made!r:.60} where it must give a new {kind.__name__}")
     return made
 
 
@@ -299,8 +306,9 @@ def build_sampler(config: Config, sde: SDE) -> Sampler:
     """
     sampling = config.sampling
     eps = sampling.eps or sde.eps
-    if sampling.method == "ode":
-        return _ode_sampler(config, sde, eps)
+    schema.FIELDS["sampling.method"].check(sampling.method, "config.sampling.method")
+    if sampling.method in SAMPLERS:
+        return _adaptive_sampler(config, sde, eps)
     pc = sampling.method == "pc"
     if pc and sampling.predictor == sampling.corrector == "none":
         raise ValueError(
@@ -328,23 +336,25 @@ def build_sampler(config: Config, sde: SDE) -> Sampler:
     )
 
 
-def _ode_sampler(config: Config, sde: SDE, eps: float) -> Sampler:
-    sampling = config.sampling
-    if not config.training.continuous and sde.has_chain:
+def _adaptive_sampler(config: Config, sde: SDE, eps: float) -> Sampler:
+    """A row of `SAMPLERS`: what chooses its own times."""
+    method, kind = config.sampling.method, SAMPLERS[config.sampling.method]
+    if _on_chain(config, sde):
         raise ValueError(
-            "config.sampling.method='ode' steps to any time, and this network knows the times of "
-            "its discrete chain only: take pc, ddim, heun or dpm_solver++"
+            f"config.sampling.method={method!r} steps to any time, and this network knows the "
+            f"times of its discrete chain only: take {', '.join(['pc', *FEW_STEP])}"
         )
-    return ODESampler(
-        sde,
-        sampling.rtol,
-        sampling.atol,
-        eps,
-        sampling.max_steps,
-        method=field(config, "sampling.ode_solver"),
-        control=field(config, "sampling.step_control"),
-        tweedie=sampling.noise_removal,
-    )
+    fields = schema.defaults("sampling") | config.sampling.to_dict()
+    arguments = arguments_of(kind)
+    if lacking := [of for of in arguments.values() if of not in fields]:
+        raise ValueError(
+            f"config.sampling.{lacking[0]} is missing, which {method} takes: set it in the recipe"
+        )
+    given = {name: fields[of] for name, of in arguments.items()}
+    if given.get("atol") == 0:
+        given["atol"] = (2 if config.data.centered else 1) / 256
+    made = kind(sde, eps=eps, tweedie=config.sampling.noise_removal, **given)
+    return _checked(made, AdaptiveSampler, f"SAMPLERS[{method!r}]")
 
 
 def _predictor(config: Config, sde: SDE) -> Step:

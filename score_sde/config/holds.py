@@ -37,29 +37,30 @@ class Number:
 
 
 class Names:
-    """Names: those given, and the rows of a table where one is named.
+    """Names: those given, and the rows of tables where some are named.
 
     Args:
         *names: those that are in no table.
         table: where the table is, as "module:NAME".
+        more: where another one is.
     """
 
-    def __init__(self, *names: str, table: str = "") -> None:
-        self.names, self.table = names, table
+    def __init__(self, *names: str, table: str = "", more: str = "") -> None:
+        self.names, self.tables = names, [place for place in (table, more) if place]
 
     @property
     def words(self) -> str:
-        """The names, or the table's place."""
-        rows = [f"a row of {self.table}"] if self.table else []
-        return ", ".join([*self.names, *rows])
+        """The names, and the places of the tables."""
+        return ", ".join([*self.names, *(f"a row of {place}" for place in self.tables)])
 
     def allowed(self) -> list[str]:
         """All of them, now."""
-        return [*self.names, *(name for name in _rows(self.table) if name not in self.names)]
+        return list(dict.fromkeys([*self.names, *(n for p in self.tables for n in _rows(p))]))
 
     def row(self, name: str) -> object:
-        """What the table has under a name; None where the name is in no table."""
-        return _rows(self.table).get(name)
+        """What a table has under a name; None where the name is in no table."""
+        rows = [_rows(place) for place in self.tables]
+        return next((table[name] for table in rows if name in table), None)
 
     def check(self, value: object, what: str) -> None:
         """Refuses a value of the field `what` with an UnknownName."""
@@ -70,7 +71,7 @@ class Names:
 
 def _rows(table: str) -> Mapping[str, object]:
     module, _, name = table.partition(":")
-    return getattr(importlib.import_module(module), name) if table else {}
+    return getattr(importlib.import_module(module), name)
 
 
 @dataclass(frozen=True)

@@ -177,8 +177,12 @@ FIELDS: dict[str, Field] = {
     "training.channels_last": _free("auto", "memory format; auto: not on MPS", AUTO_ON_OFF),
     "sampling.method": _free(
         "pc",
-        "pc: predictor and corrector; ode: adaptive; or a few-step solver",
-        Names("pc", "ode", table="score_sde.solvers.few_step:FEW_STEP"),
+        "pc: predictor and corrector; a sampler that chooses its own times; or a few-step solver",
+        Names(
+            "pc",
+            table="score_sde.samplers:SAMPLERS",
+            more="score_sde.solvers.few_step:FEW_STEP",
+        ),
     ),
     "sampling.num_steps": _free(0, "steps; 0: the chain's own number of scales", up_to(10**7)),
     "sampling.batch_size": _free(64, "images drawn at a time", AT_LEAST_1),
@@ -235,7 +239,18 @@ FIELDS: dict[str, Field] = {
     ),
     "sampling.rtol": _free(1e-5, "relative tolerance of the adaptive ODE", ABOVE_0),
     "sampling.atol": _free(1e-5, "absolute tolerance of the adaptive ODE", ABOVE_0),
-    "sampling.max_steps": _free(10000, "of the adaptive ODE, after which it gives up", AT_LEAST_1),
+    "sampling.sde_rtol": _free(
+        0.02, "relative tolerance of the adaptive SDE", ABOVE_0, older=0.02
+    ),
+    "sampling.sde_atol": _free(
+        0.0,
+        "absolute tolerance of the adaptive SDE; 0: one grey level of 256",
+        AT_LEAST_0,
+        older=0.0,
+    ),
+    "sampling.max_steps": _free(
+        10000, "of adaptive samplers, after which they give up", AT_LEAST_1
+    ),
     "sampling.eta": _free(
         0.0,
         "noise of DDIM's steps: 0 none, 1 that of ancestral sampling (Song, J. et al. 2021)",

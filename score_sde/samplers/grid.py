@@ -55,7 +55,12 @@ ConstraintFor = Callable[[Tensor, Noise], Constraint]
 
 
 class Sampler(Protocol):
-    """What draws samples: `GridSampler` and `ODESampler`."""
+    """What draws samples: `GridSampler` and the children of `AdaptiveSampler`."""
+
+    @property
+    def num_steps(self) -> int | None:
+        """How many steps every sample takes; None where each has its own."""
+        ...
 
     @property
     def deterministic(self) -> bool:

@@ -1,0 +1,114 @@
+"""What samplers share that choose each sample's times by its own error."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from score_sde.noise import SampleNoise
+from score_sde.samplers.grid import OnStep, Samples, batches
+from score_sde.score import ScoreFor, denoised_from_score
+from score_sde.sde import SDE
+from score_sde.solvers.ode import ODEResult
+
+_ROUNDS = 8
+
+
+class AdaptiveSampler(ABC):
+    """Draws with a solver that gives each sample its own times.
+
+    The network sees full batches of one size. A few times as many samples are solved together, so
+    that a sample that is done early gives its place to one that waits. A network that knows the
+    times of a discrete chain only has no use for such times, and is refused where samplers are
+    built.
+
+    Args:
+        sde: the forward SDE.
+        eps: where the solution ends; the SDE's own by default.
+        tweedie: ends with Tweedie's formula at eps, one more evaluation.
+
+    Attributes:
+        arguments: what the constructor takes besides, by name, with the field of a config's group
+            `sampling` that each stands for.
+        num_steps: None, as in `Sampler`.
+
+    Raises:
+        ValueError: where eps is not in (0, T).
+    """
+
+    arguments: ClassVar[Mapping[str, str]] = {}
+    num_steps: None = None
+
+    def __init__(self, sde: SDE, eps: float | None = None, *, tweedie: bool = False) -> None:
+        self.sde = sde
+        self.eps = sde.eps if eps is None else eps
+        self.tweedie = tweedie
+        if not 0 < self.eps < sde.T:
+            raise ValueError(
+                f"eps={eps}: sampling must end between 0 and T={sde.T}, both excluded"
+            )
+
+    @abstractmethod
+    def solve(
+        self, prior: Tensor, score_for: ScoreFor, part: Tensor, seed: int, batch_size: int
+    ) -> ODEResult:
+        """Carries samples from T to eps.
+
+        Args:
+            prior: (n, ...) their draws from the prior, which were draw 0 of each.
+            score_for: int64 (b,) indices → the score for these samples.
+            part: int64 (n,) their indices.
+            seed: of the noise.
+            batch_size: how many the score is given at a time.
+        """
+
+    def draw(
+        self,
+        score_for: ScoreFor,
+        index: Tensor,
+        shape: Sequence[int],
+        *,
+        seed: int,
+        batch_size: int,
+        device: torch.device | str,
+        dtype: torch.dtype = torch.float32,
+        on_step: OnStep | None = None,
+    ) -> Iterator[Samples]:
+        """Draws several batches at a time; arguments and errors are those of `Sampler.draw`.
+
+        Samples come with their status. They have no steps in common, so `on_step` is called twice
+        for each part: with the prior, and with what became of it.
+        """
+        for part in batches(index, batch_size * _ROUNDS, device):
+            prior = self.sde.prior_sampling(
+                (len(part), *shape), noise=SampleNoise(seed, part, dtype=dtype)
+            )
+            if on_step is not None:
+                on_step(0, 1, self.sde.T, prior, prior)
+            samples = self._end(prior, score_for, part, seed, batch_size)
+            if on_step is not None:
+                on_step(1, 1, self.eps, samples.x, samples.x)
+            yield samples
+
+    @torch.no_grad()
+    def _end(
+        self, prior: Tensor, score_for: ScoreFor, part: Tensor, seed: int, batch_size: int
+    ) -> Samples:
+        result = self.solve(prior, score_for, part, seed, batch_size)
+        if not self.tweedie:
+            return Samples(part, result.y, result.nfe, result.status)
+        x = self._denoised(result.y, score_for, part, batch_size)
+        return Samples(part, x, result.nfe + 1, result.status)
+
+    def _denoised(self, x: Tensor, score_for: ScoreFor, part: Tensor, batch_size: int) -> Tensor:
+        denoised = []
+        for start in range(0, len(part), batch_size):
+            # The last batch is filled up with its last sample, lest a result depend on how many
+            # come with it.
+            row = torch.arange(start, start + batch_size, device=x.device).clamp_max(len(part) - 1)
+            t = x.new_full((batch_size,), self.eps)
+            score = score_for(part[row])(x[row], t)
+            denoised.append(denoised_from_score(self.sde, x[row], score, t))
+        return torch.cat(denoised)[: len(part)]
