@@ -100,7 +100,10 @@ def student(config: Config) -> list[Row]:
     rows += [Row("ODE", f"{tol:g}", _ode(tol)) for tol in (1e-3, 1e-5)]
     for sigma in SIGMAS:
         sde = {"training.sde": "powervesde", "model.sigma": sigma}
+        corrected = {**euler, "sampling.corrector": "langevin"}
         rows += [Row(f"Euler–Maruyama, σ {sigma:g}", str(k), sde | _pc(k, **euler)) for k in steps]
+        rows += [Row(f"PC, σ {sigma:g}", str(k), sde | _pc(k, **corrected)) for k in steps]
+        rows.append(Row(f"ODE, σ {sigma:g}", "1e-05", sde | _ode(1e-5)))
     return rows
 
 

@@ -113,21 +113,21 @@ def _draw(axes: Axes, panel: Panel, styles: Mapping[str, tuple[str, str]]) -> di
         low, high, what = panel.band
         handles[what] = axes.axhspan(low, high, color="#9a9a9a", alpha=0.35, linewidth=0.8)
     axes.set_xscale("log")
-    _write_ticks(axes.xaxis, *axes.get_xlim())
+    _write_ticks(axes.xaxis, *axes.get_xlim(), room=3.2)
     values = np.array([y for curve in panel.curves.values() for y in curve.y])
     if panel.log and (values > 0).all():
         axes.set_yscale("log")
         # An error as large as the value would stretch the axis down to nothing.
         lowest = min(values.min(), panel.band[0] if panel.band else np.inf)
         axes.set_ylim(bottom=0.6 * lowest)
-        _write_ticks(axes.yaxis, *axes.get_ylim())
+        _write_ticks(axes.yaxis, *axes.get_ylim(), room=2.5)
     return handles
 
 
-def _write_ticks(axis: Axis, low: float, high: float) -> None:
-    """Ticks at 1, 2 and 5 of each decade, written out; on long axes at 1 alone."""
+def _write_ticks(axis: Axis, low: float, high: float, room: float) -> None:
+    """Ticks at 1, 2 and 5 of each decade, written out; beyond `room` decades at 1 alone."""
     decades = np.log10(high / low)
-    axis.set_major_locator(LogLocator(10, (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0)))
+    axis.set_major_locator(LogLocator(10, (1.0,) if decades > room else (1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
