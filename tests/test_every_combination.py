@@ -243,16 +243,13 @@ def assert_right(case):
         assert_falls(case, replace(case, num_steps=0))
     elif found.off > found.bound:
         cases = [replace(case, num_steps=k * found.steps) for k in (1, 3, 9)]
-        assert_falls(*(cases[:2] if law(cases[1]).off < FAR else cases[1:]))
-
-
-FAR = 0.2
+        assert_falls(*(cases[:2] if law(cases[1]).off < 0.05 else cases[1:]))
 
 
 def assert_falls(few, many):
     share = 1 / 2 if law(many).order == 1 else 1 / 3
     assert law(many).off < max(law(many).bound, share * law(few).off)
-    assert law(many).off < FAR
+    assert law(many).off < 0.1
 
 
 def refusal(case):
