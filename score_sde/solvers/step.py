@@ -23,7 +23,10 @@ class Step(ABC):
 
     Attributes:
         name: what recipes and messages call it.
-        order: global order of convergence of a deterministic solver.
+        order: global order of convergence of a deterministic solver; of one that remembers steps,
+            given accurate values at the first of them.
+        start_order: of one that remembers steps, the order of the error that is added where a run
+            begins, as it must, with steps of lower orders.
         weak_order: the weak order where noise enters: that of the moments.
         evaluations: how often one step calls the score.
         grid: the kind of `grids.time_grid` that suits it.
@@ -39,7 +42,8 @@ class Step(ABC):
     """
 
     name: ClassVar[str]
-    order: ClassVar[int | None] = None
+    order: int | None = None
+    start_order: ClassVar[int | None] = None
     weak_order: ClassVar[int | None] = None
     grid: ClassVar[str] = "uniform"
     evaluations: int = 1
