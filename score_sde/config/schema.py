@@ -204,6 +204,13 @@ FIELDS: dict[str, Field] = {
         "where the times stand; auto: as suits the step",
         Names("auto", "uniform", "log_snr", "edm"),
     ),
+    "sampling.threshold": _free(
+        "none",
+        "keep denoised images to the data's range: clip them, or by a quantile of each "
+        "(Saharia et al. 2022)",
+        Names("none", "static", "dynamic"),
+        older="none",
+    ),
     "sampling.eps": _free(0.0, "time at which sampling ends; 0: the SDE's own", AT_LEAST_0),
     "sampling.rtol": _free(1e-5, "relative tolerance of the adaptive ODE", ABOVE_0),
     "sampling.atol": _free(1e-5, "absolute tolerance of the adaptive ODE", ABOVE_0),
