@@ -8,8 +8,16 @@ import torch
 from problems import SDES, Gaussian
 
 from score_sde.sde import SDE, VESDE, VPSDE, CosineVPSDE, KarrasVESDE, StraightSDE, subVPSDE
-from score_sde.solvers.few_step import DDIM, FEW_STEP, DPMSolverPP2M, Heun
-from score_sde.solvers.grids import time_grid
+from score_sde.solvers.few_step import (
+    DDIM,
+    FEW_STEP,
+    DPMSolver2,
+    DPMSolverPP2M,
+    Heun,
+    UniPC,
+    UniPC2,
+)
+from score_sde.solvers.grids import chain_grid, time_grid
 from score_sde.solvers.predictors import PREDICTORS
 
 DETERMINISTIC = [name for name, make in FEW_STEP.items() if make.order is not None]
@@ -204,3 +212,70 @@ def test_churn_out_of_range_is_refused():
         Heun(VPSDE(), s_churn=-1.0)
     with pytest.raises(ValueError, match=r"s_min=2.0, s_max=1.0"):
         Heun(VPSDE(), s_min=2.0, s_max=1.0)
+
+
+@pytest.mark.parametrize("kind", ["ve", "vp"])
+@pytest.mark.parametrize("name", FEW_STEP)
+def test_a_network_of_a_chain_is_asked_at_its_times_only(kind, name):
+    sde = SDES[kind](N=100)
+    data = Gaussian(sde, 0.7, 0.25)
+    asked = []
+
+    def score(x, t):
+        asked.append(t[0].item())
+        return data.score(x, t)
+
+    solver = FEW_STEP[name](sde)
+    solver.on_chain = True
+    for num_steps in (9, 40, 99):
+        walk(solver, torch.ones(2, 1), chain_grid(sde, num_steps), score)
+    assert {*asked} <= {*sde.chain_times().float().tolist()}
+
+
+def test_dpm_solver_2_has_the_coefficients_of_the_node_that_the_chain_gives():
+    sde = VPSDE(N=100)
+    data = Gaussian(sde, 0.7, 0.25)
+    x = torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
+    t, u, s = (sde.chain_times()[k].expand(5) for k in (60, 41, 22))
+    solver = DPMSolver2(sde)
+    solver.on_chain = True
+    asked = []
+
+    def score(x, t):
+        asked.append(t)
+        return data.score(x, t)
+
+    stepped, _ = solver.step(x, t, s, score, no_noise)
+    u = asked[1]
+    level_t, level_u, level_s = (sde.noise_level(v)[0].item() for v in (t, u, s))
+    r = math.log(level_t / level_u) / math.log(level_t / level_s)
+    assert 0.45 < r < 0.55
+    assert r != 0.5
+    # Lu et al. 2022a, algorithm 4, in y = x/α.
+    y = x / sde.mean_scale(t)[0]
+    n = -sde.std(t)[0] * data.score(x, t)
+    inner = sde.mean_scale(u)[0] * (y + (level_u - level_t) * n)
+    n_u = -sde.std(u)[0] * data.score(inner, u)
+    expected = y + (level_s - level_t) * (n + (n_u - n) / (2 * r))
+    assert torch.allclose(stepped / sde.mean_scale(s)[0], expected)
+    # Neighbours have no step between them: the end itself is the node, as in Heun's method.
+    s = sde.chain_times()[59].expand(5)
+    stepped, _ = solver.step(x, t, s, data.score, no_noise)
+    assert torch.allclose(stepped, Heun(sde).step(x, t, s, data.score, no_noise)[0])
+
+
+@pytest.mark.parametrize("make", [UniPC, UniPC2])
+def test_a_correction_leaves_what_a_constraint_has_put_into_the_state(make):
+    # Of a single data point the denoised sample is known: no correction is due, and a step from
+    # whatever a constraint has made of x is DDIM's.
+    sde = VPSDE()
+    data = Gaussian(sde, 0.7, 0.0)
+    x = torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
+    solver = make(sde)
+    solver.begin(5)
+    for t, s in itertools.pairwise(time_grid(sde, 5, "log_snr").double()):
+        t, s = t.expand(5), s.expand(5)
+        put = x + 1
+        ddim, _ = DDIM(sde).step(put, t, s, data.score, no_noise)
+        x, _ = solver.step(put, t, s, data.score, no_noise)
+        assert torch.allclose(x, ddim)

@@ -21,6 +21,7 @@ from score_sde.config.build import (
     image_shape,
     num_classes,
     open_split,
+    thresholded,
 )
 from score_sde.config.holds import expanded
 from score_sde.data import Source, open_pictures, read_mask, to_unit
@@ -189,9 +190,10 @@ def _draw(
 ) -> Iterator[Samples]:
     device = build_device(config)
     label_of = None if labels is None else lambda index: labels[index.cpu() // completions]
+    score_for = build_score_for(config, network, sampler.sde, label_of)
     return completion.complete(
         sampler,
-        build_score_for(config, network, sampler.sde, label_of),
+        thresholded(config, sampler.sde, score_for),
         lambda index: known.of(index.cpu() // completions).to(device),
         torch.arange(len(known.value) * completions),
         known.value.shape[1:],

@@ -25,6 +25,7 @@ from score_sde.samplers import (
     Sampler,
     Samples,
 )
+from score_sde.samplers.thresholding import ThresholdedScore
 from score_sde.score import Network, NetworkScore, Parameterisation, ScoreFor, parameterisation
 from score_sde.sde import SDE, SDES, Score
 from score_sde.solvers.correctors import CORRECTORS
@@ -416,6 +417,21 @@ def build_score_for(
     return score_for
 
 
+def thresholded(config: Config, sde: SDE, score_for: ScoreFor) -> ScoreFor:
+    """The scores that samples are drawn with: their denoised images as `sampling.threshold` says.
+
+    Args:
+        config: of the network.
+        sde: that it was trained for.
+        score_for: as `build_score_for` gives it, for whatever else a score is asked for.
+    """
+    kind = field(config, "sampling.threshold")
+    if kind == "none":
+        return score_for
+    centered = config.data.centered
+    return lambda index: ThresholdedScore(score_for(index), sde, kind, centered)
+
+
 def draw(
     config: Config,
     network: Network,
@@ -439,8 +455,9 @@ def draw(
         seed: another one than `config.seed`.
     """
     classes = num_classes(config)
+    score_for = build_score_for(config, network, sde, lambda part: part % classes)
     return (sampler or build_sampler(config, sde)).draw(
-        build_score_for(config, network, sde, lambda part: part % classes),
+        thresholded(config, sde, score_for),
         index,
         image_shape(config),
         seed=config.seed if seed is None else seed,

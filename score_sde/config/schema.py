@@ -224,6 +224,13 @@ FIELDS: dict[str, Field] = {
         "where the times stand; auto: as suits step and SDE",
         Names("auto", "uniform", "log_snr", "edm"),
     ),
+    "sampling.threshold": _free(
+        "none",
+        "keep denoised images to the data's range: clip them, or by a quantile of each "
+        "(Saharia et al. 2022)",
+        Names("none", "static", "dynamic"),
+        older="none",
+    ),
     "sampling.eps": _free(0.0, "time at which sampling ends; 0: the SDE's own", AT_LEAST_0),
     "sampling.ode_solver": _free(
         "rk45",

@@ -33,6 +33,7 @@ class AdaptiveSampler(ABC):
         arguments: what the constructor takes besides, by name, with the field of a config's group
             `sampling` that each stands for.
         num_steps: None, as in `Sampler`.
+        deterministic: whether a sample is a function of its draw from the prior.
 
     Raises:
         ValueError: where eps is not in (0, T).
@@ -40,6 +41,7 @@ class AdaptiveSampler(ABC):
 
     arguments: ClassVar[Mapping[str, str]] = {}
     num_steps: None = None
+    deterministic: bool = False
 
     def __init__(self, sde: SDE, eps: float | None = None, *, tweedie: bool = False) -> None:
         self.sde = sde

@@ -23,7 +23,10 @@ class Step(ABC):
 
     Attributes:
         name: what recipes and messages call it.
-        order: global order of convergence of a deterministic solver.
+        order: global order of convergence of a deterministic solver; of one that remembers steps,
+            given accurate values at the first of them.
+        start_order: of one that remembers steps, the order of the error that is added where a run
+            begins, as it must, with steps of lower orders.
         weak_order: the weak order where noise enters: that of the moments.
         strong_order: the strong order there: that of each path, where the steps of every size see
             one path (`noise.BrownianPath`).
@@ -42,6 +45,7 @@ class Step(ABC):
 
     name: ClassVar[str]
     order: int | None = None
+    start_order: int | None = None
     weak_order: int | None = None
     strong_order: float | None = None
     grid: ClassVar[str] = "uniform"

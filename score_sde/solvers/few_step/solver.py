@@ -11,11 +11,17 @@ differences:
 
     x_s = (x_t − c n) / r,        c = σ_t − r σ_s = G² / (σ_t + r σ_s).
 
+With the denoised sample D = y − ℓ n instead, it is
+
+    x_s = (σ_s/σ_t) x_t + α_s (1 − e^(−h)) D,        h = log(ℓ_t/ℓ_s).
+
 These solvers step between two times of a grid, never on the chain's own scales.
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from score_sde.noise import Noise
@@ -63,3 +69,26 @@ class FewStepSolver(Step):
         r, G = self.sde.transition(t, s)
         c = G**2 / (self.sde.std(t) + r * self.sde.std(s))
         return (x - expand_to(c, x) * n) / expand_to(r, x)
+
+    def _towards(self, denoised: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """The step from t to s with this denoised sample."""
+        kept = (self.sde.std(exact(s)) / self.sde.std(exact(t))).to(x)
+        return expand_to(kept, x) * x + self._gain(x, t, s) * denoised
+
+    def _gain(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """α_s (1 − e^(−h)), the factor of the denoised sample, for a product with x."""
+        (h,) = self._lengths(t, [s])
+        return expand_to((-self.sde.mean_scale(exact(s)) * torch.expm1(-h)).to(x), x)
+
+    def _lengths(self, t: Tensor, times: Sequence[Tensor]) -> list[Tensor]:
+        """h = log(ℓ_t/ℓ_s) for each s of `times`, infinite where ℓ_s = 0: (B,) float64 each."""
+        levels = self.sde.noise_level(exact(torch.cat([t, *times]))).log().chunk(len(times) + 1)
+        return [levels[0] - level for level in levels[1:]]
+
+
+def exact(t: Tensor) -> Tensor:
+    """Times in float64, in which coefficients of a step are computed: their differences cancel.
+
+    On the CPU where the device knows no float64.
+    """
+    return (t.cpu() if t.device.type == "mps" else t).double()
