@@ -291,12 +291,17 @@ class BrownianPath:
             z and ζ as in `increment_and_area`.
 
         Raises:
-            ValueError: where a time is not on the grid, or none is given.
+            ValueError: where a time is not on the grid, none is given, or the clock is infinite.
         """
         first, last = self._place(t), self._place(t_next)
         at = self.times[first : last + 1]
         steps = (at if clock is None else clock(at)).diff().abs().to(self._z)
         total = steps.sum()
+        if not total.isfinite():
+            raise ValueError(
+                f"the Brownian path was asked down to time {self.times[last].item():g}, where its "
+                "clock is infinite: end the grid where there is noise left"
+            )
         root = steps.sqrt().reshape(-1, *[1] * (self._z.ndim - 1))
         jumps = root * self._z[first:last]
         areas = root**2 * (jumps / 2 + root * self._area[first:last] / math.sqrt(12))

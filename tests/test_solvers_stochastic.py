@@ -342,6 +342,7 @@ class GeometricBrownianMotion(SDE):
 )
 def test_strong_orders_on_geometric_brownian_motion(make, order):
     sde, n = GeometricBrownianMotion(1), 4000
+    assert make(sde).strong_order == order
     times = torch.linspace(1, 0, 257, dtype=torch.float64)
     noise = torch_noise(dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     path = BrownianPath(noise, (n, 1), times)
@@ -402,6 +403,8 @@ def test_what_a_path_cannot_give_is_refused():
         step.step(x, t, None, lambda x, t: -x, path)
     with pytest.raises(ValueError, match="noise that belongs to none"):
         sde.prior_sampling((2, 1), noise=path)
+    with pytest.raises(ValueError, match=r"down to time 0, where its clock is infinite"):
+        StochasticHeun(sde).step(x, t, t * 0, lambda x, t: -x, path)
 
 
 # How they are used

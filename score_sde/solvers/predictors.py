@@ -57,10 +57,16 @@ class Predictor(Step):
 
 
 class EulerMaruyamaPredictor(Predictor):
-    """Euler–Maruyama on the reverse-time SDE."""
+    """Euler–Maruyama on the reverse-time SDE: strong order 1, of 1/2 where noise depends on x."""
 
     name = "euler_maruyama"
     chain_steps = True
+    order_on_any_noise: ClassVar[float] = 0.5
+
+    def __init__(self, sde: SDE, probability_flow: bool = False) -> None:
+        super().__init__(sde, probability_flow)
+        if sde.noise_depends_on_x:
+            self.strong_order = self.order_on_any_noise
 
     def step(
         self, x: Tensor, t: Tensor, t_next: Tensor | None, score: Score, noise: Noise
@@ -86,6 +92,7 @@ class MilsteinPredictor(EulerMaruyamaPredictor):
     """
 
     name = "milstein"
+    order_on_any_noise = 1.0
 
     def step(
         self, x: Tensor, t: Tensor, t_next: Tensor | None, score: Score, noise: Noise

@@ -9,7 +9,7 @@ from torch import Tensor
 from score_sde.noise import Noise, increment
 from score_sde.score import noise_from_score
 from score_sde.sde import SDE, Score
-from score_sde.solvers.few_step.solver import FewStepSolver, exact
+from score_sde.solvers.few_step.solver import FewStepSolver, exact, grid_time
 from score_sde.tensor_ops import expand_to
 
 
@@ -47,12 +47,13 @@ class DDIM(FewStepSolver):
         self, x: Tensor, t: Tensor, t_next: Tensor | None, score: Score, noise: Noise
     ) -> tuple[Tensor, Tensor]:
         """One step; see `Step.step`."""
-        x_mean, _ = super().step(x, t, t_next, score, noise)
-        if self.eta == 0 or t_next is None:
+        s = grid_time(self, t_next)
+        x_mean = self.advance(x, t, s, score, noise)
+        if self.eta == 0:
             return x_mean, x_mean
-        _, G = self.sde.transition(t, t_next)
-        std = self.eta * G * self.sde.std(t_next) / self.sde.std(t)
-        z = increment(noise, x.shape, t, t_next, self.sde.snr)
+        _, G = self.sde.transition(t, s)
+        std = self.eta * G * self.sde.std(s) / self.sde.std(t)
+        z = increment(noise, x.shape, t, s, self.sde.snr)
         return x_mean + expand_to(std, x) * z, x_mean
 
     def advance(self, x: Tensor, t: Tensor, s: Tensor, score: Score, noise: Noise) -> Tensor:
