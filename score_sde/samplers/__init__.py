@@ -2,7 +2,8 @@
 
 `grid` owns grid, progress, call count and final denoising for every solver step; `ode` draws with
 the adaptive ODE; `completion` is what is known of an image as a constraint on the loop, and
-`thresholding` keeps denoised images to the data's range.
+`thresholding` keeps denoised images to the data's range; `optimised_grid` finds the times that
+suit a score.
 """
 
 from score_sde.samplers.grid import Constraint, GridSampler, OnStep, Sampler, Samples
