@@ -16,7 +16,7 @@ from score_sde.samplers.completion import Replacement, known_pixels
 from score_sde.score import NetworkScore
 from score_sde.sde import VESDE, VPSDE
 from score_sde.solvers.correctors import AnnealedLangevinDynamics, LangevinCorrector
-from score_sde.solvers.few_step import DDIM, FEW_STEP, Heun
+from score_sde.solvers.few_step import DDIM, FEW_STEP, Heun, UniPC
 from score_sde.solvers.grids import chain_grid, paper_grid
 from score_sde.solvers.predictors import PREDICTORS, AncestralSamplingPredictor
 
@@ -81,6 +81,18 @@ def test_fewer_steps_converge_to_the_flow(name):
     errors = [abs(factor(sampler, 0.5) - end).item() for sampler in samplers]
     assert errors[2] < 0.02 * 0.5
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
+
+
+def test_orders_that_fall_off_at_the_end_keep_the_last_step_from_overshooting():
+    # The last step of 25 is four times as long in log-SNR as the one before it.
+    times, end = chain_grid(SDE, 25), exact_factor(torch.tensor(0.5))
+
+    def error(lower_order_final):
+        sampler = GridSampler(SDE, times, UniPC(SDE, lower_order_final=lower_order_final))
+        return abs(factor(sampler, 0.5) / end - 1).item()
+
+    assert error(False) == pytest.approx(0.39, abs=0.005)
+    assert error(True) == pytest.approx(0.02, abs=0.005)
 
 
 @pytest.mark.parametrize("num_steps", [20, 50])

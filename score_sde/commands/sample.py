@@ -15,9 +15,17 @@ from tqdm import tqdm
 
 from score_sde import atomic, pictures
 from score_sde.commands.progress import advice_on_memory
+from score_sde.commands.sampling_grid import grid_of
 from score_sde.commands.weights import network_of, open_checkpoint
 from score_sde.config import history
-from score_sde.config.build import Config, build_device, build_inverse_scaler, build_sde, draw
+from score_sde.config.build import (
+    Config,
+    build_device,
+    build_inverse_scaler,
+    build_sampler,
+    build_sde,
+    draw,
+)
 from score_sde.logbook import Logbook
 from score_sde.samplers import Samples
 
@@ -61,13 +69,19 @@ def sample(
     )
     with advice_on_memory(advice):
         network = network_of(config, state, path, raw=raw)
-        origin = origin_of(config, network.state_dict())
+        sampler, facts = None, {}
+        if config.sampling.grid == "optimised":
+            key = origin_of(config, network.state_dict(), seed=0)  # it suits every seed
+            times = grid_of(config, network, sde, path, key, reports.append)
+            sampler, facts = build_sampler(config, sde, times), {"times": times.tolist()}
+        origin = origin_of(config, network.state_dict(), **facts)
         output, grid = prepare_output(output, default, origin, reports.append)
         with Logbook(workdir, beside=grid.parent, tensorboard=False) as log:
             for report in reports:
                 log.say(report)
             log.say(f"drawing {num_samples} images from {path} into {output}")
-            parts = draw(config, network, sde, torch.arange(num_samples), device)
+            index = torch.arange(num_samples)
+            parts = draw(config, network, sde, index, device, sampler=sampler)
             images, nfe = write_images(
                 log, config, parts, num_samples, output, origin=origin, network=network
             )

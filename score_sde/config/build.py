@@ -25,6 +25,7 @@ from score_sde.samplers import (
     Sampler,
     Samples,
 )
+from score_sde.samplers.optimised_grid import OptimisedGrid, optimised_grid
 from score_sde.samplers.thresholding import ThresholdedScore
 from score_sde.score import Network, NetworkScore, Parameterisation, ScoreFor, parameterisation
 from score_sde.sde import SDE, SDES, Score
@@ -295,11 +296,16 @@ def build_sources(config: Config) -> tuple[Source, Source]:
     return open_split(config, "train"), open_split(config, "test")
 
 
-def build_sampler(config: Config, sde: SDE) -> Sampler:
+def build_sampler(config: Config, sde: SDE, times: Tensor | None = None) -> Sampler:
     """The sampler of `config.sampling`.
 
     `num_steps=0` takes as many steps as the chain has scales. Networks trained on a discrete chain
     are called at its times only.
+
+    Args:
+        config: of the network.
+        sde: that it was trained for.
+        times: instead of those of `sampling.grid`, as `optimise_grid` finds them.
 
     Raises:
         UnknownName: a name that is in none of the tables.
@@ -319,11 +325,17 @@ def build_sampler(config: Config, sde: SDE) -> Sampler:
     predictor = _predictor(config, sde) if pc else _few_step(config, sde)
     steps = sampling.num_steps or sde.N
     discrete = not config.training.continuous
+    if sampling.grid == "optimised" and (discrete or pc or predictor.order is None):
+        what = "a network of a discrete chain" if discrete else f"method={sampling.method!r}"
+        raise ValueError(
+            "config.sampling.grid='optimised' is for few-step methods without noise in continuous "
+            f"time, not for {what}: set auto"
+        )
     if chain := pc and discrete and predictor.chain_steps and steps == sde.N:
         times = paper_grid(sde, eps=0.0)
     elif discrete:
         times = chain_grid(sde, sampling.num_steps or sde.N - 1)
-    else:
+    elif times is None:
         times = time_grid(sde, steps, _grid_kind(config, sde, predictor), eps)
     return GridSampler(
         sde,
@@ -390,8 +402,33 @@ def _on_chain(config: Config, sde: SDE) -> bool:
 
 def _grid_kind(config: Config, sde: SDE, step: Step) -> GridKind:
     kind = config.sampling.grid
+    # What is not optimised, as no network is at hand, is what an optimised grid is held against.
     own = sde.grid if step.grid == "uniform" else step.grid
-    return own if kind == "auto" else kind  # type: ignore[return-value]
+    kinds = {"auto": own, "optimised": "log_snr"}
+    return kinds.get(kind, kind)  # type: ignore[return-value]
+
+
+def optimise_grid(
+    config: Config, network: Network, sde: SDE, device: torch.device
+) -> OptimisedGrid:
+    """The grid `sampling.grid=optimised` of a network.
+
+    Raises:
+        ValueError: as `build_sampler`, or a method that draws noise.
+    """
+    sampling, classes = config.sampling, num_classes(config)
+    build_sampler(config, sde)
+    score_for = build_score_for(config, network, sde, lambda part: part % classes)
+    return optimised_grid(
+        _few_step(config, sde),
+        thresholded(config, sde, score_for),
+        sampling.num_steps or sde.N,
+        image_shape(config),
+        sampling.eps or sde.eps,
+        tweedie=sampling.noise_removal,
+        batch_size=sampling.batch_size,
+        device=device,
+    )
 
 
 def build_score_for(

@@ -2,8 +2,8 @@
 
 `grid` owns grid, progress, call count and final denoising for every solver step; `adaptive` is
 what samplers share that choose times of their own for each sample, `ode` and `adaptive_sde`;
-`completion` is what is known of an image as a constraint on the loop, and `thresholding`
-keeps denoised images to the data's range.
+`completion` is what is known of an image as a constraint on the loop, `thresholding` keeps
+denoised images to the data's range, and `optimised_grid` finds the times that suit a score.
 """
 
 from score_sde.samplers.adaptive import AdaptiveSampler

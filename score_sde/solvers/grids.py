@@ -58,6 +58,37 @@ def time_grid(
     return times.float()
 
 
+def bent_grid(
+    sde: SDE, num_steps: int, bend: tuple[float, float], eps: float | None = None
+) -> Tensor:
+    """Times from T down to eps whose steps in log-SNR differ smoothly.
+
+    Step k, in the middle of which u = (2k + 1)/num_steps − 1, is in proportion to exp(a u + b u²).
+
+    Args:
+        sde: whose noise levels the times stand for.
+        num_steps: how many steps the grid has.
+        bend: a and b. (0, 0) gives the grid "log_snr" of `time_grid`, a < 0 smaller steps towards
+            the data, b > 0 smaller ones in the middle.
+        eps: where the grid ends; the SDE's own by default.
+
+    Returns:
+        (num_steps + 1,), the first T and the last eps; it may fail to decrease where it is bent
+        beyond what float32 can tell apart.
+
+    Raises:
+        ValueError: as `time_grid`.
+    """
+    ends = time_grid(sde, num_steps, "log_snr", eps)[[0, -1]]
+    first, last = sde.noise_level(ends.double()).log()
+    u = (2 * torch.arange(num_steps, dtype=torch.float64) + 1) / num_steps - 1
+    lengths = (bend[0] * u + bend[1] * u**2).softmax(0)
+    done = torch.cat([torch.zeros_like(u[:1]), lengths.cumsum(0)])
+    times = sde.time_of_noise_level(torch.lerp(first, last, done).exp()).float()
+    times[0], times[-1] = ends
+    return times
+
+
 def paper_grid(sde: SDE, eps: float | None = None) -> Tensor:
     """The paper's grid: N times, evenly from T to eps, at each of which the chain takes a step.
 

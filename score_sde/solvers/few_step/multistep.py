@@ -48,7 +48,7 @@ class MultistepSolver(FewStepSolver):
     def _recall(self, t: Tensor, value: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Remembers an evaluation; the times and values that this step combines, newest first."""
         self._memory = [(t, value), *self._memory][: self.remembers]
-        most = self._left if self._descends else self.remembers
+        most = max(self._left, 1) if self._descends else self.remembers
         self._left -= 1
         times, values = zip(*self._memory[:most], strict=True)
         return list(times), list(values)

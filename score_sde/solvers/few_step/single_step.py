@@ -170,5 +170,6 @@ class DPMSolver2(FewStepSolver):
         to_u, to_s = self._lengths(t, [u, s])
         # A step to the level 0 is infinitely long in λ, and Euler's is exact there.
         weight = torch.where(torch.isfinite(to_s), to_s / (2 * to_u), torch.zeros_like(to_s))
-        change = torch.where(expand_to(weight > 0, x), n_u - n, torch.zeros_like(n))
-        return self._along(n + expand_to(weight.to(x), x) * change, x, t, s)
+        weight = expand_to(weight.to(x), x)
+        change = torch.where(weight > 0, n_u - n, torch.zeros_like(n))
+        return self._along(n + weight * change, x, t, s)

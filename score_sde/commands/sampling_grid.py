@@ -1,0 +1,81 @@
+"""The grid that is optimised for a network, kept beside its checkpoint."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from score_sde import atomic
+from score_sde.config.build import Config, build_device, optimise_grid
+from score_sde.sde import SDE
+
+
+def grid_of(
+    config: Config,
+    network: nn.Module,
+    sde: SDE,
+    checkpoint: Path,
+    key: str,
+    report: Callable[[str], None],
+) -> Tensor:
+    """The times of `sampling.grid=optimised`: as kept, or found now, and kept where better.
+
+    They lie in `step_00001000.grid_unipc_10.json` beside the checkpoint. Where that folder can't
+    be written to they are found again next time.
+
+    Args:
+        config: of the network.
+        network: with its weights in place.
+        sde: that it was trained for.
+        checkpoint: the file, or folder, of the weights.
+        key: a digest of weights and settings, with which the grid is kept.
+        report: is given a sentence about what was found.
+
+    Returns:
+        (num_steps + 1,).
+
+    Raises:
+        ValueError: as `build.optimise_grid`.
+    """
+    sampling = config.sampling
+    name = f"{checkpoint.stem}.grid_{sampling.method}_{sampling.num_steps or sde.N}.json"
+    path = checkpoint.with_name(name)
+    kept = _kept(path, key)
+    if kept is not None:
+        report(f"the grid is that of {path}")
+        return kept
+    began = time.monotonic()
+    found = optimise_grid(config, network, sde, build_device(config))
+    errors = (
+        f"{found.error:.4g} from the converged ODE's images, and {found.log_snr_error:.4g} with"
+    )
+    seconds = time.monotonic() - began
+    if not found.better:
+        report(
+            f"an optimised grid, found in {seconds:.0f} s, leads {errors} the grid log_snr on "
+            "other noise: log_snr is taken"
+        )
+        return found.times
+    report(f"an optimised grid, found in {seconds:.0f} s, leads {errors} the grid log_snr")
+    content = {
+        "key": key,
+        "times": found.times.tolist(),
+        "error": found.error,
+        "log_snr_error": found.log_snr_error,
+    }
+    try:
+        atomic.write(path, lambda file: file.write(json.dumps(content).encode()))
+    except OSError as error:
+        report(f"the grid could not be kept in {path} ({error.strerror}): it holds for this run")
+    return found.times
+
+
+def _kept(path: Path, key: str) -> Tensor | None:
+    try:
+        content = json.loads(path.read_bytes())
+        return torch.tensor(content["times"]) if content["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or not ours: found anew
+        return None
