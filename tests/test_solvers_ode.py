@@ -5,8 +5,11 @@ import math
 import pytest
 import torch
 from conftest import assert_close
+from problems import Gaussian
 from scipy.integrate import solve_ivp
 
+from score_sde.likelihoods import encode, log_likelihood
+from score_sde.sde import VPSDE
 from score_sde.solvers.ode import (
     ODE_SOLVERS,
     STEP_CONTROLS,
@@ -466,6 +469,22 @@ def test_the_probability_flow_of_a_gaussian_is_followed(norm):
     start, end = s0**2 + sigma(1.0) ** 2, s0**2 + sigma(1e-5) ** 2
     assert (result.status == Status.DONE).all()
     assert_close(result.y, mu + (x_T - mu) * math.sqrt(end / start), 1e-4)
+
+
+@pytest.mark.parametrize("method", ODE_SOLVERS)
+@pytest.mark.parametrize("control", STEP_CONTROLS)
+def test_a_density_is_that_of_the_flow_by_every_method(method, control):
+    sde = VPSDE()
+    data, x = Gaussian(sde, 0.3, 0.25), normals(4, 2)
+    how = {"method": method, "control": control, "rtol": 1e-8, "atol": 1e-8, "eps": 1e-3}
+    found = log_likelihood(sde, lambda row: data.score, x, probes=None, **how)
+    ends = torch.tensor([1e-3, sde.T], dtype=torch.float64)
+    _, (start, end) = data.moments(ends, torch.ones(2, 1))
+    z = data.flow(x, *ends[:, None])
+    assert_close(found.z, z, 1e-6)
+    # The flow stretches each of two dimensions by √(end/start).
+    assert_close(found.logp, sde.prior_logp(z) + torch.log(end / start), 1e-6)
+    assert_close(encode(sde, lambda row: data.score, x, **how).y, z, 1e-6)
 
 
 @pytest.mark.parametrize("method", ["RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA"])

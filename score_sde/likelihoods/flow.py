@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -109,12 +110,14 @@ def encode(
     eps: float = 1e-5,
     batch_size: int | None = None,
     method: str | RungeKutta = "rk45",
+    control: str = "i",
 ) -> ODEResult:
     """The latents of data: the flow from eps to T, without densities.
 
     Arguments as of `log_likelihood`. Returns the latents as `y` (N, ...), with their status.
     """
-    solver = partial(solve, rtol=rtol, atol=atol, batch_size=batch_size, method=method)
+    options: Any = {"batch_size": batch_size, "method": method, "control": control}
+    solver = partial(solve, rtol=rtol, atol=atol, **options)
     return _transport(sde, score_for, x, eps, sde.T, solver)
 
 
@@ -128,9 +131,11 @@ def decode(
     eps: float = 1e-5,
     batch_size: int | None = None,
     method: str | RungeKutta = "rk45",
+    control: str = "i",
 ) -> ODEResult:
     """The inverse of `encode`: latents z (N, ...) at T → data at eps, as `y`."""
-    solver = partial(solve, rtol=rtol, atol=atol, batch_size=batch_size, method=method)
+    options: Any = {"batch_size": batch_size, "method": method, "control": control}
+    solver = partial(solve, rtol=rtol, atol=atol, **options)
     return _transport(sde, score_for, z, sde.T, eps, solver)
 
 
