@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from models._optimizer import fit_state
 from models._release import complete
 from models.utils import get_model_fn
+from score_sde.objectives.chain import SMLD, NoisePrediction
 from score_sde.objectives.choice import make_objective
-from score_sde.objectives.losses import SMLD, NoisePrediction, Objective, ScoreMatching
+from score_sde.objectives.losses import Objective, ScoreMatching
 from score_sde.objectives.times import UniformTimes
 from score_sde.sde import SDE, VESDE, VPSDE
 

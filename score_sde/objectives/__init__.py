@@ -1,16 +1,9 @@
 """Objectives: from a batch of data to one loss per sample; times and weights."""
 
+from score_sde.objectives.chain import ELBO, SMLD, NoisePrediction, elbo_weights
 from score_sde.objectives.choice import OBJECTIVES, Options, make_objective
 from score_sde.objectives.edm import EDMLoss, LogNormalTimes
-from score_sde.objectives.losses import (
-    ELBO,
-    SMLD,
-    NoisePrediction,
-    Objective,
-    PredictionLoss,
-    ScoreMatching,
-    elbo_weights,
-)
+from score_sde.objectives.losses import Objective, PredictionLoss, ScoreMatching
 from score_sde.objectives.times import (
     TIME_SAMPLERS,
     ImportanceTimes,

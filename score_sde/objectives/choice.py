@@ -3,15 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from score_sde.objectives.chain import ELBO, SMLD, NoisePrediction
 from score_sde.objectives.edm import EDMLoss, LogNormalTimes
-from score_sde.objectives.losses import (
-    ELBO,
-    SMLD,
-    NoisePrediction,
-    Objective,
-    PredictionLoss,
-    ScoreMatching,
-)
+from score_sde.objectives.losses import Objective, PredictionLoss, ScoreMatching
 from score_sde.objectives.times import TIME_SAMPLERS, TimeSampler
 from score_sde.score import Parameterisation
 from score_sde.sde import SDE
