@@ -183,7 +183,7 @@ def test_a_row_that_is_added_later_is_found_and_listed(rows):
         choose(rows, "zzz", "training.sde")
     rows["zzz"] = rows["vesde"]
     assert choose(rows, "zzz", "training.sde") is rows["vesde"]
-    with pytest.raises(UnknownName, match=r"subvpsde, zzz; did you mean 'zzz'\?"):
+    with pytest.raises(UnknownName, match=r"straightsde, zzz; did you mean 'zzz'\?"):
         choose(rows, "ZZ", "training.sde")
 
 

@@ -430,7 +430,7 @@ def test_gradients_are_not_recorded_and_the_callers_mode_is_left_alone():
 # Every combination
 
 
-@pytest.mark.parametrize("kind", ALL_SDES)
+@pytest.mark.parametrize("kind", [*SDES, "karras", "straight"])
 def test_every_combination_runs_or_is_refused_by_name(kind):
     options = {"beta_max": 5.0} if kind in ("vp", "subvp") else {}
     sde = ALL_SDES[kind](N=6, **options)

@@ -192,7 +192,7 @@ def _say_end(sde: SDE, distance: float) -> str:
     return (
         f"{sde.name} has no chain of noise levels to choose: its noise level σ/α ends at "
         f"{level:.4g}, {level / distance:.2g} times the largest distance. Levels and Langevin "
-        "step are computed for SMLD's chain (vesde); there is nothing to override."
+        "step are computed for SMLD's chain (vesde) only."
     )
 
 

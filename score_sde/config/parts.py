@@ -91,7 +91,7 @@ MEGAPIXEL: Part = {
 
 SCHEDULES: Part = {
     f"model.{name}": FIELDS[f"model.{name}"].default
-    for name in ("num_scales", "sigma_min", "sigma_max", "sigma", "beta_min", "beta_max")
+    for name in ("num_scales", "sigma_min", "sigma_max", "beta_min", "beta_max")
 }
 VE: Part = {
     "training.sde": "vesde",
@@ -106,7 +106,7 @@ VP: Part = {
     "sampling.corrector": "none",
 }
 SUBVP: Part = VP | {"training.sde": "subvpsde"}
-POWER_VE: Part = VE | {"training.sde": "powervesde"}
+POWER_VE: Part = VE | {"training.sde": "powervesde", "model.sigma": 25.0}
 KARRAS: Part = VE | {  # whose time is the noise level itself
     "training.sde": "karrasvesde",
     "model.sigma_min": 0.002,

@@ -34,8 +34,8 @@ class PowerVESDE(_Exploding):
 
     It is the SDE of the tutorial "Generative Modeling by Estimating Gradients of the Data
     Distribution" (Song 2021), with σ = 25 for MNIST. Near t = 0 it is Brownian motion, σ(t) ≈ √t;
-    for large t its noise level grows by the factor σ in a unit of time. Its grids are even in log σ,
-    as even steps of time are too coarse for the smallest levels.
+    for large t its noise level grows by the factor σ in a unit of time. Its grids are even in the
+    logarithm of the noise level: even steps of time are too coarse for the smallest ones.
     """
 
     name = "powervesde"
