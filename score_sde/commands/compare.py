@@ -34,7 +34,7 @@ from score_sde.tensor_ops import UnknownName, choose
 LEAST_SAMPLES = 4
 """Below, the kernel distance has no halves to compare."""
 
-CONVERGED = 1e-6
+CONVERGED = 1e-5
 """The tolerance, relative and absolute, of the ODE whose images others are measured by."""
 
 
