@@ -7,14 +7,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from score_sde import parallel, pictures
+from score_sde import checkpoints, parallel, pictures
 from score_sde.atomic import cannot_write, check_writable, write_whole
 from score_sde.commands.compared import Compared, OfCheckpoint, OfExact
 from score_sde.commands.comparison import panels, tables
 from score_sde.commands.evaluate import ON_MEMORY
 from score_sde.commands.in_turn import in_turn
 from score_sde.commands.progress import advice_on_memory, duration
-from score_sde.commands.weights import network_of
+from score_sde.commands.weights import network_of, none_in
 from score_sde.config import history
 from score_sde.config.build import Config, allow_tf32, build_sampler, open_split
 from score_sde.config.check import check_config, check_data, check_fields
@@ -87,6 +87,8 @@ def compare(
     if exact_std is not None and not exact:
         raise ValueError("--exact_std belongs to --exact: give --exact points, or leave it out")
     check_config(config)
+    if not exact and checkpoint is None and not checkpoints.steps(workdir / "checkpoints"):
+        raise none_in(workdir / "checkpoints")
     folder = workdir / "compare"
     world = parallel.init()
     if world.is_main:
