@@ -254,6 +254,11 @@ def test_mistakes_are_told_in_a_sentence(given, what, tmp_path, monkeypatch, cap
     assert len(said.splitlines()) == 1
 
 
+def test_nothing_is_made_where_there_is_no_checkpoint(tmp_path):
+    assert cli.main(words(tmp_path / "run", "--mode=compare")) == 1
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("recipe", ["ve/digits", "vp/digits", "subvp/digits"])
 def test_a_method_takes_as_many_steps_as_fit_its_budget(recipe, tmp_path):
     config = cli.parse(words(tmp_path, "--mode=compare", recipe=recipe)).config

@@ -125,6 +125,7 @@ class OfCheckpoint:
             lambda index: real_images(source, order[index]),
             len(source),
             f"{source.info.split} images",
+            fingerprint=source.info.fingerprint,
         )
 
 

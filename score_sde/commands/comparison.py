@@ -78,7 +78,8 @@ def _range(band: tuple[float, float, str]) -> str:
 
 def _matrix(title: str, cells: Mapping[tuple[str, str], str]) -> str:
     rows = list(dict.fromkeys(series for series, _ in cells))
-    columns = list(dict.fromkeys(at for _, at in cells))
+    # Methods without a budget come first.
+    columns = sorted(dict.fromkeys(at for _, at in cells), key=bool)
     lines = [["", *columns]]
     lines += [[row, *(cells.get((row, column), "") for column in columns)] for row in rows]
     wide = [max(len(line[k]) for line in lines) for k in range(len(columns) + 1)]

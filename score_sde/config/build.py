@@ -478,6 +478,7 @@ def draw(
     on_step: OnStep | None = None,
     sampler: Sampler | None = None,
     seed: int | None = None,
+    score_for: ScoreFor | None = None,
 ) -> Iterator[Samples]:
     """Samples by their index, int64 (n,): image k is of class k modulo the number of classes.
 
@@ -490,9 +491,11 @@ def draw(
         on_step: called after each step of the sampler.
         sampler: another one than that of `config.sampling`.
         seed: another one than `config.seed`.
+        score_for: another score than that of the network, which is then not asked.
     """
     classes = num_classes(config)
-    score_for = build_score_for(config, network, sde, lambda part: part % classes)
+    if score_for is None:
+        score_for = build_score_for(config, network, sde, lambda part: part % classes)
     return (sampler or build_sampler(config, sde)).draw(
         thresholded(config, sde, score_for),
         index,

@@ -1,6 +1,6 @@
 """Config → data whose score is known exactly, made of the data set's training images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,11 @@ from score_sde.config.build import (
     build_sampler,
     build_scaler,
     build_sde,
-    image_shape,
+    draw,
 )
 from score_sde.data import Source
 from score_sde.evaluation.features import spread_levels
+from score_sde.samplers import Samples
 from score_sde.score.exact import Classes, ExactScore, Mixture, Points
 from score_sde.tensor_ops import choose
 
@@ -52,7 +53,7 @@ class Exact:
         """Exact draws as images in [0, 1] and a little beyond, (n, C, H, W)."""
         return self.inverse_scale(self.mixture.sample(index, self.seed))
 
-    def drawer(self, config: Config) -> Callable[[Tensor], Any]:
+    def drawer(self, config: Config) -> Callable[[Tensor], Iterator[Samples]]:
         """Sample indices → `Samples`, by the sampler and the SDE of a config.
 
         Raises:
@@ -60,18 +61,10 @@ class Exact:
         """
         sde, device = build_sde(config), build_device(config)
         sampler, score = build_sampler(config, sde), ExactScore(self.mixture, sde)
-
-        def draw(index: Tensor) -> Any:
-            return sampler.draw(
-                lambda part: score,
-                index,
-                image_shape(config),
-                seed=config.seed,
-                batch_size=config.sampling.batch_size,
-                device=device,
-            )
-
-        return draw
+        no_network = torch.nn.Identity()
+        return lambda index: draw(
+            config, no_network, sde, index, device, sampler=sampler, score_for=lambda _: score
+        )
 
 
 def _points(source: Source, scale: Callable[[Tensor], Tensor], std: float) -> Mixture:

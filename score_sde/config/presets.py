@@ -5,7 +5,7 @@ and the config's fields that make it. Budgets are evaluations of the network, an
 many steps as fit.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,9 +116,10 @@ PRESETS: dict[str, Callable[[Config], list[Row]]] = {
 """Name (`--preset`) → the config as the command gives it → rows."""
 
 
-def converged(tolerance: float) -> Row:
-    """The adaptive ODE at a tolerance that others are measured by."""
-    return Row(CONVERGED_ODE, "", _ode(tolerance))
+def converged(rows: Sequence[Row], tolerance: float) -> Row:
+    """The adaptive ODE that rows are measured by, finer than all of them and than a tolerance."""
+    finest = min((row.fields.get("sampling.rtol", 1.0) for row in rows), default=1.0)
+    return Row(CONVERGED_ODE, "", _ode(min(tolerance, finest / 10)))
 
 
 def _steps(config: Config) -> int:

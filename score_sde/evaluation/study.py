@@ -43,12 +43,14 @@ class Truth:
         name: what they are.
         within: samples in the network's range, (B, ...) → (B,): the mean square of what each lies
             off its component, in units of that one's variances; None where there are none.
+        fingerprint: of what they are taken from, where `Shards.facts` do not say it.
     """
 
     images: Callable[[Tensor], Tensor]
     available: int
     name: str
     within: Callable[[Tensor], Tensor] | None = None
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,7 @@ def compute_floor(subject: Subject, truth: Truth) -> Floor:
         },
         network=network.fingerprint,
         truth=truth.name,
+        images=truth.fingerprint,
     )
     split = subject.options["reference_split"]
     reference = subject.references.reference(subject.sources[split])

@@ -33,6 +33,10 @@ _COLOURS = (
     "#7a3b12",
     "#101010",
     "#61c0bf",
+    "#9b1d20",
+    "#b5a642",
+    "#5b8c9e",
+    "#c79ecf",
 )
 _MARKERS = "osD^vP*X<>phd8"
 
