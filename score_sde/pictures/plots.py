@@ -130,7 +130,7 @@ def _dress(panel: Axes, title: str) -> None:
 
 
 def frame(panel: Axes, title: str, x: str, y: str) -> None:
-    """Title, names of the axes and a grid, the same for all plots."""
+    """Gives a panel its title, labels and faint grid."""
     panel.set_title(title, loc="left", fontsize=11)
     panel.set_xlabel(x)
     panel.set_ylabel(y)
