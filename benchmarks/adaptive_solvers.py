@@ -36,7 +36,7 @@ class Mixture:
 
     def __init__(self, sde: SDE, dtype: torch.dtype) -> None:
         self.sde = sde
-        means = torch.tensor(load_digits().images[:300].reshape(-1, 64) / 16, dtype=dtype)
+        means = torch.tensor(load_digits(return_X_y=True)[0][:300] / 16, dtype=dtype)
         self.means = means if sde.name == "vesde" else 2 * means - 1
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ def bias(n: int) -> None:
 
 if __name__ == "__main__":
     COMMANDS = {"ode": (ode, 16), "sde": (sde, 600), "bias": (bias, 2000)}
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("what", choices=COMMANDS)
     function, count = COMMANDS[parser.parse_args().what]
     torch.set_num_threads(1)

@@ -59,8 +59,8 @@ class RungeKutta:
     def error(self, norms: Sequence[float]) -> float:
         """The error of a step from the norms of its estimates.
 
-        Two of them, E and the rougher e, are joined as E² / √(E² + 0.01 e²), which is of the
-        product of their orders' sort: E alone would be too small where it vanishes by chance
+        Two of them, E and the rougher e, are joined as E² / √(E² + 0.01 e²), whose order in h is
+        twice that of E less that of e. E alone would be too small where it vanishes by chance
         (Hairer, Nørsett, Wanner I, II.10, eq. 10.17).
         """
         if len(norms) == 1:
