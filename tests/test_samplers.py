@@ -430,32 +430,6 @@ def test_gradients_are_not_recorded_and_the_callers_mode_is_left_alone():
 # Every combination
 
 
-@pytest.mark.parametrize("kind", [*SDES, "karras", "straight"])
-def test_every_combination_runs_or_is_refused_by_name(kind):
-    options = {"beta_max": 5.0} if kind in ("vp", "subvp") else {}
-    sde = ALL_SDES[kind](N=6, **options)
-    data = Gaussian(sde, 0.7, DATA_STD**2)
-    grids = [(time_grid(sde, 4, grid), False) for grid in ("uniform", "log_snr", "edm")]
-    grids += [(chain_grid(sde, 4), False), (paper_grid(sde), True)]
-    with pytest.raises(ValueError, match="ancestral_sampling"):
-        PREDICTORS["ancestral_sampling"](sde, True)
-    steps = [make(sde) for make in (*PREDICTORS.values(), *FEW_STEP.values())]
-    steps += [PREDICTORS[name](sde, True) for name in PREDICTORS if name != "ancestral_sampling"]
-    ran = 0
-    for step in steps:
-        for corrector, (times, chain) in itertools.product(CORRECTORS, grids):
-            sampler = GridSampler(sde, times, step, CORRECTORS[corrector](sde), chain=chain)
-            if chain and not step.chain_steps:
-                with pytest.raises(ValueError, match=r"steps between the times of a grid"):
-                    draw(sampler, data.score)
-                continue
-            x, _ = draw(sampler, data.score, 2, (3,))
-            assert x.isfinite().all(), (step.name, corrector)
-            assert x.dtype == torch.float32
-            ran += 1
-    assert ran == 3 * sum(5 if step.chain_steps else 4 for step in steps)
-
-
 EXTREME = {
     "ve, far": VESDE(1e-4, 5000.0, N=20),
     "ve, short": VESDE(0.5, 0.6, N=20),

@@ -184,8 +184,12 @@ class SDE(ABC):
         return self.index(t).to(t.dtype)
 
     def nearest_step(self, t: Tensor) -> Tensor:
-        """The time of the chain's step nearest to t: (B,) → (B,)."""
-        return look_up(self.chain_times(), self.index(t), t)
+        """The time of the chain's step nearest to t: (B,) → (B,).
+
+        Rounded to float32 as the times of grids are (`solvers.grids.chain_grid`), so that a time of
+        a grid is its own nearest one.
+        """
+        return look_up(self.chain_times().float(), self.index(t), t)
 
     def chain_alpha(self, t: Tensor) -> Tensor:
         """The factor α_i of the Langevin step (Song, algorithms 4 and 5): (B,) → (B,).
