@@ -186,8 +186,8 @@ class SDE(ABC):
     def nearest_step(self, t: Tensor) -> Tensor:
         """The time of the chain's step nearest to t: (B,) → (B,).
 
-        Rounded to float32 as the times of grids are (`solvers.grids.chain_grid`), so that a time of
-        a grid is its own nearest one.
+        Rounded to float32 as the times of grids are (`solvers.grids.chain_grid`), so that a time
+        of a grid is its own nearest one.
         """
         return look_up(self.chain_times().float(), self.index(t), t)
 
