@@ -13,7 +13,8 @@ from models._release import FromConfig, complete, defined_again, finish, take_re
 from models.ddpm import DDPM
 from models.ncsnpp import NCSNpp
 from models.ncsnv2 import NCSN, NCSNv2, NCSNv2_128, NCSNv2_256
-from score_sde.config.build import NETWORKS, build_device, build_network
+from score_sde.config.build import build_device, build_network
+from score_sde.networks.table import NETWORKS
 from score_sde.score import NetworkScore
 from score_sde.sde import SDE
 from score_sde.tensor_ops import choose

@@ -1,0 +1,245 @@
+"""Config → what draws samples: sampler, grid, scores by sample index."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from score_sde.config import schema
+from score_sde.config.build.objects import (
+    Config,
+    build_parameterisation,
+    checked,
+    field,
+    image_shape,
+    num_classes,
+)
+from score_sde.samplers import (
+    SAMPLERS,
+    AdaptiveSampler,
+    GridSampler,
+    OnStep,
+    Sampler,
+    Samples,
+)
+from score_sde.samplers.optimised_grid import OptimisedGrid, optimised_grid
+from score_sde.samplers.thresholding import ThresholdedScore
+from score_sde.score import Network, NetworkScore, ScoreFor
+from score_sde.sde import SDE, Score
+from score_sde.solvers.correctors import CORRECTORS
+from score_sde.solvers.few_step import FEW_STEP
+from score_sde.solvers.grids import GridKind, chain_grid, paper_grid, time_grid
+from score_sde.solvers.predictors import PREDICTORS
+from score_sde.solvers.step import Step, arguments_of, make_step
+from score_sde.tensor_ops import choose
+
+
+def build_sampler(config: Config, sde: SDE, times: Tensor | None = None) -> Sampler:
+    """The sampler of `config.sampling`.
+
+    `num_steps=0` takes as many steps as the chain has scales. Networks trained on a discrete chain
+    are called at its times only.
+
+    Args:
+        config: of the network.
+        sde: that it was trained for.
+        times: instead of those of `sampling.grid`, as `optimise_grid` finds them.
+
+    Raises:
+        UnknownName: a name that is in none of the tables.
+        ValueError: a combination that does not run.
+    """
+    sampling = config.sampling
+    eps = sampling.eps or sde.eps
+    schema.FIELDS["sampling.method"].check(sampling.method, "config.sampling.method")
+    if sampling.method in SAMPLERS:
+        return _adaptive_sampler(config, sde, eps)
+    pc = sampling.method == "pc"
+    if pc and sampling.predictor == sampling.corrector == "none":
+        raise ValueError(
+            "config.sampling.predictor and config.sampling.corrector are both 'none', which draws "
+            "nothing: name at least one"
+        )
+    predictor = _predictor(config, sde) if pc else _few_step(config, sde)
+    steps = sampling.num_steps or sde.N
+    discrete = not config.training.continuous
+    if sampling.grid == "optimised" and (discrete or pc or predictor.order is None):
+        what = "a network of a discrete chain" if discrete else f"method={sampling.method!r}"
+        raise ValueError(
+            "config.sampling.grid='optimised' is for few-step methods without noise in continuous "
+            f"time, not for {what}: set auto"
+        )
+    if chain := pc and discrete and predictor.chain_steps and steps == sde.N:
+        times = paper_grid(sde, eps=0.0)
+    elif discrete:
+        times = chain_grid(sde, sampling.num_steps or sde.N - 1)
+    elif times is None:
+        times = time_grid(sde, steps, _grid_kind(config, sde, predictor), eps)
+    return GridSampler(
+        sde,
+        times,
+        predictor,
+        _corrector(config, sde) if pc else None,
+        chain=chain,
+        denoise=sampling.noise_removal,
+        tweedie=sampling.noise_removal and not pc,
+        corrector_first=sampling.corrector_first,
+    )
+
+
+def _adaptive_sampler(config: Config, sde: SDE, eps: float) -> Sampler:
+    """A row of `SAMPLERS`: what chooses its own times."""
+    method, kind = config.sampling.method, SAMPLERS[config.sampling.method]
+    if _on_chain(config, sde):
+        raise ValueError(
+            f"config.sampling.method={method!r} steps to any time, and this network knows the "
+            f"times of its discrete chain only: take {', '.join(['pc', *FEW_STEP])}"
+        )
+    fields = schema.defaults("sampling") | config.sampling.to_dict()
+    arguments = arguments_of(kind)
+    if lacking := [of for of in arguments.values() if of not in fields]:
+        raise ValueError(
+            f"config.sampling.{lacking[0]} is missing, which {method} takes: set it in the recipe"
+        )
+    given = {name: fields[of] for name, of in arguments.items()}
+    if given.get("atol") == 0:
+        given["atol"] = (2 if config.data.centered else 1) / 256
+    made = kind(sde, eps=eps, tweedie=config.sampling.noise_removal, **given)
+    return checked(made, AdaptiveSampler, f"SAMPLERS[{method!r}]")
+
+
+def _predictor(config: Config, sde: SDE) -> Step:
+    sampling = config.sampling
+    kind = choose(PREDICTORS, sampling.predictor, "config.sampling.predictor")
+    step = make_step(kind, sde, sampling)
+    # A step with an order of convergence is deterministic: it follows the ODE anyway.
+    heeds = "probability_flow" in arguments_of(kind) or step.order is not None
+    if sampling.probability_flow and not heeds:
+        raise ValueError(
+            f"config.sampling.probability_flow=True: {sampling.predictor} has no form for the "
+            "ODE; set it to False, or take reverse_diffusion or euler_maruyama"
+        )
+    return step
+
+
+def _corrector(config: Config, sde: SDE) -> Step:
+    kind = choose(CORRECTORS, config.sampling.corrector, "config.sampling.corrector")
+    return make_step(kind, sde, config.sampling)
+
+
+def _few_step(config: Config, sde: SDE) -> Step:
+    sampling = config.sampling
+    kind = choose(FEW_STEP, sampling.method, "config.sampling.method")
+    return make_step(kind, sde, sampling, on_chain=_on_chain(config, sde))
+
+
+def _on_chain(config: Config, sde: SDE) -> bool:
+    """Whether the network knows the times of a discrete chain only."""
+    return sde.has_chain and not config.training.continuous
+
+
+def _grid_kind(config: Config, sde: SDE, step: Step) -> GridKind:
+    kind = config.sampling.grid
+    # What is not optimised, as no network is at hand, is what an optimised grid is held against.
+    own = sde.grid if step.grid == "uniform" else step.grid
+    kinds = {"auto": own, "optimised": "log_snr"}
+    return kinds.get(kind, kind)  # type: ignore[return-value]
+
+
+def optimise_grid(
+    config: Config, network: Network, sde: SDE, device: torch.device
+) -> OptimisedGrid:
+    """The grid `sampling.grid=optimised` of a network.
+
+    Raises:
+        ValueError: as `build_sampler`, or a method that draws noise.
+    """
+    sampling, classes = config.sampling, num_classes(config)
+    build_sampler(config, sde)
+    score_for = build_score_for(config, network, sde, lambda part: part % classes)
+    return optimised_grid(
+        _few_step(config, sde),
+        thresholded(config, sde, score_for),
+        sampling.num_steps or sde.N,
+        image_shape(config),
+        sampling.eps or sde.eps,
+        tweedie=sampling.noise_removal,
+        batch_size=sampling.batch_size,
+        device=device,
+    )
+
+
+def build_score_for(
+    config: Config,
+    network: Network,
+    sde: SDE,
+    labels: Callable[[Tensor], Tensor] | None = None,
+) -> ScoreFor:
+    """A callable: sample indices → the score for these samples, so that labels follow them.
+
+    Args:
+        config: of the network.
+        network: with its weights in place.
+        sde: that it was trained for.
+        labels: int64 (b,) sample indices → their classes; not asked where the network has none.
+    """
+    labelled, read = num_classes(config) > 0, build_parameterisation(config, sde)
+
+    def score_for(index: Tensor) -> Score:
+        label = labels(index).to(index.device) if labelled and labels else None
+        return NetworkScore(network, sde, label=label, parameterisation=read)
+
+    return score_for
+
+
+def thresholded(config: Config, sde: SDE, score_for: ScoreFor) -> ScoreFor:
+    """The scores that samples are drawn with: their denoised images as `sampling.threshold` says.
+
+    Args:
+        config: of the network.
+        sde: that it was trained for.
+        score_for: as `build_score_for` gives it, for whatever else a score is asked for.
+    """
+    kind = field(config, "sampling.threshold")
+    if kind == "none":
+        return score_for
+    centered = config.data.centered
+    return lambda index: ThresholdedScore(score_for(index), sde, kind, centered)
+
+
+def draw(
+    config: Config,
+    network: Network,
+    sde: SDE,
+    index: Tensor,
+    device: torch.device,
+    on_step: OnStep | None = None,
+    sampler: Sampler | None = None,
+    seed: int | None = None,
+    score_for: ScoreFor | None = None,
+) -> Iterator[Samples]:
+    """Samples by their index, int64 (n,): image k is of class k modulo the number of classes.
+
+    Args:
+        config: of the network, with sampler and seed.
+        network: with its weights in place.
+        sde: that it was trained for.
+        index: of the samples.
+        device: where to compute.
+        on_step: called after each step of the sampler.
+        sampler: another one than that of `config.sampling`.
+        seed: another one than `config.seed`.
+        score_for: another score than that of the network, which is then not asked.
+    """
+    classes = num_classes(config)
+    if score_for is None:
+        score_for = build_score_for(config, network, sde, lambda part: part % classes)
+    return (sampler or build_sampler(config, sde)).draw(
+        thresholded(config, sde, score_for),
+        index,
+        image_shape(config),
+        seed=config.seed if seed is None else seed,
+        batch_size=config.sampling.batch_size,
+        device=device,
+        on_step=on_step,
+    )
