@@ -10,7 +10,6 @@ from models.utils import get_model
 from score_sde.atomic import expanded
 from score_sde.commands.evaluate import evaluate as _evaluate
 from score_sde.commands.train import train as _train
-from score_sde.config.build import NETWORKS
 from score_sde.networks.table import NETWORKS
 
 
