@@ -15,7 +15,7 @@ import utils
 from models import ddpm, ema, ncsnpp, ncsnv2, official
 from models import utils as mutils
 from score_sde.checkpoints import load_official, release_2021
-from score_sde.config.build import NETWORKS
+from score_sde.networks.table import NETWORKS
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from configs.vp import digits
 from models import ema
 from models import utils as mutils
 from score_sde.config import history
-from score_sde.config.build import NETWORKS
+from score_sde.networks.table import NETWORKS
 
 # ---- Configs ----
 

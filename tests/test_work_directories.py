@@ -67,7 +67,9 @@ def workdir(trained, tmp_path) -> Path:
 ELSEWHERE = {
     name: next(option for option in mode.options if option in ("output", "eval_folder"))
     for name, mode in cli.MODES.items()
-    if mode.needs_recipe and {"num_samples", "eval_folder"} & {*mode.options}
+    if mode.needs_recipe
+    and {"num_samples", "eval_folder"} & {*mode.options}
+    and {"output", "eval_folder"} & {*mode.options}
 }
 """Modes that draw or evaluate, and write where an option says."""
 

@@ -43,7 +43,7 @@ def grid_of(
     sampling = config.sampling
     name = f"{checkpoint.stem}.grid_{sampling.method}_{sampling.num_steps or sde.N}.json"
     path = checkpoint.with_name(name)
-    kept = _kept(path, key)
+    kept = _kept(path, key, sampling.num_steps or sde.N)
     if kept is not None:
         report(f"the grid is that of {path}")
         return kept
@@ -73,9 +73,11 @@ def grid_of(
     return found.times
 
 
-def _kept(path: Path, key: str) -> Tensor | None:
+def _kept(path: Path, key: str, num_steps: int) -> Tensor | None:
     try:
-        content = json.loads(path.read_bytes())
-        return torch.tensor(content["times"]) if content["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or not ours: found anew
+        content = atomic.read_json(path)
+        times = torch.tensor(content["times"], dtype=torch.float32)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):  # not there, or not ours
         return None
+    ours = content.get("key") == key and times.shape == (num_steps + 1,)
+    return times if ours and times.isfinite().all() else None

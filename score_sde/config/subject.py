@@ -102,7 +102,7 @@ def build_subject(
         inverse_scale=build_inverse_scaler(config),
         score_for=partial(build_score_for, config, network, sde),
         draw=lambda index: draw(config, network, sde, index, device),
-        num_steps=build_sampler(config, sde).num_steps,
+        num_steps=lambda: build_sampler(config, sde).num_steps,
         draw_facts=_draw_facts(config, sde),
         objective=build_objective(config, sde),
         sources=sources,

@@ -76,7 +76,7 @@ class Subject:
         score_for: `Labels` (None for none) → a callable of sample indices, int64 (b,), that gives
             the score for these samples.
         draw: sample indices, int64 (n,) → `samplers.Samples`, some at a time.
-        num_steps: those of the sampler's grid; None where each sample has its own.
+        num_steps: gives those of the sampler's grid; None where each sample has its own.
         draw_facts: what the draws depend on beside `shards.facts`; it names their shards.
         objective: what the network was trained to minimise, an `objectives.Objective`.
         sources: images by split, `train` and `test`, as far as they are needed.
@@ -99,7 +99,7 @@ class Subject:
     inverse_scale: Callable[[Tensor], Tensor]
     score_for: Callable[[Labels | None], Callable[[Tensor], Score]]
     draw: Callable[[Tensor], Iterator[Any]]
-    num_steps: int | None
+    num_steps: Callable[[], int | None]
     draw_facts: Mapping[str, Any]
     objective: Any
     sources: Mapping[str, Source]
@@ -185,8 +185,8 @@ class Subject:
         how: dict[str, Any] = {"method": method}
         if method == "pc":
             how["method"] = f"pc ({self.sampling['predictor']}, {self.sampling['corrector']})"
-        if self.num_steps is not None:
-            how["num_steps"] = self.num_steps
+        if (num_steps := self.num_steps()) is not None:
+            how["num_steps"] = num_steps
         if self.num_classes:
             how["labels"] = "each class equally often"
         how |= {"nfe": float(results["nfe"].mean()), "given_up": int((~finite).sum())}

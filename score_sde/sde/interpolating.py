@@ -103,7 +103,10 @@ class CosineVPSDE(SDE):
 
     def mean_rate(self, t: Tensor) -> Tensor:
         """−ω tan(ω t + φ)."""
-        return -self._omega / torch.tan(self._omega * (1 - t))
+        # From whichever end is nearer, lest a small tangent be that of a rounded angle.
+        near_0 = torch.tan(self._omega * t + self._phi)
+        near_1 = 1 / torch.tan(self._omega * (1 - t))
+        return -self._omega * torch.where(t < 0.5, near_0, near_1)
 
     def diffusion_squared(self, t: Tensor) -> Tensor:
         """g² = β(t) = 2 ω tan(ω t + φ)."""
