@@ -92,8 +92,8 @@ def student(config: Config) -> list[Row]:
     steps = [max(1, n // 4), max(1, n // 2), n]
     euler = {"sampling.predictor": "euler_maruyama", "sampling.probability_flow": False}
     rows = [Row("Euler–Maruyama", str(k), _pc(k, **euler)) for k in steps]
-    milstein = {"sampling.method": "milstein"}
-    rows += [Row("Milstein", str(k), {**milstein, "sampling.num_steps": k}) for k in steps]
+    milstein = {**euler, "sampling.predictor": "milstein"}
+    rows += [Row("Milstein", str(k), _pc(k, **milstein)) for k in steps]
     for snr in SNRS:
         langevin = {**euler, "sampling.corrector": "langevin", "sampling.snr": snr}
         rows += [Row(f"PC, snr {snr:g}", str(k), _pc(k, **langevin)) for k in steps]
