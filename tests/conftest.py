@@ -36,6 +36,7 @@ TINY = (
 TABLES = {
     "SDES": "score_sde.sde",
     "NETWORKS": "score_sde.networks.table",
+    "PREDICTIONS": "score_sde.score",
     "OBJECTIVES": "score_sde.objectives",
     "PREDICTORS": "score_sde.solvers.predictors",
     "CORRECTORS": "score_sde.solvers.correctors",
@@ -45,6 +46,7 @@ TABLES = {
     "DATASETS": "score_sde.data",
     "FIGURES": "score_sde.evaluation",
     "MODES": "score_sde.commands.cli",
+    "PRESETS": "score_sde.config.presets",
 }
 """The tables that users add rows to, by their names, and the modules that hold them."""
 

@@ -106,6 +106,7 @@ def test_every_table_is_named_with_its_place():
         ("CosineSDE", {"training.sde": "cosine"}),
         ("Convolutions", {"model.name": "convolutions"}),
         ("Huber", {"training.objective": "huber"}),
+        ("Difference", {"model.prediction": "difference"}),
         ("stripes", {"data.dataset": "stripes"}),
     ],
 )
@@ -124,6 +125,14 @@ def test_a_row_in_a_recipe_trains_and_samples(name, fields, tmp_path):
 )
 def test_a_step_in_a_recipe_samples(name, fields, trained, tmp_path):
     samples(recipe(tmp_path, code_of(name), *VP_DIGITS, **fields), trained)
+
+
+@pytest.mark.parametrize("field", ["sampling.method=ode_rk32", "sampling.ode_solver=rk32"])
+def test_an_adaptive_sampler_or_its_method_in_a_recipe_samples(field, trained, tmp_path):
+    (code,) = [block for block in BLOCKS if "ODE_SOLVERS[" in block]
+    name, _, value = field.partition("=")
+    fields = {"sampling.method": "ode", "sampling.rtol": 1e-2, "sampling.atol": 1e-2, name: value}
+    samples(recipe(tmp_path, code, *VP_DIGITS, **fields), trained)
 
 
 def test_a_step_of_no_arguments_serves_as_a_predictor_too(trained, tmp_path):
