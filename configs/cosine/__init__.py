@@ -1,1 +1,1 @@
-"""Recipes for the variance-preserving SDE."""
+"""Recipes for the cosine schedule, in continuous time."""

@@ -1,1 +1,1 @@
-"""Recipes for the variance-preserving SDE."""
+"""Recipes for the SDE of Karras et al. 2022, σ(t) = t."""

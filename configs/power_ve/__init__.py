@@ -1,1 +1,1 @@
-"""Recipes for the variance-preserving SDE."""
+"""Recipes for the SDE with g(t) = σ^t."""

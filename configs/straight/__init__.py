@@ -1,1 +1,1 @@
-"""Recipes for the variance-preserving SDE."""
+"""Recipes for the straight path of flow matching."""
