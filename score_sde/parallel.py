@@ -119,6 +119,17 @@ def barrier() -> None:
         dist.all_reduce(torch.zeros(1))
 
 
+def leave() -> None:
+    """Parts from the other processes, once all have come here; where a command ends.
+
+    A process that ends while its group still stands takes gloo's threads down with it, which now
+    and then abort: the run then counts as failed, although all its work is done.
+    """
+    if dist.is_initialized():
+        barrier()
+        dist.destroy_process_group()
+
+
 @contextmanager
 def main_first(world: World) -> Iterator[None]:
     """The main process goes through the body before the others, which find what it has made.

@@ -26,7 +26,8 @@ gathered = parallel.gather_objects({"rank": world.rank, "shard": shard})
 place = [world.rank, world.size, world.device_index, world.is_main]
 result = [*place, gathered, found]
 open(sys.argv[1], "w").write(json.dumps(result))
-torch.distributed.destroy_process_group()
+parallel.leave()
+assert not torch.distributed.is_initialized()
 """
 
 
@@ -38,6 +39,7 @@ def test_a_single_process_needs_no_launcher(monkeypatch):
     assert not torch.distributed.is_initialized()
     assert parallel.gather_objects("a") == ["a"]
     parallel.barrier()
+    parallel.leave()
 
 
 def test_one_process_under_torchrun_makes_no_group(monkeypatch):

@@ -3,6 +3,7 @@
 from typing import Any
 
 from score_sde.commands.average import average as average_weights
+from score_sde import parallel
 from score_sde.commands.cli import Command
 from score_sde.commands.compare import compare as compare_samplers
 from score_sde.commands.complete import complete as complete_images
@@ -64,6 +65,7 @@ def evaluate(command: Command) -> None:
         overrides=command.overrides,
         wait_minutes=options["wait"],
     )
+    parallel.leave()
 
 
 def compare(command: Command) -> None:
@@ -80,6 +82,7 @@ def compare(command: Command) -> None:
         exact_std=options["exact_std"],
         overrides=command.overrides,
     )
+    parallel.leave()
 
 
 def stats(command: Command) -> None:
