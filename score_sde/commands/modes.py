@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from score_sde.commands.average import average as average_weights
 from score_sde import parallel
+from score_sde.commands.average import average as average_weights
 from score_sde.commands.cli import Command
 from score_sde.commands.compare import compare as compare_samplers
 from score_sde.commands.complete import complete as complete_images
