@@ -78,13 +78,15 @@ def test_a_bent_grid_has_the_steps_of_its_formula():
     ("fields", "what"),
     [
         ({"method": "pc"}, "method='pc'"),
+        ({"method": "heun", "s_churn": 5.0}, "method='heun'"),
+        ({"method": "ddim", "eta": 0.5}, "method='ddim'"),
         ({"method": "unipc", "continuous": False}, "a network of a discrete chain"),
     ],
 )
 def test_what_does_not_follow_the_ode_freely_is_refused_before_anything_is_drawn(fields, what):
     config = digits.get_config()
-    config.sampling.grid, config.sampling.method = "optimised", fields["method"]
-    config.training.continuous = fields.get("continuous", True)
+    config.training.continuous = fields.pop("continuous", True)
+    config.sampling.update({"grid": "optimised", **fields})
     with pytest.raises(ValueError, match=rf"grid='optimised' is for few-step .*not for {what}"):
         build_sampler(config, build_sde(config))
 
