@@ -27,7 +27,8 @@ from score_sde.config.build import (
     draw,
 )
 from score_sde.logbook import Logbook
-from score_sde.samplers import Samples
+from score_sde.samplers import SAMPLERS, Samples
+from score_sde.solvers.step import arguments_of
 
 GRID_IMAGES = 100
 
@@ -204,7 +205,7 @@ def write_images(
     def drawn() -> Iterator[tuple[Tensor, Tensor]]:
         nonlocal evaluations, kept
         for part in parts:
-            _report_unfinished(log, part)
+            _report_unfinished(log, config, part)
             images = pictures.to_uint8(inverse_scale(part.x)).cpu()
             if kept < keep:
                 first.append(images[: keep - kept].clone())
@@ -252,10 +253,10 @@ def _counted(network: nn.Module | None, bar: "tqdm[Any]") -> Iterator[None]:
         hook.remove()
 
 
-def _report_unfinished(log: Logbook, part: Samples) -> None:
+def _report_unfinished(log: Logbook, config: Config, part: Samples) -> None:
     if part.status is not None and part.status.any():
-        lost = part.index[part.status != 0].tolist()
-        log.say(
-            f"the ODE solver gave up on images {lost[:8]}: what it reached is saved; "
-            "raise sampling.max_steps or sampling.rtol"
-        )
+        lost, method = part.index[part.status != 0].tolist(), config.sampling.method
+        takes = arguments_of(SAMPLERS[method])
+        limits = [f"sampling.{takes[name]}" for name in ("max_steps", "rtol") if name in takes]
+        advice = f"; raise {' or '.join(limits)}" if limits else ""
+        log.say(f"{method} gave up on images {lost[:8]}: what it reached is saved{advice}")

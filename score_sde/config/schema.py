@@ -262,7 +262,7 @@ FIELDS: dict[str, Field] = {
     "sampling.eta": _free(
         0.0,
         "noise of DDIM's steps: 0 none, 1 that of ancestral sampling (Song, J. et al. 2021)",
-        Number("from 0 to 1", lambda x: 0 <= x <= 1),
+        PROBABILITY,
         older=0.0,
     ),
     "sampling.s_churn": _free(
