@@ -153,3 +153,11 @@ def test_a_grid_is_kept_beside_its_checkpoint(trained, tmp_path, monkeypatch, ca
 def test_the_grid_of_a_network_is_found_in_a_moment(trained, tmp_path, capsys):
     said = drawn(trained, tmp_path / "a", capsys, "--config.sampling.num_steps=2")
     assert "optimised grid, found in" in said
+
+
+def test_methods_that_choose_their_own_times_pass_over_the_grid(trained, tmp_path, capsys):
+    loose = ["--config.sampling.rtol=0.1", "--config.sampling.atol=0.1"]
+    said = drawn(trained, tmp_path / "ode", capsys, "--config.sampling.method=ode", *loose)
+    assert "4 images" in said
+    assert "optimised grid" not in said
+    assert not list(trained.glob("checkpoints/*grid_ode*"))

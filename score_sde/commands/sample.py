@@ -71,7 +71,9 @@ def sample(
     with advice_on_memory(advice):
         network = network_of(config, state, path, raw=raw)
         sampler, facts = None, {}
-        if config.sampling.grid == "optimised":
+        # A method that chooses its own times has no grid to optimise, and passes over the field.
+        on_grid = build_sampler(config, sde).num_steps is not None
+        if config.sampling.grid == "optimised" and on_grid:
             key = origin_of(config, network.state_dict(), seed=0)  # it suits every seed
             times = grid_of(config, network, sde, path, key, reports.append)
             sampler, facts = build_sampler(config, sde, times), {"times": times.tolist()}
