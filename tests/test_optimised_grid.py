@@ -115,8 +115,9 @@ def test_a_grid_is_kept_beside_its_checkpoint(trained, tmp_path, monkeypatch, ca
     walked = []
     built = sample.build_sampler
 
-    def noted(config, sde, times):
-        walked.append(times)
+    def noted(config, sde, times=None):
+        if times is not None:
+            walked.append(times)
         return built(config, sde, times)
 
     monkeypatch.setattr(sample, "build_sampler", noted)
@@ -141,6 +142,7 @@ def test_a_grid_is_kept_beside_its_checkpoint(trained, tmp_path, monkeypatch, ca
     monkeypatch.setattr(sampling_grid, "optimise_grid", lambda *given: worse)
     said = drawn(trained, tmp_path / "b", capsys, "--config.seed=5")
     assert f"the grid is that of {kept}" in said
+    assert len(walked) == 3
     assert all(torch.equal(times, found.times) for times in walked)
 
     before = kept.read_bytes()
