@@ -7,9 +7,11 @@ import torch
 from conftest import assert_close
 from problems import SDES, Gaussian
 
+from score_sde.commands.sample import write_images
 from score_sde.config import build, parts
+from score_sde.logbook import Logbook
 from score_sde.noise import normal
-from score_sde.samplers import SAMPLERS, AdaptiveSDESampler
+from score_sde.samplers import SAMPLERS, AdaptiveSDESampler, Samples
 from score_sde.sde import VPSDE
 from score_sde.solvers.adaptive_sde import SDEControl, solve_sde
 from score_sde.solvers.kept_path import KeptPaths, PathSample
@@ -236,3 +238,21 @@ def test_what_chooses_its_own_times_refuses_a_chain(method):
     config = config_of(**{"training.continuous": False, "sampling.method": method})
     with pytest.raises(ValueError, match=rf"{method}.*discrete chain only: take pc, ddim, heun"):
         build.build_sampler(config, build.build_sde(config))
+
+
+@pytest.mark.parametrize(("method", "limit"), [("ode", "rtol"), ("adaptive_sde", "sde_rtol")])
+def test_what_is_given_up_is_told_with_the_fields_of_its_own_method(
+    method, limit, tmp_path, capsys
+):
+    part = Samples(
+        torch.arange(2),
+        torch.zeros(2, 1, 8, 8),
+        torch.tensor([4, 4]),
+        torch.tensor([Status.DONE, Status.STEP_LIMIT]),
+    )
+    with Logbook(tmp_path, tensorboard=False) as log:
+        config = config_of(**{"sampling.method": method})
+        write_images(log, config, [part], 2, tmp_path / "images")
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert f"{method} gave up on images [1]: what it reached is saved; " in said
+    assert f"raise sampling.max_steps or sampling.{limit}" in said

@@ -532,6 +532,10 @@ def test_loss_fn_sets_the_mode():
             "log_snr, importance",
         ),
         (lambda: make_objective(subVPSDE(), continuous=False), "subvpsde: discrete training"),
+        (
+            lambda: make_objective(subVPSDE(), continuous=False, times="stratified"),
+            "subvpsde: discrete training",
+        ),
         (lambda: make_objective(VPSDE(), continuous=False, times="stratified"), "'stratified'"),
         (
             lambda: make_objective(VPSDE(), continuous=False, likelihood_weighting=True),

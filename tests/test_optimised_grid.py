@@ -78,13 +78,15 @@ def test_a_bent_grid_has_the_steps_of_its_formula():
     ("fields", "what"),
     [
         ({"method": "pc"}, "method='pc'"),
+        ({"method": "heun", "s_churn": 5.0}, "method='heun'"),
+        ({"method": "ddim", "eta": 0.5}, "method='ddim'"),
         ({"method": "unipc", "continuous": False}, "a network of a discrete chain"),
     ],
 )
 def test_what_does_not_follow_the_ode_freely_is_refused_before_anything_is_drawn(fields, what):
     config = digits.get_config()
-    config.sampling.grid, config.sampling.method = "optimised", fields["method"]
-    config.training.continuous = fields.get("continuous", True)
+    config.training.continuous = fields.pop("continuous", True)
+    config.sampling.update({"grid": "optimised", **fields})
     with pytest.raises(ValueError, match=rf"grid='optimised' is for few-step .*not for {what}"):
         build_sampler(config, build_sde(config))
 
@@ -113,8 +115,9 @@ def test_a_grid_is_kept_beside_its_checkpoint(trained, tmp_path, monkeypatch, ca
     walked = []
     built = sample.build_sampler
 
-    def noted(config, sde, times):
-        walked.append(times)
+    def noted(config, sde, times=None):
+        if times is not None:
+            walked.append(times)
         return built(config, sde, times)
 
     monkeypatch.setattr(sample, "build_sampler", noted)
@@ -139,6 +142,7 @@ def test_a_grid_is_kept_beside_its_checkpoint(trained, tmp_path, monkeypatch, ca
     monkeypatch.setattr(sampling_grid, "optimise_grid", lambda *given: worse)
     said = drawn(trained, tmp_path / "b", capsys, "--config.seed=5")
     assert f"the grid is that of {kept}" in said
+    assert len(walked) == 3
     assert all(torch.equal(times, found.times) for times in walked)
 
     before = kept.read_bytes()
@@ -151,3 +155,11 @@ def test_a_grid_is_kept_beside_its_checkpoint(trained, tmp_path, monkeypatch, ca
 def test_the_grid_of_a_network_is_found_in_a_moment(trained, tmp_path, capsys):
     said = drawn(trained, tmp_path / "a", capsys, "--config.sampling.num_steps=2")
     assert "optimised grid, found in" in said
+
+
+def test_methods_that_choose_their_own_times_pass_over_the_grid(trained, tmp_path, capsys):
+    loose = ["--config.sampling.rtol=0.1", "--config.sampling.atol=0.1"]
+    said = drawn(trained, tmp_path / "ode", capsys, "--config.sampling.method=ode", *loose)
+    assert "4 images" in said
+    assert "optimised grid" not in said
+    assert not list(trained.glob("checkpoints/*grid_ode*"))

@@ -15,6 +15,8 @@ import score_sde
 from score_sde import checkpoints
 from score_sde.commands import cli
 from score_sde.commands import train as training_run
+from score_sde.commands.first_screen import first_screen
+from score_sde.config import build, parts
 from score_sde.networks.power_average import (
     LONGEST,
     PowerAverage,
@@ -370,3 +372,23 @@ def test_a_checkpoint_without_its_averages_is_not_gone_on_with(trained, tmp_path
 def test_lengths_in_no_order_or_beyond_the_mean_are_refused(value, tmp_path, capsys):
     said = refused(capsys, tmp_path, f"--config.model.ema_lengths={value}", mode="train")
     assert "up to 0.2886, in ascending order, as (0.05, 0.1)" in said
+
+
+def test_the_first_screen_counts_the_averages():
+    fields = {"training.n_iters": 1000, "training.average_freq": 100}
+    config = parts.recipe(parts.DDPMPP, parts.DIGITS, parts.VP, parts.SMALL, fields)
+    info = build.open_split(config, "test").info
+
+    def sizes(*tracked):
+        config.model.ema_lengths = tracked
+        state, sde = build.build_state(config), build.build_sde(config)
+        device, run = torch.device("cpu"), Path("run")
+        screen = first_screen(config, state, sde, device, info, info, run)
+        return [int(n) for n in re.findall(r"(\d+) MB (?:for w|of c|of a)", screen)]
+
+    memory, checkpoints = sizes()
+    more_memory, more_checkpoints, averages = sizes(0.05, 0.1)
+    assert more_memory == pytest.approx(7 / 5 * memory, abs=2)
+    assert more_checkpoints == pytest.approx(6 / 4 * checkpoints, abs=2)
+    # Two at each of the steps 100, …, 1,000.
+    assert averages == pytest.approx(2 * 10 * memory / 5, abs=3)

@@ -15,6 +15,7 @@ from score_sde.likelihoods import log_likelihood
 from score_sde.objectives import LogSNRTimes, make_objective
 from score_sde.samplers import GridSampler
 from score_sde.sde import SDE, CosineVPSDE, KarrasVESDE, PowerVESDE, StraightSDE
+from score_sde.sde import SDES as TABLE
 from score_sde.solvers.correctors import CORRECTORS
 from score_sde.solvers.few_step import FEW_STEP
 from score_sde.solvers.grids import time_grid
@@ -305,3 +306,12 @@ def test_the_grid_is_the_sdes_own_unless_one_is_asked_for(name, grid):
 def test_mistakes_are_named(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("name", sorted(TABLE))
+def test_every_recipe_has_the_fields_of_every_sde(name):
+    config = parts.recipe(parts.DDPMPP, parts.DIGITS, parts.VP, parts.SMALL)
+    config.lock()  # as the command line does
+    config.training.sde = name
+    assert build_sde(config).name == name
+    config.model.sigma = 9.0

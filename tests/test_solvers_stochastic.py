@@ -213,7 +213,7 @@ def scalars(sde, *times):
         ("stochastic_heun", (0, 0), (1, 1, 0, 0), (1 / 2, 1 / 2)),
         # Rößler 2010: A = 3/4 and B = 3/2 of the integral over h, α = (1/3, 2/3).
         ("sra1", (0, 0), (3 / 4, 0, 3 / 4, 3 / 2), (1 / 3, 2 / 3)),
-        # Foster et al. 2023: both stages shifted by the area H, weights 2/5 and 3/5.
+        # Foster et al. 2024: both stages shifted by the area H, weights 2/5 and 3/5.
         ("shark", (0, 1), (5 / 6, 5 / 6, 0, 1), (2 / 5, 3 / 5)),
     ],
 )

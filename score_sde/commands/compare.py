@@ -100,7 +100,7 @@ def compare(
         if exact:
             with parallel.main_first(world):  # it fetches what is missing
                 train = open_split(config, "train")
-            origin: Compared = OfExact(build_exact(config, exact, exact_std or 0.0, train))
+            origin: Compared = OfExact(build_exact(config, exact, exact_std, train))
         else:
             path, state, weights = next(
                 in_turn(config, workdir, given=checkpoint, wait_sec=0.0, world=world, log=log)

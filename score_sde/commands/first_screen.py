@@ -1,5 +1,6 @@
 """The screen that a training run begins with: what it is, what it takes, where everything goes."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -34,24 +35,27 @@ def first_screen(
     """What begins here, what it takes, and where everything goes, in about ten lines."""
     training = config.training
     weights = sum(p.numel() for p in state.network.parameters())
-    # In float32: weights, gradients, their average, and two moments of Adam. A checkpoint holds
-    # all but the gradients.
+    # In float32: weights, gradients, their averages, and two moments of Adam. A checkpoint holds
+    # all but the gradients, a snapshot of the averages of several lengths these alone.
     megabytes = weights * 4 / 2**20
     at_once = training.batch_size // training.accumulation
     activations = activation_bytes(config) * at_once / 2**20
     kept = training.keep_checkpoints + training.n_iters // training.snapshot_freq
+    averages = len(state.averages)
+    snapshots = averages * math.ceil(training.n_iters / training.average_freq)
+    more = f", {snapshots * megabytes:,.0f} MB of averages" if snapshots else ""
     parts = f" in {training.accumulation} parts" if training.accumulation > 1 else ""
     notes = "".join(f"\n            {note}" for note in dict.fromkeys(train.notes + test.notes))
     return f"""network     {config.model.name}, {weights:,} parameters, on {device}
 data        {train.name}: {train.num_images:,} images of {train.shape}, {train.policy}
             held out: {test.num_images:,}{notes}
 sde         {sde.name}, {"continuous" if training.continuous else f"{sde.N} scales"}
-memory      {5 * megabytes:,.0f} MB for weights and optimiser, \
+memory      {(5 + averages) * megabytes:,.0f} MB for weights and optimiser, \
 about {activations:,.0f} MB for the activations of {at_once} images
 steps       {training.n_iters - state.step:,} of {training.n_iters:,} to go, \
 {training.batch_size} images each{parts}
 time        estimated after {FIRST_STEPS} steps
-disk        up to {4 * megabytes * kept:,.0f} MB of checkpoints
+disk        up to {(4 + averages) * megabytes * kept:,.0f} MB of checkpoints{more}
 snapshots   {_snapshots(config, sde)}
 everything  goes to {workdir}"""
 

@@ -93,7 +93,8 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
     path(
         "output",
         "A folder for PNG files, or NAME.npz; for convert, NAME.pt or NAME.pth for a file, any "
-        "other name for a folder of diffusers; for plot, NAME.png, NAME.pdf or NAME.svg.",
+        "other name for a folder of diffusers; for ema, NAME.pt; for plot, NAME.png, NAME.pdf or "
+        "NAME.svg.",
     )
     flags.DEFINE(
         _Text(),

@@ -27,7 +27,8 @@ from score_sde.config.build import (
     draw,
 )
 from score_sde.logbook import Logbook
-from score_sde.samplers import Samples
+from score_sde.samplers import SAMPLERS, Samples
+from score_sde.solvers.step import arguments_of
 
 GRID_IMAGES = 100
 
@@ -70,7 +71,9 @@ def sample(
     with advice_on_memory(advice):
         network = network_of(config, state, path, raw=raw)
         sampler, facts = None, {}
-        if config.sampling.grid == "optimised":
+        # A method that chooses its own times has no grid to optimise, and passes over the field.
+        on_grid = build_sampler(config, sde).num_steps is not None
+        if config.sampling.grid == "optimised" and on_grid:
             key = origin_of(config, network.state_dict(), seed=0)  # it suits every seed
             times = grid_of(config, network, sde, path, key, reports.append)
             sampler, facts = build_sampler(config, sde, times), {"times": times.tolist()}
@@ -204,7 +207,7 @@ def write_images(
     def drawn() -> Iterator[tuple[Tensor, Tensor]]:
         nonlocal evaluations, kept
         for part in parts:
-            _report_unfinished(log, part)
+            _report_unfinished(log, config, part)
             images = pictures.to_uint8(inverse_scale(part.x)).cpu()
             if kept < keep:
                 first.append(images[: keep - kept].clone())
@@ -252,10 +255,10 @@ def _counted(network: nn.Module | None, bar: "tqdm[Any]") -> Iterator[None]:
         hook.remove()
 
 
-def _report_unfinished(log: Logbook, part: Samples) -> None:
+def _report_unfinished(log: Logbook, config: Config, part: Samples) -> None:
     if part.status is not None and part.status.any():
-        lost = part.index[part.status != 0].tolist()
-        log.say(
-            f"the ODE solver gave up on images {lost[:8]}: what it reached is saved; "
-            "raise sampling.max_steps or sampling.rtol"
-        )
+        lost, method = part.index[part.status != 0].tolist(), config.sampling.method
+        takes = arguments_of(SAMPLERS[method])
+        limits = [f"sampling.{takes[name]}" for name in ("max_steps", "rtol") if name in takes]
+        advice = f"; raise {' or '.join(limits)}" if limits else ""
+        log.say(f"{method} gave up on images {lost[:8]}: what it reached is saved{advice}")

@@ -92,20 +92,20 @@ images with a Gaussian of this std around each; classes the Gaussian of each cla
 of this std is added, as some pixels never change."""
 
 
-def build_exact(config: Config, kind: str, std: float, train: Source) -> Exact:
+def build_exact(config: Config, kind: str, std: float | None, train: Source) -> Exact:
     """Data of a config's training images.
 
     Args:
         config: with data, range and seed.
         kind: a name of `MIXTURES`.
-        std: in units of the scaled data; 0 for `STD`.
+        std: in units of the scaled data; None for `STD`.
         train: the training images.
 
     Raises:
         UnknownName: another kind.
         ValueError: a std that is not above 0, or no images.
     """
-    std = std or STD
+    std = STD if std is None else std
     row = choose(MIXTURES, kind, "--exact")
     mixture = row(train, build_scaler(config), std)
     mixture.to(build_device(config))

@@ -262,7 +262,7 @@ FIELDS: dict[str, Field] = {
     "sampling.eta": _free(
         0.0,
         "noise of DDIM's steps: 0 none, 1 that of ancestral sampling (Song, J. et al. 2021)",
-        Number("from 0 to 1", lambda x: 0 <= x <= 1),
+        PROBABILITY,
         older=0.0,
     ),
     "sampling.s_churn": _free(
@@ -355,7 +355,7 @@ FIELDS: dict[str, Field] = {
     "model.num_scales": _model(1000, "noise levels of the SDE's chain", one_to(10**7)),
     "model.sigma_min": _model(0.01, "smallest noise level, of VE and Karras' VE", ABOVE_0),
     "model.sigma_max": _model(50.0, "largest noise level, of VE and Karras' VE", ABOVE_0),
-    "model.sigma": _model(25.0, "g(t) = sigma^t, of powervesde", ABOVE_0),
+    "model.sigma": _model(25.0, "g(t) = sigma^t, of powervesde", ABOVE_0, older=25.0),
     "model.beta_min": _model(0.1, "rate β at time 0, of VP and sub-VP", FINITE),
     "model.beta_max": _model(20.0, "rate β at time 1, of VP and sub-VP", FINITE),
     "model.ema_rate": _model(0.999, "decay of the weights' moving average; 0: none", SHARE),

@@ -118,12 +118,12 @@ def as_options_say(sde: SDE, options: Options) -> Objective:
         weighting = options.likelihood_weighting
         read = options.parameterisation
         return ScoreMatching(sde, True, options.reduce_mean, weighting, sampler, read)
-    _check_chain(options)
     if not sde.has_chain:
         raise ValueError(
             f"{sde.name}: discrete training is defined for vesde (SMLD) and vpsde (DDPM); "
             "set training.continuous=True"
         )
+    _check_chain(options)
     chain = SMLD if sde.network_output == "score" else NoisePrediction
     return chain(sde, options.reduce_mean, options.parameterisation)
 

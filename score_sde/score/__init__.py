@@ -1,7 +1,8 @@
 """From what a network puts out to the score, the noise and the denoised image, and back.
 
 `conversions`: between these three; `predictions`: what a network may put out; `conventions`: how a
-network is told the time, and how its output is read; `network`: the score that it stands for.
+network is told the time, and how its output is read; `network`: the score that it stands for;
+`exact`: mixtures of Gaussians, whose score is known.
 """
 
 from score_sde.score.conventions import (

@@ -9,6 +9,9 @@ By the papers' conventions (prediction "auto") a network is given a *label* and 
     VP       DDPM's chain      k           noise, α and σ from the chain's tables
     sub-VP   always            999 t/T     noise
 
+SDEs without a chain that have been added since go as VE in continuous time or as sub-VP, as their
+`network_output` says: σ^t and Karras' as VE, the cosine and the straight path as sub-VP.
+
 A network that was trained on a chain knows its N noise levels and no others. k is the step whose
 time (`SDE.chain_times`) is nearest to t.
 

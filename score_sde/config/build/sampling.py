@@ -63,7 +63,7 @@ def build_sampler(config: Config, sde: SDE, times: Tensor | None = None) -> Samp
     predictor = _predictor(config, sde) if pc else _few_step(config, sde)
     steps = sampling.num_steps or sde.N
     discrete = not config.training.continuous
-    if sampling.grid == "optimised" and (discrete or pc or predictor.order is None):
+    if sampling.grid == "optimised" and (discrete or pc or not predictor.deterministic):
         what = "a network of a discrete chain" if discrete else f"method={sampling.method!r}"
         raise ValueError(
             "config.sampling.grid='optimised' is for few-step methods without noise in continuous "
@@ -112,8 +112,8 @@ def _predictor(config: Config, sde: SDE) -> Step:
     sampling = config.sampling
     kind = choose(PREDICTORS, sampling.predictor, "config.sampling.predictor")
     step = make_step(kind, sde, sampling)
-    # A step with an order of convergence is deterministic: it follows the ODE anyway.
-    heeds = "probability_flow" in arguments_of(kind) or step.order is not None
+    # A step without noise follows the ODE anyway.
+    heeds = "probability_flow" in arguments_of(kind) or step.deterministic
     if sampling.probability_flow and not heeds:
         raise ValueError(
             f"config.sampling.probability_flow=True: {sampling.predictor} has no form for the "

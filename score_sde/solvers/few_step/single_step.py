@@ -106,11 +106,8 @@ class Heun(FewStepSolver):
             raise ValueError(f"s_min={s_min}, s_max={s_max}: s_min may not exceed s_max")
         self.s_churn, self.s_min, self.s_max, self.s_noise = s_churn, s_min, s_max, s_noise
         self._gamma = 0.0
-
-    @property
-    def deterministic(self) -> bool:
-        """Without churn."""
-        return self.s_churn == 0
+        if s_churn > 0:
+            self.order = None
 
     def refuses_chain(self) -> str | None:
         """With churn it does not: raised levels lie between those of the chain."""

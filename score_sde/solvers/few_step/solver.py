@@ -45,7 +45,7 @@ def grid_time(step: Step, t_next: Tensor | None) -> Tensor:
 
 
 class FewStepSolver(Step):
-    """What the solvers of this file share."""
+    """What the solvers share that step by noise levels, as this module says."""
 
     grid = "edm"
 

@@ -183,7 +183,7 @@ class SRA1(_TwoStages):
 class ShARK(_TwoStages):
     """Shifted additive-noise Runge–Kutta: strong order 1.5, weak order 2.
 
-    Foster, dos Reis & Strange 2023, "High order splitting methods for SDEs satisfying a
+    Foster, dos Reis & Strange 2024, "High order splitting methods for SDEs satisfying a
     commutativity condition". θ = 5/6, and both stages are shifted by the area.
     """
 
