@@ -374,7 +374,7 @@ def parsed(recipe, *words):
     ).config
 
 
-def test_the_command_line_trains_and_samples_a_network_of_v(tmp_path):
+def test_the_command_line_trains_and_samples_a_network_of_v(tmp_path, capsys):
     run = f"--workdir={tmp_path / 'run'}"
     train = ["main.py", "--config=configs/vp/digits.py", "--mode=train", run, *TINY]
     assert cli.main([*train, "--config.model.prediction=v"]) == 0
@@ -387,6 +387,13 @@ def test_the_command_line_trains_and_samples_a_network_of_v(tmp_path):
     assert len(list((tmp_path / "images").glob("*.png"))) == 2
     # The checkpoint says what its network puts out, and holds to it.
     assert cli.main([*sample, "--config.model.prediction=noise"]) == 1
+    # What other formats would read as the noise stays in ours.
+    newest = tmp_path / "run" / "checkpoints" / "step_00000004.pt"
+    for output in (tmp_path / "theirs.pth", tmp_path / "folder"):
+        words = ["--mode=convert", f"--checkpoint={newest}", f"--output={output}"]
+        assert cli.main(["main.py", *words]) == 1
+        assert "have no word for it" in capsys.readouterr().err
+        assert not output.exists()
 
 
 @pytest.mark.parametrize(

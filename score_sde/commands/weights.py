@@ -10,7 +10,15 @@ from torch import nn
 from score_sde import checkpoints
 from score_sde.atomic.weights import fit
 from score_sde.config import history
-from score_sde.config.build import Config, augment_dim, build_network, empty_network, image_shape
+from score_sde.config.build import (
+    Config,
+    augment_dim,
+    build_network,
+    build_sde,
+    empty_network,
+    field,
+    image_shape,
+)
 from score_sde.config.check import check_config
 from score_sde.training import TrainState
 
@@ -213,6 +221,8 @@ def convert(path: Path, output: Path, config: Config | None) -> str:
     if is_ours:
         check_config(written)
         state = checkpoints.fitted(state, empty_network(written), path)
+    if is_ours or output.suffix not in FILES:
+        _check_others_can_read(written)
     if output.suffix not in FILES:
         weights = state["ema"]["shadow"]
         checkpoints.save_folder(output, weights, empty_network(written), network_options(written))
@@ -232,3 +242,14 @@ def convert(path: Path, output: Path, config: Config | None) -> str:
     }
     checkpoints.save_published(output, state, empty_network(written), settings)
     return f"{path} is now {output}, in the format of the 2021 release"
+
+
+def _check_others_can_read(config: Config) -> None:
+    """Refuses a network whose output other formats would take for something else."""
+    prediction, usual = field(config, "model.prediction"), build_sde(config).network_output
+    if prediction not in ("auto", usual):
+        raise ValueError(
+            f"model.prediction={prediction!r}: the 2021 release and diffusers have no word for it, "
+            f"and would read what this network puts out as the {usual}; keep the checkpoint as it "
+            "is, or train with 'auto'"
+        )
