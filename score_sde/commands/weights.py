@@ -249,7 +249,7 @@ def _check_others_can_read(config: Config) -> None:
     prediction, usual = field(config, "model.prediction"), build_sde(config).network_output
     if prediction not in ("auto", usual):
         raise ValueError(
-            f"model.prediction={prediction!r}: the 2021 release and diffusers have no word for it, "
-            f"and would read what this network puts out as the {usual}; keep the checkpoint as it "
-            "is, or train with 'auto'"
+            f"model.prediction={prediction!r}: the 2021 release and diffusers have no word for "
+            f"it, and would read what this network puts out as the {usual}; keep the checkpoint "
+            "as it is, or train with 'auto'"
         )
