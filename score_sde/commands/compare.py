@@ -19,7 +19,7 @@ from score_sde.config import history
 from score_sde.config.build import Config, allow_tf32, build_sampler, open_split
 from score_sde.config.check import check_config, check_data, check_fields
 from score_sde.config.exact import build_exact
-from score_sde.config.presets import CONVERGED_ODE, PRESETS, Row, as_row, converged
+from score_sde.config.presets import PRESETS, Row, as_row, converged
 from score_sde.config.subject import build_references
 from score_sde.data import Source
 from score_sde.evaluation import LeftOut, References, Subject
@@ -122,6 +122,7 @@ class _Entry:
     config: Config
     subject: Subject
     sampler: Sampler
+    is_converged: bool
 
     @property
     def evaluations(self) -> int:
@@ -204,7 +205,8 @@ class _Study:
         )
         entries, left_out = list[_Entry](), dict[str, str]()
         rows = PRESETS[self.preset](config)
-        for row in [converged(rows, CONVERGED), *rows]:
+        finest = converged(rows, CONVERGED)
+        for row in [finest, *rows]:
             try:
                 made = as_row(config, row)
                 check_fields(made)
@@ -215,7 +217,8 @@ class _Study:
             except ValueError as error:
                 left_out[", ".join(filter(None, (row.series, row.at)))] = str(error)
             else:
-                entries.append(_Entry(row, made, replace(subject, keeps_x=True), sampler))
+                subject = replace(subject, keeps_x=True)
+                entries.append(_Entry(row, made, subject, sampler, row is finest))
         if not entries:
             raise ValueError(f"no row of --preset {self.preset} runs: {left_out.popitem()[1]}")
         return entries, left_out
@@ -257,9 +260,8 @@ class _Study:
             drawn = entry.subject.samples
             if not self.world.is_main:
                 continue
-            is_converged = entry.row.series == CONVERGED_ODE
             same = history.of_checkpoint(entry.config) == history.of_checkpoint(self.config)
-            reaches = entry.sampler.deterministic and same and not is_converged
+            reaches = entry.sampler.deterministic and same and not entry.is_converged
             figures, left_out = compute_figures(entry.subject, reached if reaches else None, floor)
             how = {
                 "budget": entry.row.budget,
@@ -269,7 +271,7 @@ class _Study:
             row = entry.row
             results.append(Result(row.series, row.at, how, drawn.how, figures, left_out))
             shown.append(_by_number(drawn))
-            reached = drawn if is_converged else reached
+            reached = drawn if entry.is_converged else reached
             entry.subject.results.clear()  # all rows together would take too much memory
         return results, shown
 

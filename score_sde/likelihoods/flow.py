@@ -20,7 +20,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -116,7 +115,7 @@ def encode(
 
     Arguments as of `log_likelihood`. Returns the latents as `y` (N, ...), with their status.
     """
-    options: Any = {"batch_size": batch_size, "method": method, "control": control}
+    options = {"batch_size": batch_size, "method": method, "control": control}
     solver = partial(solve, rtol=rtol, atol=atol, **options)
     return _transport(sde, score_for, x, eps, sde.T, solver)
 
@@ -134,7 +133,7 @@ def decode(
     control: str = "i",
 ) -> ODEResult:
     """The inverse of `encode`: latents z (N, ...) at T → data at eps, as `y`."""
-    options: Any = {"batch_size": batch_size, "method": method, "control": control}
+    options = {"batch_size": batch_size, "method": method, "control": control}
     solver = partial(solve, rtol=rtol, atol=atol, **options)
     return _transport(sde, score_for, z, sde.T, eps, solver)
 

@@ -38,7 +38,10 @@ class _ChainObjective(Objective):
     refusal: ClassVar[str]  # of others
 
     def __init__(
-        self, sde: SDE, reduce_mean: bool, parameterisation: Parameterisation | None = None
+        self,
+        sde: SDE,
+        reduce_mean: bool = False,
+        parameterisation: Parameterisation | None = None,
     ) -> None:
         if not sde.has_chain or sde.network_output != self.network_output:
             raise ValueError(f"{sde.name}: {self.refusal}")
@@ -100,14 +103,6 @@ class SMLD(_ChainObjective):
         "SMLD's chain belongs to SDEs with a chain whose networks put out the score, as vesde's "
         "do; take that, or NoisePrediction for vpsde"
     )
-
-    def __init__(
-        self,
-        sde: SDE,
-        reduce_mean: bool = False,
-        parameterisation: Parameterisation | None = None,
-    ) -> None:
-        super().__init__(sde, reduce_mean, parameterisation)
 
     def step(self, t: Tensor) -> Tensor:
         """N − 1 − t."""

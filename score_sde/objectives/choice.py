@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from score_sde.objectives.chain import ELBO, SMLD, NoisePrediction
 from score_sde.objectives.edm import EDMLoss, LogNormalTimes
@@ -48,57 +49,28 @@ def make_objective(
     sde: SDE,
     *,
     objective: str = "auto",
-    continuous: bool = True,
-    reduce_mean: bool = False,
-    likelihood_weighting: bool = False,
     times: str = "uniform",
     eps: float | None = None,
-    parameterisation: Parameterisation | None = None,
-    p_mean: float = -1.2,
-    p_std: float = 1.2,
-    sigma_data: float = 0.5,
+    **given: Any,
 ) -> Objective:
     """The objective that a set of options asks for.
 
     Args:
         sde: the forward process.
         objective: a name of `OBJECTIVES`.
-        continuous: this and the others as in `Options`.
-        reduce_mean: mean over the dimensions of a sample; otherwise half their sum.
-        likelihood_weighting: λ = g² instead of σ².
         times: a name of `TIME_SAMPLERS`.
         eps: the smallest continuous time; the SDE's own (`train_eps`) by default.
-        parameterisation: this and those that follow as in `Options`.
-        p_mean: mean of the logarithm of EDM's noise levels.
-        p_std: its standard deviation.
-        sigma_data: standard deviation of the data.
+        **given: other fields of `Options`, by name.
 
     Raises:
         UnknownName: a name that is in none of the tables.
         ValueError: options that exclude each other.
     """
     check_name(times, TIME_SAMPLERS, "training.time_sampling")
-    eps = sde.train_eps if eps is None else eps
-    options = Options(
-        continuous,
-        reduce_mean,
-        likelihood_weighting,
-        times,
-        eps,
-        parameterisation,
-        p_mean,
-        p_std,
-        sigma_data,
-    )
+    options = Options(eps=sde.train_eps if eps is None else eps, times=times, **given)
     row = choose(OBJECTIVES, objective, "training.objective")
-    if row in (
-        ScoreMatching,
-        PredictionLoss,
-        EDMLoss,
-        SMLD,
-        NoisePrediction,
-        ELBO,
-    ):  # they would take options for a flag
+    # A class with a constructor of this room would take options for a flag.
+    if isinstance(row, type) and row.__init__.__module__.startswith(f"{__package__}."):
         raise ValueError(
             f"OBJECTIVES[{objective!r}] is the class {row.__name__}, which does not take options: "
             f"give a function, such as lambda sde, options: {row.__name__}(sde, …)"

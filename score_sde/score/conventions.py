@@ -99,10 +99,6 @@ class Parameterisation:
             return ChainScales(self.sde, self.sde.index(t), t)
         return Scales(self.sde, t)
 
-    def score_scale(self, t: Tensor) -> Tensor:
-        """The factor of the network's output in the score: (B,) → (B,)."""
-        return self.score(t).b
-
     def score(self, t: Tensor) -> Affine:
         """The score, of a state and an output at times t (B,)."""
         return self.prediction.score(self.scales(t))

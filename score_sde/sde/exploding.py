@@ -1,8 +1,8 @@
-"""Two more SDEs whose noise grows while the data stay as they are: α = 1, f = 0, g² = (σ²)'.
+"""SDEs whose noise grows while the data stay as they are: α = 1, f = 0, g² = (σ²)'.
 
-They differ from the paper's VE in how σ grows with time, and so in what an even grid of times and
-uniform training times stand for. Their networks follow the convention of VE: the label is σ(t),
-and the output the score.
+`ExplodingSDE` is what they share, the paper's VE too. The two here differ from that in how σ grows
+with time, and so in what an even grid of times and uniform training times stand for. Their
+networks follow the convention of VE: the label is σ(t), and the output the score.
 
 Symbols as in `linear`.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from score_sde.sde.linear import SDE
 
 
-class _Exploding(SDE):
+class ExplodingSDE(SDE):
     """What they share."""
 
     network_output = "score"
@@ -29,7 +29,20 @@ class _Exploding(SDE):
         return torch.zeros_like(t)
 
 
-class PowerVESDE(_Exploding):
+def check_levels(sigma_min: float, sigma_max: float) -> None:
+    """Refuses noise levels that are no range.
+
+    Raises:
+        ValueError: they do not satisfy 0 < sigma_min < sigma_max.
+    """
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(
+            f"sigma_min={sigma_min}, sigma_max={sigma_max}: noise levels must satisfy "
+            "0 < sigma_min < sigma_max"
+        )
+
+
+class PowerVESDE(ExplodingSDE):
     """g(t) = σ^t on [0, 1], without noise at t = 0: dx = σ^t dw.
 
     It is the SDE of the tutorial "Generative Modeling by Estimating Gradients of the Data
@@ -70,7 +83,7 @@ class PowerVESDE(_Exploding):
         return torch.log1p(2 * self.log_sigma * level**2) / (2 * self.log_sigma)
 
 
-class KarrasVESDE(_Exploding):
+class KarrasVESDE(ExplodingSDE):
     """σ(t) = t: time is the noise level itself (Karras et al. 2022, table 1), T = σ_max.
 
     Even steps of time are then even steps of σ, of which nearly all lie at levels where the data
@@ -84,11 +97,7 @@ class KarrasVESDE(_Exploding):
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, N: int = 1000) -> None:
         """`sigma_min` is where sampling and training end, `sigma_max` the prior's noise level."""
         super().__init__(N)
-        if not 0 < sigma_min < sigma_max:
-            raise ValueError(
-                f"sigma_min={sigma_min}, sigma_max={sigma_max}: noise levels must satisfy "
-                "0 < sigma_min < sigma_max"
-            )
+        check_levels(sigma_min, sigma_max)
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.T = self.prior_std = sigma_max
         self.eps = self.train_eps = sigma_min

@@ -9,28 +9,24 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from score_sde.sde.exploding import ExplodingSDE, check_levels
 from score_sde.sde.linear import SDE
 from score_sde.tensor_ops import expand_to, look_up
 
 _NOTHING_LEFT = 1e8  # a noise level at which float32 has nothing of the data any more
 
 
-class VESDE(SDE):
+class VESDE(ExplodingSDE):
     """Variance exploding: x_t = x_0 + σ(t) z, the limit of SMLD (Song, eq. 9 and 30)."""
 
     name = "vesde"
     eps = 1e-5
-    network_output = "score"
     has_chain = True
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0, N: int = 1000) -> None:
         """`sigma_min` and `sigma_max` are the noise levels at t = 0 and 1, in data units."""
         super().__init__(N)
-        if not 0 < sigma_min < sigma_max:
-            raise ValueError(
-                f"sigma_min={sigma_min}, sigma_max={sigma_max}: noise levels must satisfy "
-                "0 < sigma_min < sigma_max"
-            )
+        check_levels(sigma_min, sigma_max)
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.log_ratio = math.log(sigma_max / sigma_min)
         self.prior_std = sigma_max
@@ -38,17 +34,9 @@ class VESDE(SDE):
             torch.linspace(math.log(sigma_min), math.log(sigma_max), N)
         )
 
-    def mean_scale(self, t: Tensor) -> Tensor:
-        """α = 1."""
-        return torch.ones_like(t)
-
     def std(self, t: Tensor) -> Tensor:
         """σ(t) = σ_min (σ_max/σ_min)^t; the 2021 release, too, does not subtract σ_min²."""
         return self.sigma_min * torch.exp(self.log_ratio * t)
-
-    def mean_rate(self, t: Tensor) -> Tensor:
-        """0."""
-        return torch.zeros_like(t)
 
     def diffusion_squared(self, t: Tensor) -> Tensor:
         """g² = (σ²)'."""

@@ -16,6 +16,8 @@ import math
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import ndtr
 
+from score_sde.sde.exploding import check_levels
+
 OVERLAP = 0.5665
 """How much of a level lies in the shell of the next larger one.
 
@@ -66,11 +68,7 @@ def count_levels(
     Raises:
         ValueError: levels that do not satisfy 0 < σ_min < σ_max, or too few dimensions.
     """
-    if not 0 < sigma_min < sigma_max:
-        raise ValueError(
-            f"sigma_min={sigma_min}, sigma_max={sigma_max}: noise levels must satisfy "
-            "0 < sigma_min < sigma_max"
-        )
+    check_levels(sigma_min, sigma_max)
     gaps = math.log(sigma_max / sigma_min) / math.log(level_ratio(dimensions, overlap))
     return max(round(1 + gaps), 2)
 

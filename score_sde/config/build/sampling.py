@@ -101,9 +101,9 @@ def _adaptive_sampler(config: Config, sde: SDE, eps: float) -> Sampler:
         raise ValueError(
             f"config.sampling.{lacking[0]} is missing, which {method} takes: set it in the recipe"
         )
+    if fields["sde_atol"] == 0:
+        fields["sde_atol"] = (2 if config.data.centered else 1) / 256  # one grey level
     given = {name: fields[of] for name, of in arguments.items()}
-    if given.get("atol") == 0:
-        given["atol"] = (2 if config.data.centered else 1) / 256
     made = kind(sde, eps=eps, tweedie=config.sampling.noise_removal, **given)
     return checked(made, AdaptiveSampler, f"SAMPLERS[{method!r}]")
 

@@ -63,7 +63,7 @@ def combined(weights: Tensor, values: list[Tensor]) -> Tensor:
     return x
 
 
-class DPMSolverPP2M(FewStepSolver):
+class DPMSolverPP2M(MultistepSolver):
     """DPM-Solver++(2M): multistep, one evaluation a step (Lu et al. 2022b, algorithm 2).
 
     DDIM's step is corrected by the change of the denoised sample since the step before:
@@ -79,34 +79,23 @@ class DPMSolverPP2M(FewStepSolver):
 
     name = "dpm_solver++"
     order = 2
-    start_order = 2
-    grid = "log_snr"
-
-    def __init__(self, sde: SDE, lower_order_final: bool = True) -> None:
-        super().__init__(sde)
-        self.lower_order_final = lower_order_final
-        self.begin(0)
-
-    def begin(self, num_steps: int) -> None:
-        """Forgets the steps of an earlier run."""
-        self._left = num_steps
-        self._memory: tuple[Tensor, Tensor] | None = None
+    remembers = 2
 
     def advance(self, x: Tensor, t: Tensor, s: Tensor, score: Score, noise: Noise) -> Tensor:
         """One evaluation, at t."""
         value = score(x, t)
         x_next = self._along(noise_from_score(self.sde, value, t), x, t, s)
-        denoised = denoised_from_score(self.sde, x, value, t)
-        h = torch.log(self.sde.noise_level(t) / self.sde.noise_level(s))
-        self._left -= 1
-        if self._memory is not None and not (self.lower_order_final and self._left == 0):
-            denoised_before, h_before = self._memory
+        times, denoised = self._recall(t, denoised_from_score(self.sde, x, value, t))
+        if len(denoised) == 2:
+            h, h_before = self._log_ratio(t, s), self._log_ratio(times[1], t)
             weight = -self.sde.mean_scale(s) * torch.expm1(-h) * h / (2 * h_before)
             # A step to the level 0 is infinitely long in h, and Euler's is exact there.
             weight = torch.where(torch.isfinite(h), weight, torch.zeros_like(h))
-            x_next = x_next + expand_to(weight, x) * (denoised - denoised_before)
-        self._memory = denoised, h
+            x_next = x_next + expand_to(weight, x) * (denoised[0] - denoised[1])
         return x_next
+
+    def _log_ratio(self, t: Tensor, s: Tensor) -> Tensor:
+        return torch.log(self.sde.noise_level(t) / self.sde.noise_level(s))
 
 
 class DenoisedMultistep(MultistepSolver):
