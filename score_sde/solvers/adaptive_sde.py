@@ -120,11 +120,6 @@ class _Integrator(SlotLoop[PathSample]):
         self.direction = math.copysign(1.0, t1 - t0)
         self.paths = KeptPaths(draws, x0[:1].expand(batch_size, *x0.shape[1:]))
 
-    def run(self) -> ODEResult:
-        self.loop()
-        counts = {name: self.gather(name) for name in ("nfe", "status", "accepted", "rejected")}
-        return ODEResult(y=self.y, t=self.ended_at(), calls=self.calls, **counts)
-
     def padding(self, index: int) -> PathSample:
         return PathSample(index, self.t0, status=Status.DONE)
 

@@ -76,13 +76,14 @@ class Augmentation:
         happens = torch.rand(n, 7, device=device, generator=generator) < self.probability
         u = torch.rand(n, 6, device=device, generator=generator)
         z = torch.randn(n, 4, device=device, generator=generator)
-        sizes = torch.tensor([sides[1], sides[0]], device=device)  # to the right, and down
         angle, axis = (math.pi * (2 * u[:, 2:4] - 1)).unbind(1)
-        most = (sizes * _MOVES).floor()
-        whole = ((2 * most + 1) * u[:, 4:]).floor().clamp_max(2 * most) - most
+        moves = []
+        for k, side in enumerate(reversed(sides)):  # to the right, and down
+            most = math.floor(side * _MOVES)
+            whole = ((2 * most + 1) * u[:, 4 + k]).floor().clamp_max(2 * most) - most
+            moves.append(happens[:, 5] * whole / (side * _MOVES) + happens[:, 6] * z[:, 2 + k])
         angle = happens[:, 3] * angle
         stretch = happens[:, 4] * z[:, 1]
-        moves = happens[:, 5:6] * whole / (sizes * _MOVES) + happens[:, 6:] * z[:, 2:]
         return torch.column_stack(
             [
                 happens[:, :2] * (u[:, :2] < 0.5),
@@ -91,7 +92,7 @@ class Augmentation:
                 angle.sin(),
                 stretch * axis.cos(),
                 stretch * axis.sin(),
-                moves,
+                *moves,
             ]
         )
 
@@ -121,8 +122,8 @@ def affine_map(parameters: Tensor, sides: tuple[int, int] | torch.Size) -> tuple
     scale = torch.exp2(_OCTAVES * p[:, 2])[:, None, None]
     turned = _product(_matrix(cos, -sin, sin, cos), stretch)
     matrix = turned * scale * mirrors[:, None, :]
-    sizes = torch.tensor([sides[1], sides[0]], device=p.device)
-    move = p[:, 7:] * (sizes * _MOVES)
+    # Sides as numbers: a tensor of them would make the host wait for the device.
+    move = torch.stack([p[:, 7] * (sides[1] * _MOVES), p[:, 8] * (sides[0] * _MOVES)], dim=1)
     whole = move.round()  # a move by whole pixels is one, whatever the division has rounded
     return matrix, torch.where((move - whole).abs() < _ROUNDING, whole, move)
 

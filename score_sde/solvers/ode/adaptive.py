@@ -153,11 +153,6 @@ class _Integrator(SlotLoop[Sample]):
         self.control = control
         self.eval_dtype = eval_dtype
 
-    def run(self) -> ODEResult:
-        self.loop()
-        counts = {name: self.gather(name) for name in ("nfe", "status", "accepted", "rejected")}
-        return ODEResult(y=self.y, t=self.ended_at(), calls=self.calls, **counts)
-
     def padding(self, index: int) -> Sample:
         return Sample(index, self.control.t0, status=Status.DONE)
 

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from score_sde.solvers.ode.problem import OnFinish, Status
+from score_sde.solvers.ode.problem import ODEResult, OnFinish, Status
 
 
 @dataclass
@@ -108,8 +108,15 @@ class SlotLoop(ABC, Generic[AnySample]):
     def padding(self, index: int) -> AnySample:
         """A sample that is DONE, beside which others run."""
 
-    def loop(self) -> None:
-        """Until all samples have ended."""
+    def run(self) -> ODEResult:
+        """Steps until all samples have ended; what has become of them."""
+        self._loop()
+        counts = {name: self.gather(name) for name in ("nfe", "status", "accepted", "rejected")}
+        t = torch.tensor([sample.t for sample in self.samples], dtype=torch.float64)
+        t = t.to(self.y.dtype).to(self.y.device)
+        return ODEResult(y=self.y, t=t, calls=self.calls, **counts)
+
+    def _loop(self) -> None:
         slots = self._prepare()
         ready, rows = slots, deque[int]()
         while True:
@@ -148,8 +155,3 @@ class SlotLoop(ABC, Generic[AnySample]):
         """int64 (k,) a number of each of some samples, of all by default."""
         values = [int(getattr(s, name)) for s in (self.samples if samples is None else samples)]
         return torch.tensor(values, device=self.y.device)
-
-    def ended_at(self) -> Tensor:
-        """(N,) the times that the states belong to."""
-        t = torch.tensor([sample.t for sample in self.samples], dtype=torch.float64)
-        return t.to(self.y.dtype).to(self.y.device)
