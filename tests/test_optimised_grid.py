@@ -9,7 +9,8 @@ from conftest import TINY, assert_close
 from problems import Mixture
 
 from configs.vp import digits
-from score_sde.commands import cli, sample, sampling_grid
+from score_sde.commands import cli, complete, load, sample, sampling_grid
+from score_sde.config import subject
 from score_sde.config.build import build_sampler, build_sde
 from score_sde.noise import SampleNoise
 from score_sde.samplers import GridSampler, optimised_grid
@@ -81,13 +82,14 @@ def test_a_bent_grid_has_the_steps_of_its_formula():
         ({"method": "heun", "s_churn": 5.0}, "method='heun'"),
         ({"method": "ddim", "eta": 0.5}, "method='ddim'"),
         ({"method": "unipc", "continuous": False}, "a network of a discrete chain"),
+        ({"method": "unipc", "num_steps": 0}, "num_steps=0 takes as many steps as the chain has"),
     ],
 )
 def test_what_does_not_follow_the_ode_freely_is_refused_before_anything_is_drawn(fields, what):
     config = digits.get_config()
     config.training.continuous = fields.pop("continuous", True)
     config.sampling.update({"grid": "optimised", **fields})
-    with pytest.raises(ValueError, match=rf"grid='optimised' is for few-step .*not for {what}"):
+    with pytest.raises(ValueError, match=rf"{what}.*grid='optimised'|grid='optimised'.*{what}"):
         build_sampler(config, build_sde(config))
 
 
@@ -150,6 +152,45 @@ def test_a_grid_is_kept_beside_its_checkpoint(trained, tmp_path, monkeypatch, ca
     assert "on other noise: log_snr is taken" in said
     assert torch.equal(walked[-1], worse.times)
     assert kept.read_bytes() == before
+
+
+def test_whatever_draws_from_a_checkpoint_draws_on_its_grid(
+    trained, tmp_path, monkeypatch, capsys
+):
+    found = optimised_grid.OptimisedGrid(torch.tensor([1.0, 0.7, 0.4, 0.1, 1e-3]), 0.1, 0.2)
+    monkeypatch.setattr(sampling_grid, "optimise_grid", lambda *given: found)
+    walked = {}
+
+    def noted(module):
+        built = module.build_sampler
+
+        def build(config, sde, times=None):
+            if times is not None:
+                walked[module.__name__] = times
+            return built(config, sde, times)
+
+        monkeypatch.setattr(module, "build_sampler", build)
+
+    for module in (subject, complete, load):
+        noted(module)
+    fields = {"method": "unipc", "num_steps": 4, "grid": "optimised"}
+    given = ["--config=vp/digits", f"--workdir={trained}"]
+    given += [f"--config.sampling.{name}={value}" for name, value in fields.items()]
+    off = ["--config.eval.enable_bpd=False", "--config.eval.enable_loss=False"]
+    off += ["--config.eval.num_samples=4", f"--eval_folder={tmp_path / 'eval'}"]
+    assert cli.main(["main.py", "--mode=eval", *given, *off]) == 0
+    made = json.loads((tmp_path / "eval" / "step_00000004.json").read_text())
+    assert made["config"]["sampling"]["grid"] == "optimised"
+    few = ["--num_samples=1", "--completions=1", f"--output={tmp_path / 'inpaint'}"]
+    assert cli.main(["main.py", "--mode=inpaint", *given, *few]) == 0
+    config = digits.get_config()
+    config.sampling.update(fields)
+    load.load(trained, config)
+    assert len(walked) == 3
+    assert all(torch.equal(times, found.times) for times in walked.values())
+
+    assert cli.main(["main.py", "--mode=compare", *given]) == 1
+    assert "a grid for one method and one number of steps" in capsys.readouterr().err
 
 
 def test_the_grid_of_a_network_is_found_in_a_moment(trained, tmp_path, capsys):

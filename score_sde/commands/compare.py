@@ -87,6 +87,11 @@ def compare(
     if exact_std is not None and not exact:
         raise ValueError("--exact_std belongs to --exact: give --exact points, or leave it out")
     check_config(config)
+    if config.sampling.grid == "optimised":
+        raise ValueError(
+            "config.sampling.grid='optimised' is a grid for one method and one number of steps, "
+            "and --mode compare has many of both: set it to auto, uniform, log_snr or edm"
+        )
     if not exact and checkpoint is None and not checkpoints.steps(workdir / "checkpoints"):
         raise none_in(workdir / "checkpoints")
     folder = workdir / "compare"

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from score_sde import pictures
+from score_sde.commands.origin import origin_of
 from score_sde.commands.progress import advice_on_memory
-from score_sde.commands.sample import origin_of, prepare_output, write_images
+from score_sde.commands.sample import prepare_output, write_images
+from score_sde.commands.sampling_grid import times_of
 from score_sde.commands.weights import network_of, open_checkpoint
 from score_sde.config.build import (
     Config,
@@ -26,7 +28,7 @@ from score_sde.config.build import (
 from score_sde.config.holds import expanded
 from score_sde.data import Source, open_pictures, read_mask, to_unit
 from score_sde.logbook import Logbook
-from score_sde.samplers import GridSampler, Samples, completion
+from score_sde.samplers import GridSampler, Sampler, Samples, completion
 from score_sde.samplers.completion import MASKS, Known, known_gray, known_pixels
 from score_sde.solvers.few_step import FEW_STEP
 
@@ -80,7 +82,8 @@ def complete(
     """
     reports: list[str] = []
     config, path, state = open_checkpoint(config, checkpoint, workdir, overrides, reports.append)
-    sampler, known_of = _sampler(config, task), _known_of(config, task, mask)
+    known_of, sde = _known_of(config, task, mask), build_sde(config)
+    sampler = _checked(build_sampler(config, sde), config, task)
     given = _source(config, source, num_images)
     reports += given.info.notes
     row = torch.arange(min(num_images, len(given)))
@@ -98,10 +101,14 @@ def complete(
         reports.append(NO_CORRECTOR)
     with advice_on_memory(advice):
         network = network_of(config, state, path, raw=raw)
+        times = times_of(config, network, path, reports.append)
+        if times is not None:
+            sampler = _checked(build_sampler(config, sde, times), config, task)
         # The first image stands for all: the same command may be repeated with more of them.
         first = {"known value": known.value[0], "known mask": known.mask[0]}
         place = str(source.absolute()) if source else ""
-        facts = {"task": task, "input": place, "completions": completions}
+        facts: dict[str, object] = {"task": task, "input": place, "completions": completions}
+        facts |= {} if times is None else {"times": times.tolist()}
         origin = origin_of(config, {**network.state_dict(), **first}, **facts)
         output, grid = prepare_output(output, default, origin, reports.append)
         few = max(1, GRID_IMAGES // (2 + completions))
@@ -125,8 +132,7 @@ def complete(
     return output
 
 
-def _sampler(config: Config, task: str) -> GridSampler:
-    sampler = build_sampler(config, build_sde(config))
+def _checked(sampler: Sampler, config: Config, task: str) -> GridSampler:
     if not isinstance(sampler, GridSampler):
         raise ValueError(
             f"config.sampling.method={config.sampling.method!r}: --mode {task} takes hold at the "

@@ -11,6 +11,7 @@ from score_sde.atomic import cannot_write, check_writable, read_json, write_whol
 from score_sde.atomic.weights import listed
 from score_sde.commands.in_turn import in_turn
 from score_sde.commands.progress import advice_on_memory, duration
+from score_sde.commands.sampling_grid import times_of
 from score_sde.commands.weights import network_of, none_in
 from score_sde.config import history
 from score_sde.config.build import Config, allow_tf32, open_split
@@ -138,7 +139,9 @@ class _Evaluation:
                 log.say(f"samples are compared with {path}")
             network = network_of(config, self.state, self.path, raw=self.raw)
             shards = Shards(self.folder / "shards", weights, self.world, log)
-            subject = build_subject(config, network, sources, references, shards)
+            with parallel.main_first(self.world):
+                times = times_of(config, network, self.path, log.say) if measured else None
+            subject = build_subject(config, network, sources, references, shards, times)
             figures, left_out = compute(subject)
         if self.world.is_main:
             facts = {key: fact for key, fact in subject.shards.facts.items() if key != "recipe"}

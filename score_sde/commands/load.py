@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from score_sde.commands import recipes
+from score_sde.commands.sampling_grid import times_of
 from score_sde.commands.weights import network_of, open_checkpoint
 from score_sde.config.build import (
     Config,
@@ -90,7 +91,8 @@ def load(
     if device or recipe is None:  # the device of the run may not be here
         adopted.device = device or "auto"
     network, sde = network_of(adopted, state, path, raw=raw), build_sde(adopted)
-    score, sampler = build_score(adopted, network, sde), build_sampler(adopted, sde)
+    times = times_of(adopted, network, path, lambda sentence: None)
+    score, sampler = build_score(adopted, network, sde), build_sampler(adopted, sde, times)
     return Loaded(adopted, network, sde, score, sampler, path, state["step"])
 
 

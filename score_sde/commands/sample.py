@@ -1,10 +1,8 @@
 """`--mode sample`: images from a checkpoint."""
 
-import hashlib
 import itertools
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from score_sde import atomic, pictures
+from score_sde.commands.origin import origin_of
 from score_sde.commands.progress import advice_on_memory
-from score_sde.commands.sampling_grid import grid_of
+from score_sde.commands.sampling_grid import times_of
 from score_sde.commands.weights import network_of, open_checkpoint
-from score_sde.config import history
 from score_sde.config.build import (
     Config,
     build_device,
@@ -70,13 +68,9 @@ def sample(
     )
     with advice_on_memory(advice):
         network = network_of(config, state, path, raw=raw)
-        sampler, facts = None, {}
-        # A method that chooses its own times has no grid to optimise, and passes over the field.
-        on_grid = build_sampler(config, sde).num_steps is not None
-        if config.sampling.grid == "optimised" and on_grid:
-            key = origin_of(config, network.state_dict(), seed=0)  # it suits every seed
-            times = grid_of(config, network, sde, path, key, reports.append)
-            sampler, facts = build_sampler(config, sde, times), {"times": times.tolist()}
+        times = times_of(config, network, path, reports.append)
+        sampler = build_sampler(config, sde, times)
+        facts = {} if times is None else {"times": times.tolist()}
         origin = origin_of(config, network.state_dict(), **facts)
         output, grid = prepare_output(output, default, origin, reports.append)
         with Logbook(workdir, beside=grid.parent, tensorboard=False) as log:
@@ -91,27 +85,6 @@ def sample(
             pictures.save_png(grid, pictures.grid(images))
             log.say(f"{num_samples} images, {nfe:.1f} network evaluations each; grid: {grid}")
     return output
-
-
-def origin_of(config: Config, tensors: Mapping[str, Tensor], **facts: object) -> str:
-    """A digest of all that an image depends on beside its number, which PNG files carry.
-
-    Args:
-        config: of the checkpoint, with seed and sampler.
-        tensors: the network's, and others that count, by name.
-        **facts: what else there is, as JSON can hold it.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    sampling = history.of_group(config, "sampling")
-    if sampling.get("norms") != "batch":
-        sampling.pop("batch_size", None)  # how many are drawn at a time changes none
-    settings = {"seed": config.seed, "sampling": sampling, **facts}
-    settings["recipe"] = history.of_checkpoint(config)
-    digest.update(json.dumps(settings, sort_keys=True).encode())
-    return digest.hexdigest()[:16]
 
 
 def prepare_output(

@@ -1,26 +1,24 @@
 """The grid that is optimised for a network, kept beside its checkpoint."""
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from score_sde import atomic
-from score_sde.config.build import Config, build_device, optimise_grid
-from score_sde.sde import SDE
+from score_sde.commands.origin import origin_of
+from score_sde.config.build import Config, build_device, build_sampler, build_sde, optimise_grid
+from score_sde.samplers.optimised_grid import RUNS
 
 
-def grid_of(
-    config: Config,
-    network: nn.Module,
-    sde: SDE,
-    checkpoint: Path,
-    key: str,
-    report: Callable[[str], None],
-) -> Tensor:
+def times_of(
+    config: Config, network: nn.Module, checkpoint: Path, report: Callable[[str], None]
+) -> Tensor | None:
     """The times of `sampling.grid=optimised`: as kept, or found now, and kept where better.
 
     They lie in `step_00001000.grid_unipc_10.json` beside the checkpoint. Where that folder can't
@@ -29,26 +27,30 @@ def grid_of(
     Args:
         config: of the network.
         network: with its weights in place.
-        sde: that it was trained for.
         checkpoint: the file, or folder, of the weights.
-        key: a digest of weights and settings, with which the grid is kept.
         report: is given a sentence about what was found.
 
     Returns:
-        (num_steps + 1,).
+        (num_steps + 1,). None where the config names another grid, or a method that chooses its
+        own times, which passes over the field.
 
     Raises:
         ValueError: as `build.optimise_grid`.
     """
-    sampling = config.sampling
-    name = f"{checkpoint.stem}.grid_{sampling.method}_{sampling.num_steps or sde.N}.json"
+    sampling, sde = config.sampling, build_sde(config)
+    if sampling.grid != "optimised" or build_sampler(config, sde).num_steps is None:
+        return None
+    key = origin_of(config, network.state_dict(), seed=0)  # it suits every seed
+    name = f"{checkpoint.stem}.grid_{sampling.method}_{sampling.num_steps}.json"
     path = checkpoint.with_name(name)
-    kept = _kept(path, key, sampling.num_steps or sde.N)
+    kept = _kept(path, key, sampling.num_steps)
     if kept is not None:
         report(f"the grid is that of {path}")
         return kept
     began = time.monotonic()
-    found = optimise_grid(config, network, sde, build_device(config))
+    quiet = not sys.stderr.isatty()
+    with tqdm(total=RUNS, unit="run", desc="fitting a grid", disable=quiet, leave=False) as bar:
+        found = optimise_grid(config, network, sde, build_device(config), bar.update)
     errors = (
         f"{found.error:.4g} from the converged ODE's images, and {found.log_snr_error:.4g} with"
     )

@@ -221,8 +221,8 @@ FIELDS: dict[str, Field] = {
     ),
     "sampling.grid": _free(
         "auto",
-        "where the times stand; auto: as suits step and SDE; optimised: for this network, by "
-        "--mode sample (elsewhere log_snr)",
+        "where the times stand; auto: as suits step and SDE; optimised: found for this network "
+        "(in the snapshots of training log_snr)",
         Names("auto", "uniform", "log_snr", "edm", "optimised"),
     ),
     "sampling.threshold": _free(

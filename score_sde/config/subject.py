@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from score_sde.config import history
 from score_sde.config.build import (
@@ -70,6 +70,7 @@ def build_subject(
     sources: Mapping[str, Source],
     references: References,
     shards: Shards,
+    times: Tensor | None = None,
 ) -> Subject:
     """A checkpoint as figures are computed of it.
 
@@ -80,8 +81,10 @@ def build_subject(
         references: as `build_references` gives them.
         shards: where results are kept; its facts, which say which weights these are, are joined by
             those of the config.
+        times: that samples are drawn at, instead of those that the config names.
     """
     sde, device = build_sde(config), build_device(config)
+    on_times = {} if times is None else {"sampler": build_sampler(config, sde, times)}
     facts = {
         "seed": config.seed,
         "device": device.type,
@@ -101,9 +104,9 @@ def build_subject(
         scale=build_scaler(config),
         inverse_scale=build_inverse_scaler(config),
         score_for=partial(build_score_for, config, network, sde),
-        draw=lambda index: draw(config, network, sde, index, device),
+        draw=lambda index: draw(config, network, sde, index, device, **on_times),
         num_steps=lambda: build_sampler(config, sde).num_steps,
-        draw_facts=_draw_facts(config, sde),
+        draw_facts=_draw_facts(config, sde) | ({} if times is None else {"times": times.tolist()}),
         objective=build_objective(config, sde),
         sources=sources,
         references=references,

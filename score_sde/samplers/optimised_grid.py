@@ -7,7 +7,7 @@ and others worse. Even so a few samples can mislead, and so the grid is held aga
 is even in log-SNR, on other noise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ from score_sde.solvers.step import Step
 
 _SAMPLES = 32  # that the grid is fitted to, and as many others that it is tried on
 _TRIES = 50
+RUNS = _TRIES + 4  # those of the converged ODE, of a check and of the comparison at the end
 _CONVERGED = 100
 _SEED = 0x6A09E667  # of noise that no samples are drawn with
 _FIRST = ((0.0, 0.0), (-0.5, 0.0), (0.0, 0.7))  # the first bends that are tried
@@ -61,6 +62,7 @@ def optimised_grid(
     batch_size: int = 2 * _SAMPLES,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    on_run: Callable[[], object] = lambda: None,
 ) -> OptimisedGrid:
     """Fits a grid to a score, in about 50 runs of 32 samples and one of 64 with 100 steps.
 
@@ -74,6 +76,7 @@ def optimised_grid(
         batch_size: how many samples the score is given at a time.
         device: where they are drawn.
         dtype: of the state.
+        on_run: called after each run, of which there are about `RUNS`.
 
     Raises:
         ValueError: where the step draws noise, and so does not follow the ODE.
@@ -92,6 +95,7 @@ def optimised_grid(
             noise = SampleNoise(_SEED, part, dtype=dtype)
             x = sde.prior_sampling((len(part), *shape), noise=noise)
             done.append(sampler.run(x, score_for(part), refused)[0])
+        on_run()
         return torch.cat(done)
 
     fitted, others = torch.arange(2 * _SAMPLES).split(_SAMPLES)

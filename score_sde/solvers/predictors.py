@@ -22,7 +22,7 @@ from torch import Tensor
 
 from score_sde.noise import Noise, increment
 from score_sde.sde import SDE, Score
-from score_sde.solvers.step import Step
+from score_sde.solvers.step import Step, arguments_of
 from score_sde.tensor_ops import expand_to
 
 
@@ -41,11 +41,8 @@ class Predictor(Step):
     def __init__(self, sde: SDE, probability_flow: bool = False) -> None:
         super().__init__(sde)
         self.probability_flow = probability_flow
-
-    @property
-    def deterministic(self) -> bool:
-        """With `probability_flow`."""
-        return self.probability_flow
+        if probability_flow:
+            self.order, self.weak_order, self.strong_order = 1, None, None
 
     def _add_noise(
         self, x_mean: Tensor, std: Tensor, t: Tensor, t_next: Tensor | None, noise: Noise
@@ -65,7 +62,7 @@ class EulerMaruyamaPredictor(Predictor):
 
     def __init__(self, sde: SDE, probability_flow: bool = False) -> None:
         super().__init__(sde, probability_flow)
-        if sde.noise_depends_on_x:
+        if sde.noise_depends_on_x and not probability_flow:
             self.strong_order = self.order_on_any_noise
 
     def step(
@@ -134,12 +131,13 @@ class AncestralSamplingPredictor(Predictor):
 
     name = "ancestral_sampling"
     chain_steps = True
+    arguments: ClassVar = {}
 
     def __init__(self, sde: SDE, probability_flow: bool = False) -> None:
         if probability_flow:
             raise ValueError(
-                "ancestral_sampling draws from p(x_s | x_t) and has no probability_flow=True: "
-                "take reverse_diffusion or euler_maruyama for the ODE"
+                "ancestral_sampling draws from p(x_s | x_t) and has no probability_flow=True: for "
+                f"the ODE take {' or '.join(flow_predictors())}"
             )
         super().__init__(sde)
 
@@ -160,6 +158,7 @@ class NonePredictor(Predictor):
 
     name = "none"
     chain_steps = True
+    arguments: ClassVar = {}
     weak_order = strong_order = None
     evaluations = 0
 
@@ -183,3 +182,8 @@ PREDICTORS: dict[str, type[Predictor]] = {
     NonePredictor.name: NonePredictor,
 }
 """Name in configs (`sampling.predictor`) → class; see `step.make_step`."""
+
+
+def flow_predictors() -> list[str]:
+    """The rows of `PREDICTORS` that have a form for the probability-flow ODE."""
+    return [name for name, kind in PREDICTORS.items() if "probability_flow" in arguments_of(kind)]

@@ -29,7 +29,7 @@ from score_sde.sde import SDE, Score
 from score_sde.solvers.correctors import CORRECTORS
 from score_sde.solvers.few_step import FEW_STEP
 from score_sde.solvers.grids import GridKind, chain_grid, paper_grid, time_grid
-from score_sde.solvers.predictors import PREDICTORS
+from score_sde.solvers.predictors import PREDICTORS, flow_predictors
 from score_sde.solvers.step import Step, arguments_of, make_step
 from score_sde.tensor_ops import choose
 
@@ -68,6 +68,11 @@ def build_sampler(config: Config, sde: SDE, times: Tensor | None = None) -> Samp
         raise ValueError(
             "config.sampling.grid='optimised' is for few-step methods without noise in continuous "
             f"time, not for {what}: set auto"
+        )
+    if sampling.grid == "optimised" and not sampling.num_steps:
+        raise ValueError(
+            "config.sampling.num_steps=0 takes as many steps as the chain has scales, and "
+            "config.sampling.grid='optimised' fits a grid to a few: set num_steps"
         )
     if chain := pc and discrete and predictor.chain_steps and steps == sde.N:
         times = paper_grid(sde, eps=0.0)
@@ -117,7 +122,7 @@ def _predictor(config: Config, sde: SDE) -> Step:
     if sampling.probability_flow and not heeds:
         raise ValueError(
             f"config.sampling.probability_flow=True: {sampling.predictor} has no form for the "
-            "ODE; set it to False, or take reverse_diffusion or euler_maruyama"
+            f"ODE; set it to False, or take {' or '.join(flow_predictors())}"
         )
     return step
 
@@ -147,9 +152,13 @@ def _grid_kind(config: Config, sde: SDE, step: Step) -> GridKind:
 
 
 def optimise_grid(
-    config: Config, network: Network, sde: SDE, device: torch.device
+    config: Config,
+    network: Network,
+    sde: SDE,
+    device: torch.device,
+    on_run: Callable[[], object] = lambda: None,
 ) -> OptimisedGrid:
-    """The grid `sampling.grid=optimised` of a network.
+    """The grid `sampling.grid=optimised` of a network; `on_run` as of `optimised_grid`.
 
     Raises:
         ValueError: as `build_sampler`, or a method that draws noise.
@@ -160,12 +169,13 @@ def optimise_grid(
     return optimised_grid(
         _few_step(config, sde),
         thresholded(config, sde, score_for),
-        sampling.num_steps or sde.N,
+        sampling.num_steps,
         image_shape(config),
         sampling.eps or sde.eps,
         tweedie=sampling.noise_removal,
         batch_size=sampling.batch_size,
         device=device,
+        on_run=on_run,
     )
 
 
