@@ -7,8 +7,8 @@ import torch
 from conftest import assert_close
 from problems import SDES
 
-from score_sde.sde import VESDE, VPSDE
-from score_sde.solvers.grids import GridKind, chain_grid, paper_grid, time_grid
+from score_sde.sde import VESDE, VPSDE, KarrasVESDE
+from score_sde.solvers.grids import GridKind, chain_grid, level_parts, paper_grid, time_grid
 
 
 @pytest.mark.parametrize("kind", SDES)
@@ -93,3 +93,9 @@ def test_the_papers_grid_is_evenly_spaced_with_both_ends():
     expected = torch.linspace(1, 1e-3, 1000)
     assert torch.allclose(paper_grid(sde), expected, atol=1e-7)
     assert paper_grid(sde)[0] == 1
+
+
+def test_losses_are_told_apart_where_noise_levels_differ():
+    assert_close(level_parts(VPSDE(), 4), torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0]), 1e-7)
+    parts = level_parts(KarrasVESDE(0.01, 100.0), 4)  # σ = t: each part is a decade
+    assert_close(parts, torch.tensor([0.0, 0.1, 1.0, 10.0, 100.0]), 1e-5)

@@ -276,12 +276,14 @@ def test_the_first_update_of_adam_is_the_papers():
 # ---- For the log ----
 
 
-def test_loss_by_level_averages_within_equal_parts_and_leaves_out_empty_ones():
+def test_loss_by_level_averages_within_parts_and_leaves_out_empty_ones():
     t = torch.tensor([0.0, 0.05, 0.31, 0.99, 1.0])
     losses = torch.tensor([1.0, 3.0, 5.0, 7.0, 9.0])
-    assert loss_by_level(t, losses, bins=4) == {0: 2.0, 1: 5.0, 3: 8.0}
-    assert loss_by_level(2 * t, losses, bins=4, T=2.0) == {0: 2.0, 1: 5.0, 3: 8.0}
-    assert loss_by_level(t[:0], losses[:0]) == {}
+    parts = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
+    assert loss_by_level(t, losses, parts) == {0: 2.0, 1: 5.0, 3: 8.0}
+    assert loss_by_level(2 * t, losses, 2 * parts) == {0: 2.0, 1: 5.0, 3: 8.0}
+    assert loss_by_level(t, losses, torch.tensor([0.0, 0.31, 1.0])) == {0: 2.0, 1: 7.0}
+    assert loss_by_level(t[:0], losses[:0], parts) == {}
 
 
 @pytest.mark.parametrize(

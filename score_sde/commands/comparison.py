@@ -36,7 +36,11 @@ def tables(results: Sequence[Result], floor: Floor | None, left_out: Mapping[str
     }
     parts.append(_matrix("evaluations, and milliseconds of computation, an image", costs))
     if left_out:
-        parts.append("\n".join(f"left out: {name}: {why}" for name, why in left_out.items()))
+        by_reason = dict[str, list[str]]()
+        for name, why in left_out.items():
+            by_reason.setdefault(why, []).append(name)
+        lines = [f"left out: {'; '.join(names)}: {why}" for why, names in by_reason.items()]
+        parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
 

@@ -40,6 +40,7 @@ from score_sde.data import Source, to_unit, train_batches
 from score_sde.logbook import Logbook
 from score_sde.objectives import Objective
 from score_sde.sde import SDE
+from score_sde.solvers.grids import level_parts
 from score_sde.training import (
     StepRecord,
     TrainingDiverged,
@@ -48,7 +49,7 @@ from score_sde.training import (
     loss_by_level,
 )
 
-LEVELS = 5  # parts of [0, T] that the loss by noise level is logged for
+LEVELS = 5  # parts of the noise levels that the loss is logged for
 
 
 @dataclass
@@ -257,7 +258,7 @@ def _log_progress(run: _Run, clock: Clock) -> None:
     losses = torch.cat([record.losses for record in records])
     t = torch.cat([record.t for record in records])
     per_dimension = run.objective.per_dimension(math.prod(image_shape(run.config)))
-    levels = loss_by_level(t, losses, LEVELS, run.sde.T)
+    levels = loss_by_level(t, losses, level_parts(run.sde, LEVELS))
     mean = losses.mean().item()
     values = {
         "loss": mean,

@@ -84,7 +84,9 @@ def build_subject(
         times: that samples are drawn at, instead of those that the config names.
     """
     sde, device = build_sde(config), build_device(config)
-    on_times = {} if times is None else {"sampler": build_sampler(config, sde, times)}
+    on_times: dict[str, Any] = (
+        {} if times is None else {"sampler": build_sampler(config, sde, times)}
+    )
     facts = {
         "seed": config.seed,
         "device": device.type,

@@ -14,7 +14,8 @@ from score_sde.data import Source, dequantise, to_unit
 from score_sde.evaluation.figure import Figure, LeftOut, mean_figure
 from score_sde.evaluation.subject import Subject
 from score_sde.noise import Stream
-from score_sde.sde import Score
+from score_sde.sde import SDE, Score
+from score_sde.solvers.grids import level_parts
 from score_sde.solvers.ode import ODE_SOLVERS, STEP_CONTROLS, Status
 
 SDE_DRAWS, SDE_TIMES, CHAIN_DRAWS = 2, 16, 16
@@ -126,7 +127,7 @@ def held_out_loss(subject: Subject) -> Figure:
         losses,
         split=source.info.split,
         per="dimension",
-        by_level=_by_level(results["t"], losses, subject.sde.T),
+        by_level=_by_level(results["t"], losses, subject.sde),
         sec=results["sec"],
     )
 
@@ -139,11 +140,12 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(u.item() * 2**32))
 
 
-def _by_level(t: np.ndarray, losses: np.ndarray, end: float, parts: int = 10) -> list[Figure]:
-    """Mean losses in equal parts of [0, T]."""
-    part = np.minimum((t / end * parts).astype(int), parts - 1)
+def _by_level(t: np.ndarray, losses: np.ndarray, sde: SDE, parts: int = 10) -> list[Figure]:
+    """Mean losses in the parts of [0, T] that `level_parts` makes."""
+    ends = level_parts(sde, parts).tolist()
+    part = np.searchsorted(ends[1:-1], t, side="right")
     return [
-        mean_figure(losses[part == k], t=[k * end / parts, (k + 1) * end / parts])
+        mean_figure(losses[part == k], t=[ends[k], ends[k + 1]])
         for k in range(parts)
         if (part == k).any()
     ]

@@ -58,6 +58,26 @@ def time_grid(
     return times.float()
 
 
+def level_parts(sde: SDE, parts: int) -> Tensor:
+    """Times from 0 up to T between which losses are averaged, to be told apart by noise level.
+
+    The parts are even in time, and in log-SNR for an SDE whose own grid is not even in time: on
+    Karras' σ = t, say, even parts of time would put all that is learnt into the first.
+
+    Args:
+        sde: whose noise levels the times stand for.
+        parts: how many.
+
+    Returns:
+        (parts + 1,), the first 0 and the last T.
+    """
+    if sde.grid == "uniform":
+        return torch.linspace(0, sde.T, parts + 1)
+    times = time_grid(sde, parts, "log_snr").flip(0)
+    times[0] = 0
+    return times
+
+
 def bent_grid(
     sde: SDE, num_steps: int, bend: tuple[float, float], eps: float | None = None
 ) -> Tensor:

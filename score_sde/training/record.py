@@ -87,20 +87,20 @@ def check_finite(records: Sequence[StepRecord]) -> None:
     )
 
 
-def loss_by_level(t: Tensor, losses: Tensor, bins: int = 10, T: float = 1.0) -> dict[int, float]:
+def loss_by_level(t: Tensor, losses: Tensor, parts: Tensor) -> dict[int, float]:
     """Mean loss by noise level, for the log.
 
     Args:
         t: (n,) times, of any number of steps.
         losses: (n,) their losses.
-        bins: number of equal parts of [0, T].
-        T: the largest time.
+        parts: (k + 1,) times that rise, between which losses are averaged.
 
     Returns:
-        Mean loss by number of the part, 0 … bins − 1, without those that have no sample.
+        Mean loss by number of the part, 0 … k − 1, without those that have no sample.
     """
-    part = (t * (bins / T)).long().clamp(0, bins - 1)
-    total = torch.zeros(bins, device=t.device).index_add_(0, part, losses.float())
-    count = torch.bincount(part, minlength=bins)
+    k = len(parts) - 1
+    part = torch.bucketize(t, parts[1:-1].to(t), right=True)
+    total = torch.zeros(k, device=t.device).index_add_(0, part, losses.float())
+    count = torch.bincount(part, minlength=k)
     means = (total / count.clamp_min(1)).tolist()
     return {k: means[k] for k, present in enumerate((count > 0).tolist()) if present}
