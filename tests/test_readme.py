@@ -103,7 +103,7 @@ def test_every_table_is_named_with_its_place():
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
-        ("CosineSDE", {"training.sde": "cosine"}),
+        ("EvenSNR", {"training.sde": "even_snr"}),
         ("Convolutions", {"model.name": "convolutions"}),
         ("Huber", {"training.objective": "huber"}),
         ("Difference", {"model.prediction": "difference"}),
@@ -118,7 +118,7 @@ def test_a_row_in_a_recipe_trains_and_samples(name, fields, tmp_path):
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
-        ("StochasticHeun", {"sampling.predictor": "stochastic_heun"}),
+        ("StochasticMidpoint", {"sampling.predictor": "stochastic_midpoint"}),
         ("Midpoint", {"sampling.method": "midpoint"}),
         ("SharedSteps", {"sampling.corrector": "shared", "sampling.n_steps_each": 2}),
     ],
@@ -254,10 +254,10 @@ def test_a_run_whose_recipe_adds_the_network_is_loaded_with_it(tmp_path):
         score_sde.load(workdir)
 
 
-@pytest.mark.parametrize("name", ["StochasticHeun", "Midpoint"])
+@pytest.mark.parametrize("name", ["StochasticMidpoint", "Midpoint"])
 def test_added_steps_walk_a_discrete_chain_by_its_own_times(name, tmp_path):
     code = code_of(name).replace("FEW_STEP", "PREDICTORS").replace("few_step", "predictors")
-    label = {"StochasticHeun": "stochastic_heun", "Midpoint": "midpoint"}[name]
+    label = {"StochasticMidpoint": "stochastic_midpoint", "Midpoint": "midpoint"}[name]
     fields = {"training.continuous": False, "training.time_sampling": "uniform"}
     fields |= {"model.num_scales": 30, "sampling.num_steps": 0, "sampling.predictor": label}
     path = recipe(tmp_path, code, *VP_DIGITS, **fields)
@@ -275,11 +275,11 @@ def test_a_recipe_is_a_file(tmp_path, monkeypatch):
 
 
 def test_the_added_sde_has_its_drift_and_diffusion_by_differentiation():
-    sde: SDE = example("CosineSDE")["CosineSDE"](N=1000)
+    sde: SDE = example("EvenSNR")["EvenSNR"](N=1000)
     t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
-    rate = 0.495 * torch.pi
-    torch.testing.assert_close(sde.mean_rate(t), -rate * torch.tan(rate * t))
-    torch.testing.assert_close(sde.diffusion_squared(t), 2 * rate * torch.tan(rate * t))
+    variance = torch.sigmoid(20 * t - 10)
+    torch.testing.assert_close(sde.mean_rate(t), -10 * variance)
+    torch.testing.assert_close(sde.diffusion_squared(t), 20 * variance)
     torch.testing.assert_close(sde.time_of_noise_level(sde.noise_level(t)), t)
 
 
@@ -301,8 +301,9 @@ def test_the_added_solver_converges_at_its_order():
 
 
 def test_the_added_predictor_has_its_weak_order():
-    # The score of N(0, s²) is linear, so that a step is x ← a x + b z, and variances follow.
-    step = example("StochasticHeun")["StochasticHeun"](VPSDE())
+    # The score of N(0, s²) is linear, so that a step is x ← a x + b z + c z', with its two draws,
+    # and variances follow.
+    step = example("StochasticMidpoint")["StochasticMidpoint"](VPSDE())
     problem = Gaussian(step.sde, variance=0.25)
     one, zero = torch.ones(1, 1).double(), torch.zeros(1, 1).double()
 
@@ -311,11 +312,14 @@ def test_the_added_predictor_has_its_weak_order():
         variance = problem.moments(times[:1], one)[1]
         for t, t_next in zip(times[:-1, None], times[1:, None], strict=True):
             a, _ = step.step(one, t, t_next, problem.score, lambda _: zero)
-            b, _ = step.step(zero, t, t_next, problem.score, lambda _: one)
-            variance = a**2 * variance + b**2
+            variance = a**2 * variance
+            for draws in ((one, zero), (zero, one)):
+                noise = iter(draws)
+                b, _ = step.step(zero, t, t_next, problem.score, lambda _, of=noise: next(of))
+                variance += b**2
         return (variance - problem.moments(times[-1:], one)[1]).abs().item()
 
-    order = torch.log2(torch.tensor(error(80) / error(160))).item()
+    order = torch.log2(torch.tensor(error(320) / error(640))).item()
     assert abs(order - step.weak_order) < 0.15
 
 

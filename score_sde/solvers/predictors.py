@@ -42,7 +42,7 @@ class Predictor(Step):
         super().__init__(sde)
         self.probability_flow = probability_flow
         if probability_flow:
-            self.order, self.weak_order, self.strong_order = 1, None, None
+            self.order, self.weak_order, self.strong_order = self.weak_order, None, None
 
     def _add_noise(
         self, x_mean: Tensor, std: Tensor, t: Tensor, t_next: Tensor | None, noise: Noise
