@@ -39,6 +39,7 @@ _COLOURS = (
     "#c79ecf",
 )
 _MARKERS = "osD^vP*X<>phd8"
+_NARROW = 3
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ def _draw(axes: Axes, panel: Panel, styles: Mapping[str, tuple[str, str]]) -> di
     axes.set_xscale("log")
     _write_ticks(axes.xaxis, *axes.get_xlim(), room=3.2)
     values = np.array([y for curve in panel.curves.values() for y in curve.y])
-    if panel.log and (values > 0).all():
+    # Values that lie within a factor of a few read better on an even axis.
+    if panel.log and (values > 0).all() and values.max() > _NARROW * values.min():
         axes.set_yscale("log")
         # An error as large as the value would stretch the axis down to nothing.
         lowest = min(values.min(), panel.band[0] if panel.band else np.inf)
