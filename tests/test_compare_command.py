@@ -156,6 +156,8 @@ def test_a_second_run_computes_nothing_and_another_question_is_not_confused(run,
         row["fd"]["value"] != before["fd"]["value"]
         for row, before in zip(other["rows"], first["rows"], strict=True)
     )
+    said = (run.folder.parent / "log.txt").read_text()
+    assert said.count("replaces the report of a comparison with other options") == 1
     raw = run("--raw")
     assert raw["rows"][1]["fd"]["value"] != first["rows"][1]["fd"]["value"]
 
@@ -237,8 +239,8 @@ def test_rows_that_a_checkpoint_does_not_allow_are_left_out_with_the_reason(run,
         (["--num_samples=3"], "--num_samples 3: distances between sets of images need at least 4"),
         (["--exact=lines"], "--exact='lines': it must be one of points, classes"),
         (["--exact=points", "--raw"], "--exact takes no network"),
-        (["--exact=points", "--exact_std=-1"], "std above 0"),
-        (["--exact=points", "--exact_std=0"], "std above 0"),
+        (["--exact=points", "--exact_std=-1"], "--exact_std -1: give a number from 0.0001 on"),
+        (["--exact=points", "--exact_std=1e-9"], "--exact_std 1e-09: give a number from 0.0001"),
         (["--exact_std=0.1"], "--exact_std belongs to --exact"),
         (["--preset=small"], "holds no checkpoint: train first"),
         (["--preset=small", "--checkpoint=nowhere.pt"], "nowhere.pt"),

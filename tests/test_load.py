@@ -1,6 +1,7 @@
 """`score_sde.load`: what a work directory, a file or a folder gives, against the command line."""
 
 import dataclasses
+import math
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import torch
 from conftest import ROOT, TINY
 
 import score_sde
+from configs.vp.digits import get_config
 from score_sde import checkpoints
 from score_sde.commands import cli
 from score_sde.samplers import ODESampler
@@ -145,7 +147,7 @@ def test_the_readme_begins_its_notebook_section_with_it(workdir, tmp_path, monke
     section = (ROOT / "README.md").read_text().partition("## In a notebook")[2]
     code = section.partition("```python\n")[2].partition("```")[0]
     assert "score_sde.load(" in code
-    shutil.copytree(workdir, tmp_path / "runs" / "vp" / "digits")
+    shutil.copytree(workdir, tmp_path / "runs" / "edm" / "digits")
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(code, names)
@@ -156,3 +158,19 @@ def test_the_readme_begins_its_notebook_section_with_it(workdir, tmp_path, monke
 def test_importing_the_library_loads_no_torch():
     code = "import sys, score_sde; assert 'torch' not in sys.modules and callable(score_sde.load)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_what_a_sampler_gave_up_on_is_told(workdir):
+    config = get_config()
+    config.sampling.update(method="ode", max_steps=2)
+    with pytest.warns(UserWarning, match=r"gave up on images \[0, 1\].*raise sampling.max_steps"):
+        score_sde.load(workdir, config).draw(2)
+
+
+def test_images_that_are_no_numbers_are_refused(workdir):
+    trained = score_sde.load(workdir)
+    next(trained.network.parameters()).data.fill_(math.nan)
+    with pytest.raises(ValueError, match="128 of 128 pixel values are not finite"):
+        trained.draw(2)
+    with pytest.raises(ValueError, match="n=0: draw at least one"):
+        trained.draw(0)

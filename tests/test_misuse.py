@@ -191,6 +191,11 @@ def test_a_flagfile_of_the_home_folder_is_found(tmp_path, monkeypatch):
     assert cli.parse(["main.py", "--flagfile=~/mine"]).mode == "train"
 
 
+def test_a_long_value_may_stand_behind_a_space():
+    words = ["main.py", "--config=vp/digits", "--mode=sample", "--output", "x" * 210]
+    assert cli.parse(words).options["output"].name == "x" * 210
+
+
 @pytest.mark.parametrize(
     "words",
     [["--num_samples=4611686018427387904"], ["--num_samples=9999", "--completions=9999"]],

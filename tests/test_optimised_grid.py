@@ -111,7 +111,6 @@ def drawn(workdir, output, capsys, *words):
 
 
 def test_a_grid_is_kept_beside_its_checkpoint(trained, tmp_path, monkeypatch, capsys):
-    kept = trained / "checkpoints" / "step_00000004.grid_unipc_4.json"
     found = optimised_grid.OptimisedGrid(torch.tensor([1.0, 0.7, 0.4, 0.1, 1e-3]), 0.1, 0.2)
     monkeypatch.setattr(sampling_grid, "optimise_grid", lambda *given: found)
     walked = []
@@ -127,7 +126,7 @@ def test_a_grid_is_kept_beside_its_checkpoint(trained, tmp_path, monkeypatch, ca
     write = sampling_grid.atomic.write
 
     def unwritable(path, fill, **options):
-        if path == kept:
+        if "grid_unipc_4" in path.name:
             raise PermissionError(13, "Permission denied")
         write(path, fill, **options)
 
@@ -136,9 +135,10 @@ def test_a_grid_is_kept_beside_its_checkpoint(trained, tmp_path, monkeypatch, ca
         said = drawn(trained, tmp_path / "a", capsys)
     assert "leads 0.1 from the converged ODE's images, and 0.2 with the grid log_snr" in said
     assert "could not be kept" in said
-    assert not kept.exists()
+    assert not list(trained.glob("checkpoints/*grid*"))
 
     drawn(trained, tmp_path / "a", capsys)
+    (kept,) = trained.glob("checkpoints/step_00000004.grid_unipc_4_*.json")
     assert json.loads(kept.read_text())["times"] == found.times.tolist()
     worse = optimised_grid.OptimisedGrid(time_grid(SDE, 4, "log_snr"), 0.3, 0.2)
     monkeypatch.setattr(sampling_grid, "optimise_grid", lambda *given: worse)
@@ -147,11 +147,38 @@ def test_a_grid_is_kept_beside_its_checkpoint(trained, tmp_path, monkeypatch, ca
     assert len(walked) == 3
     assert all(torch.equal(times, found.times) for times in walked)
 
+    drawn(trained, tmp_path / "b", capsys, "--config.seed=5", "--config.sampling.rtol=0.1")
+    assert torch.equal(walked[-1], found.times)  # which no step of this method heeds
+
     before = kept.read_bytes()
     said = drawn(trained, tmp_path / "c", capsys, "--config.sampling.eps=0.01")
     assert "on other noise: log_snr is taken" in said
     assert torch.equal(walked[-1], worse.times)
     assert kept.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda t: [t[0], t[2], t[1], *t[3:]],
+        lambda t: [0.9, *t[1:]],
+        lambda t: [*t[:-1], 0.0],
+        lambda t: [*t[:-1], float("nan")],
+        lambda t: t[1:],
+    ],
+)
+def test_a_kept_grid_that_is_none_is_found_again(damage, trained, tmp_path, monkeypatch, capsys):
+    found = optimised_grid.OptimisedGrid(torch.tensor([1.0, 0.7, 0.4, 0.1, 1e-3]), 0.1, 0.2)
+    monkeypatch.setattr(sampling_grid, "optimise_grid", lambda *given: found)
+    drawn(trained, tmp_path / "a", capsys, "--config.sampling.threshold=static")
+    kept = max(
+        trained.glob("checkpoints/*grid_unipc_4_*.json"), key=lambda path: path.stat().st_mtime
+    )
+    whole = json.loads(kept.read_text())
+    kept.write_text(json.dumps(whole | {"times": damage(whole["times"])}))
+    said = drawn(trained, tmp_path / "a", capsys, "--config.sampling.threshold=static")
+    assert "an optimised grid, found in" in said
+    assert json.loads(kept.read_text()) == whole
 
 
 def test_whatever_draws_from_a_checkpoint_draws_on_its_grid(

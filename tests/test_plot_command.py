@@ -195,3 +195,15 @@ def test_what_cannot_be_drawn_is_refused_in_a_sentence(
     assert message in said
     assert said.count("\n") == 1
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_only_what_this_mode_wrote_is_replaced(tmp_path, capsys):
+    run_with(tmp_path / "run", [1.0, 2.0])
+    given = ["main.py", "--mode=plot", f"--runs={tmp_path / 'run'}"]
+    (tmp_path / "data.csv").write_text("a,b\n")
+    assert cli.main([*given, f"--output={tmp_path / 'data.png'}"]) == 1
+    assert "data.csv exists and is no plot of this mode" in capsys.readouterr().err
+    assert (tmp_path / "data.csv").read_text() == "a,b\n"
+    assert not (tmp_path / "data.png").exists()
+    for _ in range(2):
+        assert cli.main([*given, f"--output={tmp_path / 'mine.png'}"]) == 0

@@ -328,7 +328,11 @@ def test_missing_damaged_and_foreign_snapshots_are_refused(trained, tmp_path, ca
     path = checkpoints.path_of(workdir / "averages", 20)
     whole = path.read_bytes()
     path.write_bytes(whole[:-2000])
-    assert f"{path} is damaged" in refused(capsys, workdir, wanted)
+    said = refused(capsys, workdir, wanted)
+    assert f"{path} is damaged" in said
+    assert "move the file away, to do without it" in said
+    shutil.copyfile(checkpoints.path_of(trained / "averages", 10), path)
+    assert "a snapshot of step 10, and its name says another" in refused(capsys, workdir, wanted)
     content = torch.load(checkpoints.path_of(trained / "averages", 20), weights_only=True)
     del content["averages"]["0.1"]["conv_in.bias"]
     torch.save(content, path)

@@ -42,10 +42,13 @@ def load_snapshot(
         OSError: the file can't be opened.
         CheckpointError: it is damaged, or of another run.
     """
-    content = read(path)[0]
     try:
+        content = read(path)[0]
         if not isinstance(content, Mapping) or not isinstance(content.get("averages"), Mapping):
             raise ValueError(f"{path} is {short(content)} instead of a snapshot of averages")
+        step = content.get("step")
+        if not isinstance(step, int) or path.name != path_of(path.parent, step).name:
+            raise ValueError(f"{path} is a snapshot of step {step}, and its name says another")
         held = content["averages"]
         return {
             length: fit(

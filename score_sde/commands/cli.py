@@ -63,6 +63,7 @@ class Mode:
         options: those that it heeds, beside those that every mode has.
         needs_recipe: whether --config must be given.
         several_processes: whether it is ready for those that torchrun starts.
+        goes_on: whether it takes up what an interrupted run of it has finished.
     """
 
     function: str | Callable[[Command], None]
@@ -70,6 +71,7 @@ class Mode:
     options: tuple[str, ...] = ()
     needs_recipe: bool = True
     several_processes: bool = False
+    goes_on: bool = False
 
     def run(self, command: Command) -> None:
         """Calls the function."""
@@ -89,6 +91,7 @@ MODES: dict[str, Mode] = {
         "score_sde.commands.modes:train",
         "train, or resume the work directory's run",
         ("init_from", "allow", "smoke"),
+        goes_on=True,
     ),
     "sample": Mode("score_sde.commands.modes:sample", "draw images", _DRAWING),
     "eval": Mode(
@@ -96,12 +99,14 @@ MODES: dict[str, Mode] = {
         "compute losses, bits/dim and distances",
         ("checkpoint", "raw", "eval_folder", "wait"),
         several_processes=True,
+        goes_on=True,
     ),
     "compare": Mode(
         "score_sde.commands.modes:compare",
         "compare samplers by what each evaluation of the network buys",
         ("checkpoint", "raw", "num_samples", "preset", "exact", "exact_std"),
         several_processes=True,
+        goes_on=True,
     ),
     "stats": Mode("score_sde.commands.modes:stats", "compute the data set's statistics"),
     "inpaint": Mode(
@@ -233,7 +238,7 @@ def parse(argv: Sequence[str]) -> Command:
     values = _define_flags(words)
     for word in words[1:]:
         # absl would look for the nearest option, one call deep for each letter.
-        if len(word.partition("=")[0]) > 200:
+        if word.startswith("-") and len(word.partition("=")[0]) > 200:
             raise ValueError(f"{word!r} is not an option; options are written --name=value")
     try:
         rest = values(words)
@@ -359,6 +364,9 @@ def main(argv: Sequence[str]) -> int:
             command = parse(argv)
             run(command)
     except KeyboardInterrupt:
+        goes_on = command is not None and MODES[command.mode].goes_on
+        more = "; the same command goes on with what is finished" if goes_on else ""
+        sys.stderr.write(f"interrupted{more}\n")
         return 130
     except SystemExit as stopped:
         return stopped.code if isinstance(stopped.code, int) else 1

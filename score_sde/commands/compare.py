@@ -23,7 +23,7 @@ from score_sde.config.presets import PRESETS, Row, as_row, converged
 from score_sde.config.subject import build_references
 from score_sde.data import Source
 from score_sde.evaluation import LeftOut, References, Subject
-from score_sde.evaluation.report import standard
+from score_sde.evaluation.report import is_like, standard
 from score_sde.evaluation.shards import Shards
 from score_sde.evaluation.study import Floor, Result, compute_figures, compute_floor
 from score_sde.evaluation.subject import SampleSet
@@ -301,6 +301,9 @@ class _Study:
             "config": json.loads(history.to_json(config)),
         }
         path = self._path(".json")
+        same = (*self.origin.about, "num_samples", "seed", "config")
+        if path.is_file() and not is_like(path, report, same):
+            self.log.say(f"replaces the report of a comparison with other options: {path}")
         text = json.dumps(standard(report), indent=2, allow_nan=False) + "\n"
         write_whole(path, lambda file: file.write(text.encode()), "--workdir")
         self.log.say(f"report: {path}, after {duration(elapsed_sec)}")

@@ -22,7 +22,7 @@ from score_sde.evaluation import Figure, Subject
 from score_sde.evaluation.figures import compute
 from score_sde.evaluation.likelihood import SPLITS
 from score_sde.evaluation.quality import shown
-from score_sde.evaluation.report import lines, standard, table
+from score_sde.evaluation.report import is_like, lines, standard, table
 from score_sde.evaluation.shards import Shards
 from score_sde.logbook import Logbook
 
@@ -204,7 +204,7 @@ class _Evaluation:
             "versions": history.versions(),
             "config": json.loads(history.to_json(self.config)),
         }
-        if path.is_file() and not _is_like(path, report):
+        if path.is_file() and not is_like(path, report, ("weights", "ema", "config")):
             self.log.say(f"replaces the report of an evaluation with other options: {path}")
         text = json.dumps(standard(report), indent=2, allow_nan=False) + "\n"
         write_whole(path, lambda file: file.write(text.encode()), "--eval_folder")
@@ -248,14 +248,3 @@ def _decided_by_checkpoint(recipe: Config, adopted: Config) -> str:
     wanted, fields = history.of_checkpoint(recipe), history.of_checkpoint(adopted)
     other = [f"{name}={value!r}" for name, value in fields.items() if wanted.get(name) != value]
     return f"of the checkpoint, not of the recipe: {listed(other)}" if other else ""
-
-
-def _is_like(path: Path, report: dict[str, Any]) -> bool:
-    """Whether a report was made of the same weights with the same options."""
-    try:
-        before = read_json(path)
-    except ValueError:
-        return False
-    now = json.loads(json.dumps(standard(report)))
-    names = ("weights", "ema", "config")
-    return isinstance(before, dict) and all(before.get(name) == now[name] for name in names)

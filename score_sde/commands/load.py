@@ -1,6 +1,7 @@
 """`score_sde.load`: a trained network for use in Python, from whatever holds its weights."""
 
 import runpy
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from score_sde import pictures
 from score_sde.commands import recipes
 from score_sde.commands.sampling_grid import times_of
 from score_sde.commands.weights import network_of, open_checkpoint
@@ -63,13 +65,29 @@ class Loaded:
             seed: of the noise; that of the config by default.
 
         Returns:
-            Float images in [0, 1], (n, C, H, W), on the network's device.
+            Float images in [0, 1], (n, C, H, W), on the network's device. Where an adaptive
+            sampler gives up on one, it is what was reached, and a warning says so.
+
+        Raises:
+            ValueError: n below 1, or pixels that are not finite.
         """
+        if n < 1:
+            raise ValueError(f"n={n}: draw at least one image")
         config, device = self.config, build_device(self.config)
         index, sampler = torch.arange(n), self.sampler
         parts = draw(config, self.network, self.sde, index, device, sampler=sampler, seed=seed)
-        inverse_scale = build_inverse_scaler(self.config)
-        return torch.cat([inverse_scale(part.x).clamp(0, 1) for part in parts])
+        inverse_scale, images = build_inverse_scaler(self.config), list[Tensor]()
+        for part in parts:
+            pictures.check_finite(part.x)
+            if part.status is not None and part.status.any():
+                lost = part.index[part.status != 0].tolist()
+                warnings.warn(
+                    f"the sampler gave up on images {lost[:8]}, which are what it had reached: "
+                    "raise sampling.max_steps or the tolerances",
+                    stacklevel=2,
+                )
+            images.append(inverse_scale(part.x).clamp(0, 1))
+        return torch.cat(images)
 
 
 def load(

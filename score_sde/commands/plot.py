@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from score_sde.atomic import read_json, write_whole
+from score_sde.atomic import open_regular, read_json, write_whole
 from score_sde.evaluation.report import is_figure
 from score_sde.logbook import OF_EVALUATION, curves
 from score_sde.pictures.curves import FORMATS, Line, side_by_side
@@ -62,6 +62,11 @@ def plot(runs: Sequence[Path], names: Sequence[str], output: Path) -> str:
     """
     if output.suffix not in FORMATS:
         raise ValueError(f"--output {output}: name a file that ends in {' or '.join(FORMATS)}")
+    numbers = output.with_suffix(".csv")
+    if not _is_ours(numbers) and (taken := [path for path in (output, numbers) if path.exists()]):
+        raise FileExistsError(
+            f"{taken[0]} exists and is no plot of this mode: give --output another name"
+        )
     runs = list({run.absolute(): run for run in runs}.values())
     found = {run: read(run) for run in runs}
     known = list(dict.fromkeys(name for curves in found.values() for name in curves))
@@ -77,7 +82,6 @@ def plot(runs: Sequence[Path], names: Sequence[str], output: Path) -> str:
         panels[name], units[name] = _lines(panel)
     title = f"{runs[0]}" if len(runs) == 1 else ""
     side_by_side(output, panels, units, title)
-    numbers = output.with_suffix(".csv")
     table = _table(chosen, found)
     write_whole(numbers, lambda file: file.write(table.encode()), "--output")
     lacking = "".join(
@@ -183,6 +187,15 @@ def _lines(panel: Sequence[tuple[str, Curve]]) -> tuple[list[Line], str]:
         more = [curve.of] * (len(of) > 1) + [curve.source] * (len(source) > 1)
         lines.append(Line(run, curve.steps, curve.values, curve.se, ", ".join(more)))
     return lines, of.pop() if len(of) == 1 else ""
+
+
+def _is_ours(numbers: Path) -> bool:
+    """Whether the numbers beside a plot are those that this mode writes."""
+    try:
+        with open_regular(numbers) as file:
+            return file.readline().decode().strip() == ",".join(COLUMNS)
+    except (OSError, ValueError):  # not there, or no text
+        return False
 
 
 def _table(names: Sequence[str], found: Mapping[Path, Curves]) -> str:

@@ -12,8 +12,11 @@ from tqdm import tqdm
 
 from score_sde import atomic
 from score_sde.commands.origin import origin_of
+from score_sde.config import schema
 from score_sde.config.build import Config, build_device, build_sampler, build_sde, optimise_grid
 from score_sde.samplers.optimised_grid import RUNS
+from score_sde.solvers.few_step import FEW_STEP
+from score_sde.solvers.step import arguments_of
 
 
 def times_of(
@@ -21,8 +24,9 @@ def times_of(
 ) -> Tensor | None:
     """The times of `sampling.grid=optimised`: as kept, or found now, and kept where better.
 
-    They lie in `step_00001000.grid_unipc_10.json` beside the checkpoint. Where that folder can't
-    be written to they are found again next time.
+    They lie beside the checkpoint, in `step_00001000.grid_unipc_10_89abcdef.json`, which ends in
+    digits of weights and settings. Where that folder can't be written to they are found again
+    next time.
 
     Args:
         config: of the network.
@@ -40,10 +44,11 @@ def times_of(
     sampling, sde = config.sampling, build_sde(config)
     if sampling.grid != "optimised" or build_sampler(config, sde).num_steps is None:
         return None
-    key = origin_of(config, network.state_dict(), seed=0)  # it suits every seed
-    name = f"{checkpoint.stem}.grid_{sampling.method}_{sampling.num_steps}.json"
+    key = _key(config, network)
+    checkpoint = checkpoint.resolve()  # of "." the name too
+    name = f"{checkpoint.stem}.grid_{sampling.method}_{sampling.num_steps}_{key[:8]}.json"
     path = checkpoint.with_name(name)
-    kept = _kept(path, key, sampling.num_steps)
+    kept = _kept(path, key, sampling.num_steps, (sde.T, sampling.eps or sde.eps))
     if kept is not None:
         report(f"the grid is that of {path}")
         return kept
@@ -75,11 +80,23 @@ def times_of(
     return found.times
 
 
-def _kept(path: Path, key: str, num_steps: int) -> Tensor | None:
+def _key(config: Config, network: nn.Module) -> str:
+    """A digest of what a grid depends on: weights, and the settings that the fit heeds."""
+    heeded = arguments_of(FEW_STEP[config.sampling.method]).values()
+    heeded = {"method", "num_steps", "eps", "noise_removal", "threshold", *heeded}
+    alone, defaults = config.copy_and_resolve_references(), schema.defaults("sampling")
+    with alone.unlocked():
+        alone.sampling.update({k: v for k, v in defaults.items() if k not in heeded})
+    return origin_of(alone, network.state_dict(), seed=0)  # it suits every seed
+
+
+def _kept(path: Path, key: str, num_steps: int, ends: tuple[float, float]) -> Tensor | None:
     try:
         content = atomic.read_json(path)
         times = torch.tensor(content["times"], dtype=torch.float32)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError):  # not there, or not ours
         return None
-    ours = content.get("key") == key and times.shape == (num_steps + 1,)
-    return times if ours and times.isfinite().all() else None
+    if content.get("key") != key or times.shape != (num_steps + 1,):
+        return None
+    whole = (times.diff() < 0).all() and torch.equal(times[[0, -1]], torch.tensor(ends))
+    return times if whole else None

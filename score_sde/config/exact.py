@@ -1,5 +1,6 @@
 """Config → data whose score is known exactly, made of the data set's training images."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,9 @@ POINTS = 300
 """Training images that are the means of `points`."""
 
 STD = 0.1
+
+LEAST_STD = 1e-4
+"""Below, samples in float32 say nothing of the variance within a component."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +107,14 @@ def build_exact(config: Config, kind: str, std: float | None, train: Source) -> 
 
     Raises:
         UnknownName: another kind.
-        ValueError: a std that is not above 0, or no images.
+        ValueError: a std below `LEAST_STD`, or no images.
     """
     std = STD if std is None else std
+    if not LEAST_STD <= std < math.inf:
+        raise ValueError(
+            f"--exact_std {std:g}: give a number from {LEAST_STD:g} on, in units of the "
+            "scaled data"
+        )
     row = choose(MIXTURES, kind, "--exact")
     mixture = row(train, build_scaler(config), std)
     mixture.to(build_device(config))

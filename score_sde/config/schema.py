@@ -222,7 +222,7 @@ FIELDS: dict[str, Field] = {
     "sampling.grid": _free(
         "auto",
         "where the times stand; auto: as suits step and SDE; optimised: found for this network "
-        "(in the snapshots of training log_snr)",
+        "(in the snapshots of training log_snr); a discrete chain has times of its own",
         Names("auto", "uniform", "log_snr", "edm", "optimised"),
     ),
     "sampling.threshold": _free(
@@ -232,7 +232,9 @@ FIELDS: dict[str, Field] = {
         Names("none", "static", "dynamic"),
         older="none",
     ),
-    "sampling.eps": _free(0.0, "time at which sampling ends; 0: the SDE's own", AT_LEAST_0),
+    "sampling.eps": _free(
+        0.0, "time at which sampling ends, but on a discrete chain; 0: the SDE's own", AT_LEAST_0
+    ),
     "sampling.ode_solver": _free(
         "rk45",
         "Runge-Kutta method of the adaptive ODE",

@@ -1,8 +1,12 @@
 """Figures in words: the lines of a report, and a table over checkpoints."""
 
+import json
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from score_sde.atomic import read_json
 from score_sde.evaluation.figure import Figure
 
 HIGHER_IS_BETTER = ["is", "score", "precision", "recall"]
@@ -81,3 +85,13 @@ def standard(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [standard(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def is_like(path: Path, report: dict[str, Any], names: Sequence[str]) -> bool:
+    """Whether the report in a file was made of the same things: those of these names."""
+    try:
+        before = read_json(path)
+    except ValueError:
+        return False
+    now = json.loads(json.dumps(standard(report)))
+    return isinstance(before, dict) and all(before.get(name) == now.get(name) for name in names)

@@ -2,6 +2,7 @@
 
 from score_sde.pictures.images import (
     NotFiniteError,
+    check_finite,
     grid,
     origin_of,
     save_film,
@@ -18,6 +19,7 @@ __all__ = [
     "NotFiniteError",
     "Panel",
     "Points",
+    "check_finite",
     "evaluation_sheet",
     "grid",
     "loss_curve",

@@ -31,6 +31,20 @@ class NotFiniteError(ValueError):
     """Pixel values that are not finite, as a sampler gives that diverged."""
 
 
+def check_finite(x: Tensor) -> None:
+    """Refuses images with pixels that are no numbers.
+
+    Raises:
+        NotFiniteError: if there are values that are not finite.
+    """
+    broken = int((~x.isfinite()).sum())
+    if broken:
+        raise NotFiniteError(
+            f"{broken} of {x.numel()} pixel values are not finite: the sampler or the network "
+            "that made them diverged, so take more steps or an earlier checkpoint"
+        )
+
+
 def to_uint8(x: Tensor) -> Tensor:
     """Values in [0, 1] to the nearest of 256 levels: (...) → (...) uint8.
 
@@ -41,12 +55,7 @@ def to_uint8(x: Tensor) -> Tensor:
     """
     if x.dtype == torch.uint8:
         return x
-    broken = int((~x.isfinite()).sum())
-    if broken:
-        raise NotFiniteError(
-            f"{broken} of {x.numel()} pixel values are not finite: the sampler or the network "
-            "that made them diverged, so take more steps or an earlier checkpoint"
-        )
+    check_finite(x)
     # In float32, as bfloat16 has fewer than 256 levels.
     return (x.float().clamp(0, 1) * 255).round().to(torch.uint8)
 

@@ -64,7 +64,9 @@ def build_sampler(config: Config, sde: SDE, times: Tensor | None = None) -> Samp
     steps = sampling.num_steps or sde.N
     discrete = not config.training.continuous
     if sampling.grid == "optimised" and (discrete or pc or not predictor.deterministic):
-        what = "a network of a discrete chain" if discrete else f"method={sampling.method!r}"
+        arguments = {} if pc else arguments_of(FEW_STEP[sampling.method])
+        given = [f"{of}={sampling[of]!r}" for of in ("method", *arguments.values())]
+        what = "a network of a discrete chain" if discrete else ", ".join(given)
         raise ValueError(
             "config.sampling.grid='optimised' is for few-step methods without noise in continuous "
             f"time, not for {what}: set auto"
