@@ -22,6 +22,7 @@ from score_sde.config.build import (
     empty_network,
     field,
     image_shape,
+    label_dropout,
     num_classes,
 )
 from score_sde.config.history import leaves
@@ -49,6 +50,7 @@ def check_config(config: Config, copies: int = 1) -> None:
     canonical_name(config.data.dataset)
     _check_parts(config)
     _check_attention(config)
+    _check_labels(config)
     sde = build_sde(config)
     _check_times(config, sde)
     build_objective(config, sde)
@@ -154,6 +156,15 @@ def _check_attention(config: Config) -> None:
             f"config.model.attn_resolutions={attended}: none is the shorter side of a level "
             f"of this network, which are {', '.join(map(str, sides))}; choose among these, or "
             "() for no attention"
+        )
+
+
+def _check_labels(config: Config) -> None:
+    dropout = label_dropout(config)
+    if dropout and not num_classes(config):
+        raise ValueError(
+            f"config.model.label_dropout={dropout:g}: this network is given no labels that could "
+            "be left out; set config.model.num_classes to the number of classes, or 0 here"
         )
 
 

@@ -381,6 +381,12 @@ FIELDS: dict[str, Field] = {
     "model.resamp_with_conv": _model(True, "convolve where sizes change"),
     "model.conditional": _model(True, "condition the network on the noise level"),
     "model.num_classes": _model(0, "class labels; 0: none", up_to(10**7)),
+    "model.label_dropout": _model(
+        0.0,
+        "probability that training leaves a label out, by which the network learns no class, too",
+        SHARE,
+        older=0.0,
+    ),
     "model.fir": _model(True, "of ncsnpp: smooth where sizes change"),
     "model.fir_kernel": _model((1, 3, 3, 1), "of that filter", KERNEL),
     "model.skip_rescale": _model(True, "of ncsnpp: divide sums with shortcuts by √2"),
