@@ -19,6 +19,7 @@ from score_sde.config.build import (
     build_parameterisation,
     build_sampler,
     build_sde,
+    check_guidance,
     empty_network,
     field,
     image_shape,
@@ -166,6 +167,7 @@ def _check_labels(config: Config) -> None:
             f"config.model.label_dropout={dropout:g}: this network is given no labels that could "
             "be left out; set config.model.num_classes to the number of classes, or 0 here"
         )
+    check_guidance(config)
 
 
 def _check_device(config: Config) -> None:

@@ -20,6 +20,7 @@ from score_sde.config.holds import (
     AUTO_ON_OFF,
     EVERY,
     FINITE,
+    INTERVAL,
     KERNEL,
     LENGTHS,
     LEVELS,
@@ -231,6 +232,24 @@ FIELDS: dict[str, Field] = {
         "(Saharia et al. 2022)",
         Names("none", "static", "dynamic"),
         older="none",
+    ),
+    "sampling.label": _free(
+        -1,
+        "class of every sample; -1: each in turn, sample k of class k mod their number",
+        Number("-1 or a class, from 0 up", lambda x: x >= -1),
+        older=-1,
+    ),
+    "sampling.guidance": _free(
+        1.0,
+        "scale w of classifier-free guidance, s_u + w (s_c - s_u); 1: none, 0: of no class",
+        AT_LEAST_0,
+        older=1.0,
+    ),
+    "sampling.guidance_interval": _free(
+        (),
+        "noise levels std/mean scale between which it acts; (): at all",
+        INTERVAL,
+        older=(),
     ),
     "sampling.eps": _free(0.0, "time at which sampling ends; 0: the SDE's own", AT_LEAST_0),
     "sampling.ode_solver": _free(
