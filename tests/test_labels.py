@@ -12,6 +12,7 @@ from PIL import Image
 from problems import Gaussian
 
 import score_sde
+from configs.vp import digits, digits_conditional
 from score_sde import checkpoints
 from score_sde.commands import cli
 from score_sde.commands.drawing import draw_with_film
@@ -86,6 +87,12 @@ def test_a_run_may_not_begin_to_leave_labels_out(trained, tmp_path, capsys):
     workdir = shutil.copytree(trained, tmp_path / "run")
     assert cli.main(command(workdir, classes=CLASSES[:1], steps=6)) == 1
     assert "model.label_dropout is 0.3 there and 0.0 here" in capsys.readouterr().err
+
+
+def test_the_recipe_is_that_of_the_digits_with_labels_of_which_some_are_left_out():
+    ours, theirs = (history.leaves(one.get_config()) for one in (digits_conditional, digits))
+    changed = {name: value for name, value in ours.items() if value != theirs[name]}
+    assert changed == {"model.num_classes": 10, "model.label_dropout": 0.1}
 
 
 # What is drawn
