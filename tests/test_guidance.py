@@ -299,6 +299,19 @@ def test_autoguidance_sharpens_what_a_weaker_network_blurs():
     assert_close(x, prior * math.exp((low - high) / 2), 1e-4)
 
 
+def test_at_the_ends_of_an_interval_the_adaptive_ode_is_less_exact_but_converges():
+    sde = VPSDE()
+    led = GuidedScore(mixture(sde, 1).score, mixture(sde).score, sde, 3.0, (0.2, 1.5))
+    exact, *found = (
+        drawn(ODESampler(sde, rtol=tol, atol=tol), lambda index: led, range(3), 3)[0]
+        for tol in (1e-8, 1e-6, 1e-4)
+    )
+    errors = [(x - exact).abs().max().item() for x in found]
+    assert errors[0] < errors[1] / 10
+    assert errors[0] < 1000 * 1e-6
+    assert errors[1] < 1000 * 1e-4
+
+
 @pytest.mark.parametrize("interval", [(2.0, 1.0), (-1.0, 1.0), (1.0, 1.0), (math.nan, 1.0)])
 def test_intervals_that_are_none_are_refused(interval):
     with pytest.raises(ValueError, match="the lower one first"):
