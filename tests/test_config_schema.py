@@ -385,6 +385,7 @@ def test_the_command_line_locks_the_config_and_modes_name_options_that_exist():
 
 ZERO_IS_FINE = {
     "seed",
+    "sampling.label",
     "training.p_mean",
     "optim.beta1",
     "optim.weight_decay",

@@ -31,6 +31,7 @@ OURS = {
     "configs/ve/digits.py": None,
     "configs/ve/colour_digits.py": None,
     "configs/vp/digits.py": None,
+    "configs/vp/digits_conditional.py": None,
     "configs/subvp/digits.py": None,
     "configs/vp/fashion_mnist.py": None,
     "configs/power_ve/digits.py": None,

@@ -44,7 +44,7 @@ def memory_source(n=10, shape=(1, 4, 6), levels=256):
     """Image i is a ramp that starts at level i: no two are alike, and none is its own mirror."""
     ramp = torch.arange(np.prod(shape)).reshape(1, *shape) + torch.arange(n).reshape(-1, 1, 1, 1)
     request = Request("folder", "train", ROOT, shape[1:], shape[0], False, 0.0, 0, "")
-    info = request.info(n, "as made", levels=levels)
+    info = request.info(n, "as made", class_names=("a", "b", "c"), levels=levels)
     return MemorySource(info, (ramp % levels).to(torch.uint8), torch.arange(n) % 3)
 
 
@@ -133,7 +133,7 @@ def test_order_depends_on_seed_and_not_on_batch_size():
 
 
 def test_batches_of_another_size_go_on_at_the_same_image():
-    options = dict(seed=3, random_flip=True, dequantise=True)
+    options = dict(seed=3, random_flip=True, dequantise=True, label_dropout=0.3)
     whole = take(train_batches(memory_source(), batch_size=4, **options), 9)
     (first,) = take(train_batches(memory_source(), batch_size=12, **options), 1)
     rest = take(train_batches(memory_source(), batch_size=6, start=12, **options), 4)
@@ -144,7 +144,7 @@ def test_batches_of_another_size_go_on_at_the_same_image():
 
 @pytest.mark.parametrize("start_step", [1, 2, 7])
 def test_resumed_stream_equals_the_uninterrupted_one(start_step):
-    options = dict(batch_size=4, seed=3, random_flip=True, dequantise=True)
+    options = dict(batch_size=4, seed=3, random_flip=True, label_dropout=0.3)
     whole = take(train_batches(memory_source(), **options), 10)
     resumed = take(
         train_batches(memory_source(), start=4 * start_step, **options), 10 - start_step
@@ -189,6 +189,26 @@ def test_flips_belong_to_an_image_in_an_epoch():
     assert 0.3 < (flips[:, 0] == flips[:, 1]).float().mean() < 0.7
 
 
+def test_labels_are_left_out_with_their_probability_anew_in_every_epoch():
+    options = dict(batch_size=500, seed=5, random_flip=True)
+    plain = take(train_batches(memory_source(500), **options), 8)
+    batches = take(train_batches(memory_source(500), **options, label_dropout=0.2), 8)
+    images, left_out, flips = all_images(memory_source(500)).float() / 255, [], []
+    for batch, with_all in zip(batches, plain, strict=True):
+        for entry in ("index", "image"):  # the rest is as it was
+            assert torch.equal(batch[entry], with_all[entry])
+        gone, order = batch["label"] == 3, batch["index"].argsort()  # of classes 0, 1, 2
+        assert torch.equal(batch["label"][~gone], with_all["label"][~gone])
+        left_out.append(gone[order].double() - 0.2)
+        flips.append((batch["image"][order] != images).flatten(1).any(1).double() - 0.5)
+    gone, flipped = torch.stack(left_out), torch.stack(flips)
+    sizes = 0.16 / gone.numel() ** 0.5, 0.4 / gone.numel() ** 0.5
+    assert gone.mean().abs() < 4 * sizes[1]
+    # Two epochs, and labels and flips, have nothing to do with one another.
+    assert (gone[:-1] * gone[1:]).mean().abs() < 4 * sizes[0]
+    assert (gone * flipped).mean().abs() < 4 * sizes[1] / 2
+
+
 def test_dequantisation_noise_is_uniform_and_new_in_every_epoch():
     source = memory_source(500, levels=17)
     first, second = take(train_batches(source, batch_size=500, seed=5, dequantise=True), 2)
@@ -205,7 +225,7 @@ def test_dequantisation_noise_is_uniform_and_new_in_every_epoch():
 
 
 def test_ranks_share_one_global_batch():
-    options = dict(batch_size=6, seed=3, random_flip=True, dequantise=True)
+    options = dict(batch_size=6, seed=3, random_flip=True, label_dropout=0.3)
     whole = take(train_batches(memory_source(), **options), 4)
     parts = [
         take(train_batches(memory_source(), rank=rank, world=3, **options), 4) for rank in range(3)
@@ -215,6 +235,13 @@ def test_ranks_share_one_global_batch():
             assert torch.equal(torch.cat([part[step][key] for part in parts]), batch[key])
     with pytest.raises(ValueError, match=r"training\.batch_size=6 over 4 processes"):
         train_batches(memory_source(), rank=0, world=4, **options)
+
+
+def test_labels_that_are_not_there_can_not_be_left_out(tmp_path):
+    write_image(tmp_path / "a.png")
+    source = open_images(tmp_path, test_fraction=0.0)
+    with pytest.raises(ValueError, match="folder has no labels to leave out: give 0"):
+        train_batches(source, batch_size=4, seed=5, label_dropout=0.2)
 
 
 def test_training_does_not_touch_the_global_generator(tmp_path):

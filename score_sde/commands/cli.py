@@ -93,7 +93,9 @@ MODES: dict[str, Mode] = {
         ("init_from", "allow", "smoke"),
         goes_on=True,
     ),
-    "sample": Mode("score_sde.commands.modes:sample", "draw images", _DRAWING),
+    "sample": Mode(
+        "score_sde.commands.modes:sample", "draw images", (*_DRAWING, *options.SHORT_FOR)
+    ),
     "eval": Mode(
         "score_sde.commands.modes:evaluate",
         "compute losses, bits/dim and distances",
@@ -258,6 +260,7 @@ def parse(argv: Sequence[str]) -> Command:
     _check_options(mode, given, chosen)
     overrides = dict(values["config"].override_values) if recipe else {}  # type: ignore[attr-defined]
     if config is not None:
+        options.set_short(chosen, overrides, config)
         _check_steps(overrides, config)
     default = recipes.default_workdir(recipe) if recipe else Path("runs")
     return Command(

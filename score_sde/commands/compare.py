@@ -92,6 +92,11 @@ def compare(
             "config.sampling.grid='optimised' is a grid for one method and one number of steps, "
             "and --mode compare has many of both: set it to auto, uniform, log_snr or edm"
         )
+    if exact and (config.sampling.label >= 0 or config.sampling.guidance != 1):
+        raise ValueError(
+            "--exact takes no network, and so draws of all classes, without guidance: leave out "
+            "sampling.label and sampling.guidance, or leave out --exact"
+        )
     if not exact and checkpoint is None and not checkpoints.steps(workdir / "checkpoints"):
         raise none_in(workdir / "checkpoints")
     folder = workdir / "compare"

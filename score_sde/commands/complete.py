@@ -18,8 +18,8 @@ from score_sde.config.build import (
     build_inverse_scaler,
     build_sampler,
     build_scaler,
-    build_score_for,
     build_sde,
+    guided,
     image_shape,
     num_classes,
     open_split,
@@ -196,10 +196,9 @@ def _draw(
 ) -> Iterator[Samples]:
     device = build_device(config)
     label_of = None if labels is None else lambda index: labels[index.cpu() // completions]
-    score_for = build_score_for(config, network, sampler.sde, label_of)
     return completion.complete(
         sampler,
-        thresholded(config, sampler.sde, score_for),
+        thresholded(config, sampler.sde, guided(config, network, sampler.sde, label_of)),
         lambda index: known.of(index.cpu() // completions).to(device),
         torch.arange(len(known.value) * completions),
         known.value.shape[1:],

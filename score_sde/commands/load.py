@@ -38,7 +38,7 @@ class Loaded:
         sde: the forward SDE that it was trained for.
         score: (x, t) → ∇ log p_t(x), with x as the network sees it: images in [0, 1] are scaled to
             [−1, 1] where `config.data.centered`. Of a network with classes it is that of no class,
-            which training does not teach it: see `score_of`.
+            which training teaches it only with `model.label_dropout`: see `score_of`.
         sampler: of `config.sampling`; `dataclasses.replace(loaded, sampler=…)` draws by another.
         path: the file or folder that the weights come from.
         step: updates that they were trained for.
@@ -61,7 +61,8 @@ class Loaded:
 
         Args:
             n: how many; image k is the same however many are drawn. Where the network has
-                classes, image k is of class k modulo their number.
+                classes, image k is of class k modulo their number, unless `sampling.label` names
+                one; they are led to it as `sampling.guidance` says.
             seed: of the noise; that of the config by default.
 
         Returns:

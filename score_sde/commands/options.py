@@ -38,6 +38,19 @@ class _Names(_Text):
         return [name for name in names if name]
 
 
+class _Label(_Text):
+    syntactic_help = "a class"
+
+    def parse(self, argument: str | int) -> int:
+        """The class; -1 for all, as `sampling.label` has it."""
+        words = super().parse(str(argument))
+        if words == "all":
+            return -1
+        if not words.isdecimal():
+            raise ValueError("give a class, from 0 up, or all for each class in turn")
+        return int(words)
+
+
 class _Path(_Text):
     syntactic_help = "a path"
 
@@ -111,6 +124,21 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
         lower_bound=1,
         **here,
     )
+    flags.DEFINE(
+        _Label(),
+        "label",
+        None,
+        "Class of the images, or all: each in turn, a row a class in the grid (default). Short "
+        "for --config.sampling.label.",
+        **here,
+    )
+    flags.DEFINE_float(
+        "guidance",
+        None,
+        "How far images are led to their class: 1 as trained (default), 0 not at all. Short for "
+        "--config.sampling.guidance.",
+        **here,
+    )
     flags.DEFINE_integer(
         "completions", None, "How many of each image (default 4).", lower_bound=1, **here
     )
@@ -149,6 +177,29 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
     return values
 
 
+def set_short(chosen: Mapping[str, Any], overrides: dict[str, object], config: Any) -> None:
+    """Sets the fields that options are short for, in a config and among its overrides.
+
+    Args:
+        chosen: options by name, None where they were not given.
+        overrides: fields given on the command line.
+        config: of the command.
+
+    Raises:
+        ValueError: option and field are both given.
+    """
+    for option, name in SHORT_FOR.items():
+        if chosen[option] is None:
+            continue
+        if name in overrides:
+            raise ValueError(
+                f"--{option} is short for --config.{name}, which is given as well: leave one out"
+            )
+        group, _, leaf = name.rpartition(".")
+        with config.unlocked():
+            config[group][leaf] = overrides[name] = chosen[option]
+
+
 def with_flagfiles(words: Sequence[str], within: tuple[Path, ...] = ()) -> list[str]:
     """The words of the command line, with those of each `--flagfile` in its place.
 
@@ -183,6 +234,9 @@ _FLAGFILE_BYTES = 2**20
 
 MOST_IMAGES = 10**7
 """What may be drawn by one command; it knows the number of each, which takes eight bytes."""
+
+SHORT_FOR = {"label": "sampling.label", "guidance": "sampling.guidance"}
+"""Options that are short for a field of the config."""
 
 EVERY_MODE = ("mode", "workdir", "print_config", "help_config", "debug", "help")
 """Options that belong to no mode."""

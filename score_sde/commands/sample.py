@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -23,6 +24,9 @@ from score_sde.config.build import (
     build_sampler,
     build_sde,
     draw,
+    field,
+    num_classes,
+    sample_labels,
 )
 from score_sde.logbook import Logbook
 from score_sde.samplers import SAMPLERS, Samples
@@ -80,11 +84,29 @@ def sample(
             index = torch.arange(num_samples)
             parts = draw(config, network, sde, index, device, sampler=sampler)
             images, nfe = write_images(
-                log, config, parts, num_samples, output, origin=origin, network=network
+                log,
+                config,
+                parts,
+                num_samples,
+                output,
+                origin=origin,
+                network=network,
+                label_of=sample_labels(config),
             )
-            pictures.save_png(grid, pictures.grid(images))
+            pictures.save_png(grid, _grid(config, images))
             log.say(f"{num_samples} images, {nfe:.1f} network evaluations each; grid: {grid}")
     return output
+
+
+def _grid(config: Config, images: Tensor) -> np.ndarray:
+    """The first images; of each class a row, where all classes have their turn."""
+    classes, n = num_classes(config), len(images)
+    if not classes or n <= classes or field(config, "sampling.label") >= 0:
+        return pictures.grid(images)
+    columns = -(-n // classes)
+    white = images.new_full((columns * classes - n, *images.shape[1:]), 255)
+    rows = torch.cat([images, white]).unflatten(0, (columns, classes)).transpose(0, 1)
+    return pictures.grid(rows.flatten(0, 1), columns=columns)
 
 
 def prepare_output(
@@ -158,6 +180,7 @@ def write_images(
     keep: int = GRID_IMAGES,
     origin: str = "",
     network: nn.Module | None = None,
+    label_of: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, float]:
     """Images to files as they come.
 
@@ -170,6 +193,7 @@ def write_images(
         keep: how many images to give back, for a grid.
         origin: what PNG files are to say of where they come from.
         network: whose calls the progress bar counts, as many images may end at once.
+        label_of: sample indices → classes, which an .npz then holds as well.
 
     Returns:
         The first images, uint8 (n, C, H, W), and the mean number of evaluations of all.
@@ -191,7 +215,7 @@ def write_images(
 
     with log.progress(total, unit="image") as bar, _counted(network, bar):
         if _is_npz(output):
-            pictures.stream_npz(output, drawn(), total)
+            pictures.stream_npz(output, drawn(), total, label_of)
         else:
             for images, index in drawn():
                 pictures.save_images(output, images, index, origin)

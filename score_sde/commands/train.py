@@ -32,6 +32,7 @@ from score_sde.config.build import (
     channels_last,
     compiled,
     image_shape,
+    label_dropout,
     num_classes,
     set_tf32,
 )
@@ -189,6 +190,7 @@ def _loop(run: _Run) -> None:
         device=run.device,
         random_flip=config.data.random_flip,
         dequantise=config.data.uniform_dequantization,
+        label_dropout=label_dropout(config),
     )
     bar = log.progress(config.training.n_iters, state.step)
     clock = Clock(config.training.batch_size)

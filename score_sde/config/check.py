@@ -19,9 +19,11 @@ from score_sde.config.build import (
     build_parameterisation,
     build_sampler,
     build_sde,
+    check_guidance,
     empty_network,
     field,
     image_shape,
+    label_dropout,
     num_classes,
 )
 from score_sde.config.history import leaves
@@ -49,6 +51,7 @@ def check_config(config: Config, copies: int = 1) -> None:
     canonical_name(config.data.dataset)
     _check_parts(config)
     _check_attention(config)
+    _check_labels(config)
     sde = build_sde(config)
     _check_times(config, sde)
     build_objective(config, sde)
@@ -155,6 +158,16 @@ def _check_attention(config: Config) -> None:
             f"of this network, which are {', '.join(map(str, sides))}; choose among these, or "
             "() for no attention"
         )
+
+
+def _check_labels(config: Config) -> None:
+    dropout = label_dropout(config)
+    if dropout and not num_classes(config):
+        raise ValueError(
+            f"config.model.label_dropout={dropout:g}: this network is given no labels that could "
+            "be left out; set config.model.num_classes to the number of classes, or 0 here"
+        )
+    check_guidance(config)
 
 
 def _check_device(config: Config) -> None:

@@ -154,6 +154,12 @@ def _lengths(items: tuple[Any, ...]) -> bool:
     return numbers and [*items] == sorted({*items})
 
 
+def _interval(items: tuple[Any, ...]) -> bool:
+    numbers = all(isinstance(x, int | float) and math.isfinite(x) for x in items)
+    return numbers and (not items or (len(items) == 2 and 0 <= items[0] < items[1]))
+
+
+INTERVAL = Numbers("two numbers from 0 up, the lower one first, as (0.2, 5.0), or ()", _interval)
 SIDES = Numbers("whole numbers from 1 up, as (16,), or () for none", _whole)
 LEVELS = Numbers(
     "whole numbers from 1 to 1,024, one for each of at most 16 levels, as (1, 2)", _levels

@@ -154,6 +154,8 @@ def as_row(config: Config, row: Row) -> Config:
 
 def _fit_budget(config: Config, budget: int) -> None:
     """Sets `sampling.num_steps` to the most steps that cost no more evaluations than that."""
+    # Guided scores evaluate the network twice, if not at all times.
+    each = 1 if config.sampling.get("guidance", 1.0) in (0, 1) else 2
     sde = build_sde(config)
     for steps in range(budget, 0, -1):
         with config.unlocked():
@@ -161,6 +163,6 @@ def _fit_budget(config: Config, budget: int) -> None:
         sampler = build_sampler(config, sde)
         if not isinstance(sampler, GridSampler):
             raise ValueError("it chooses its own steps, and so keeps to no budget")
-        if sampler.evaluations <= budget:
+        if each * sampler.evaluations <= budget:
             return
     raise ValueError(f"one step costs more than {budget} evaluations")

@@ -20,6 +20,7 @@ from score_sde.config.holds import (
     AUTO_ON_OFF,
     EVERY,
     FINITE,
+    INTERVAL,
     KERNEL,
     LENGTHS,
     LEVELS,
@@ -232,6 +233,24 @@ FIELDS: dict[str, Field] = {
         Names("none", "static", "dynamic"),
         older="none",
     ),
+    "sampling.label": _free(
+        -1,
+        "class of every sample; -1: each in turn, sample k of class k mod their number",
+        Number("-1 or a class, from 0 up", lambda x: x >= -1),
+        older=-1,
+    ),
+    "sampling.guidance": _free(
+        1.0,
+        "scale w of classifier-free guidance, s_u + w (s_c - s_u); 1: none, 0: of no class",
+        AT_LEAST_0,
+        older=1.0,
+    ),
+    "sampling.guidance_interval": _free(
+        (),
+        "noise levels std/mean scale between which it acts; (): at all",
+        INTERVAL,
+        older=(),
+    ),
     "sampling.eps": _free(
         0.0, "time at which sampling ends, but on a discrete chain; 0: the SDE's own", AT_LEAST_0
     ),
@@ -383,6 +402,12 @@ FIELDS: dict[str, Field] = {
     "model.resamp_with_conv": _model(True, "convolve where sizes change"),
     "model.conditional": _model(True, "condition the network on the noise level"),
     "model.num_classes": _model(0, "class labels; 0: none", up_to(10**7)),
+    "model.label_dropout": _model(
+        0.0,
+        "probability that training leaves a label out, by which the network learns no class, too",
+        SHARE,
+        older=0.0,
+    ),
     "model.fir": _model(True, "of ncsnpp: smooth where sizes change"),
     "model.fir_kernel": _model((1, 3, 3, 1), "of that filter", KERNEL),
     "model.skip_rescale": _model(True, "of ncsnpp: divide sums with shortcuts by √2"),

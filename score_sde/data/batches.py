@@ -7,8 +7,9 @@ evaluation of generative models", section 3.1). Likelihoods need this noise, sam
 
 **Order.** Training images come in the permutations of epochs 0, 1, 2, … one after another; each
 batch takes the next B places of that endless order, so batches cross from epoch to epoch and no
-image is dropped. Flips and dequantisation noise belong to an image in an epoch. So a batch is a
-function of (seed, place) alone, and training resumes at any place, in batches of any size.
+image is dropped. Flips, dequantisation noise and whether its label is left out belong to an image
+in an epoch. So a batch is a function of (seed, place) alone, and training resumes at any place, in
+batches of any size.
 """
 
 import itertools
@@ -24,7 +25,9 @@ from score_sde.noise import Stream
 from score_sde.tensor_ops import expand_to
 
 Batch = dict[str, Tensor]
-"""`image` float32 (B, C, H, W) in [0, 1], `label` int64 (B,), `index` int64 (B,) in the split."""
+"""`image` float32 (B, C, H, W) in [0, 1], `label` int64 (B,), `index` int64 (B,) in the split.
+
+Where labels are left out, that of no class is the number of classes."""
 
 
 def to_unit(images: Tensor, levels: int) -> Tensor:
@@ -84,6 +87,7 @@ def train_batches(
     device: torch.device | str = "cpu",
     random_flip: bool = False,
     dequantise: bool = False,
+    label_dropout: float = 0.0,
     rank: int = 0,
     world: int = 1,
 ) -> Generator[Batch]:
@@ -102,12 +106,13 @@ def train_batches(
             as uint8.
         random_flip: mirror every image left to right with probability 1/2, anew in every epoch.
         dequantise: (k + u) / L instead of k / (L - 1).
+        label_dropout: probability with which an image is of no class, anew in every epoch.
         rank: number of this process.
         world: number of processes; each gets its own contiguous part of every batch.
 
     Raises:
-        ValueError: for a batch size that is not a positive multiple of `world`, or an empty
-            source.
+        ValueError: for a batch size that is not a positive multiple of `world`, an empty source,
+            or labels to be left out where there are none.
     """
     if batch_size < 1 or batch_size % world:
         raise ValueError(
@@ -118,6 +123,11 @@ def train_batches(
         raise ValueError(
             f"the {source.info.split} split of {source.info.name} holds no images to train on"
         )
+    if label_dropout and not source.info.num_classes:
+        raise ValueError(
+            f"label_dropout={label_dropout:g}: {source.info.name} has no labels to leave out: "
+            "give 0"
+        )
     source = source.to(torch.device(device))
     mine = parallel.shard(batch_size, rank, world)
     order = EpochOrder(len(source), seed)
@@ -125,7 +135,7 @@ def train_batches(
         order(range(first + mine.start, first + mine.stop))
         for first in itertools.count(start, batch_size)
     )
-    return _train(source, plan, torch.device(device), random_flip, seed, dequantise)
+    return _train(source, plan, torch.device(device), random_flip, seed, dequantise, label_dropout)
 
 
 def _train(
@@ -135,6 +145,7 @@ def _train(
     random_flip: bool,
     seed: int,
     dequantised: bool,
+    label_dropout: float,
 ) -> Generator[Batch]:
     plan, ahead = itertools.tee(plan)  # the stream reads ahead of the batches it has given
     with opened(source, (index for index, _ in ahead)) as stream:
@@ -150,6 +161,9 @@ def _train(
             if random_flip:
                 heads = noise.uniform(seed, sample, 0, (), stream=Stream.AUGMENT) < 0.5
                 images = torch.where(expand_to(heads, images), images.flip(-1), images)
+            if label_dropout:
+                left_out = noise.uniform(seed, sample, 0, (), stream=Stream.LABEL) < label_dropout
+                label = label.masked_fill(left_out, source.info.num_classes)
             image = _floats(images, source.info.levels, sample, seed if dequantised else None)
             yield {"image": image, "label": label, "index": index}
 

@@ -188,7 +188,11 @@ class Subject:
         if (num_steps := self.num_steps()) is not None:
             how["num_steps"] = num_steps
         if self.num_classes:
-            how["labels"] = "each class equally often"
+            label = self.sampling.get("label", -1)
+            how["labels"] = "each class equally often" if label < 0 else f"class {label} alone"
+        if (guidance := self.sampling.get("guidance", 1)) != 1:
+            how["guidance"] = guidance
+            how["guidance_interval"] = self.sampling["guidance_interval"]
         how |= {"nfe": float(results["nfe"].mean()), "given_up": int((~finite).sum())}
         if self.keeps_x:
             how["sec_each"] = float(results["draw_sec"].mean())

@@ -39,8 +39,8 @@ class Conditioning(nn.Module):
         features: Width of the embedding.
         width: E.
         act: The network's nonlinearity.
-        num_classes: Number of class labels; 0 for none. Index `num_classes` is the null class,
-            for a label that is unknown; training with labels alone never meets it.
+        num_classes: Number of class labels; 0 for none. Index `num_classes` is the null class, for
+            a label that is unknown; training meets it only where it leaves labels out.
         augment_dim: Numbers that say how an image was augmented; 0 for none.
     """
 

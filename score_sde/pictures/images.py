@@ -198,7 +198,12 @@ def save_images(folder: str | Path, images: Tensor, index: Tensor, origin: str =
     return paths
 
 
-def stream_npz(path: str | Path, parts: Iterable[tuple[Tensor, Tensor]], count: int) -> None:
+def stream_npz(
+    path: str | Path,
+    parts: Iterable[tuple[Tensor, Tensor]],
+    count: int,
+    label_of: Callable[[Tensor], Tensor] | None = None,
+) -> None:
     """Writes images into one file, as uint8 `images` (N, H, W, C) and int64 `index` (N,).
 
     They are written as they come: memory holds one part of them.
@@ -208,6 +213,7 @@ def stream_npz(path: str | Path, parts: Iterable[tuple[Tensor, Tensor]], count: 
         parts: images, (n, C, H, W) in [0, 1] or uint8 of any number of channels, and (n,) the
             samples' indices, from 0.
         count: N, of all parts together.
+        label_of: indices, int64 (N,), → the samples' classes, for int64 `label` (N,) beside them.
 
     Raises:
         ValueError: if images or indices are not as described.
@@ -224,9 +230,13 @@ def stream_npz(path: str | Path, parts: Iterable[tuple[Tensor, Tensor]], count: 
                         _begin(member, "|u1", (count, *pixels.shape[1:]))
                     indices += _indices(index, len(pixels))
                     member.write(pixels.data)
-            with archive.open("index.npy", "w") as member:
-                _begin(member, "<i8", (count,))
-                member.write(np.array(indices, "<i8").tobytes())
+            numbers = {"index": torch.tensor(indices)}
+            if label_of is not None:
+                numbers["label"] = label_of(numbers["index"])
+            for name, values in numbers.items():
+                with archive.open(f"{name}.npy", "w") as member:
+                    _begin(member, "<i8", (count,))
+                    member.write(values.numpy().astype("<i8").tobytes())
         if len(indices) != count:
             raise ValueError(f"got {len(indices)} images where {count} were announced: give all")
 

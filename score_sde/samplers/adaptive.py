@@ -9,7 +9,7 @@ from torch import Tensor
 
 from score_sde.noise import SampleNoise
 from score_sde.samplers.grid import OnStep, Samples, batches
-from score_sde.score import ScoreFor, denoised_from_score
+from score_sde.score import ScoreFor, denoised_from_score, evaluations_at
 from score_sde.sde import SDE
 from score_sde.solvers.ode import ODEResult
 
@@ -102,7 +102,8 @@ class AdaptiveSampler(ABC):
         if not self.tweedie:
             return Samples(part, result.y, result.nfe, result.status)
         x = self._denoised(result.y, score_for, part, batch_size)
-        return Samples(part, x, result.nfe + 1, result.status)
+        last = evaluations_at(score_for(part[:1]), prior.new_full((1,), self.eps))
+        return Samples(part, x, result.nfe + last, result.status)
 
     def _denoised(self, x: Tensor, score_for: ScoreFor, part: Tensor, batch_size: int) -> Tensor:
         denoised = []

@@ -1,12 +1,13 @@
 """Sampling by the reverse-time SDE, with the error of each sample controlled by itself."""
 
+from functools import partial
 from typing import ClassVar
 
 from torch import Tensor
 
 from score_sde.noise import normal
 from score_sde.samplers.adaptive import AdaptiveSampler
-from score_sde.score import ScoreFor
+from score_sde.score import ScoreFor, evaluations_at
 from score_sde.sde import SDE
 from score_sde.solvers.adaptive_sde import SDEControl, solve_sde
 from score_sde.solvers.ode import ODEResult
@@ -57,5 +58,12 @@ class AdaptiveSDESampler(AdaptiveSampler):
             return normal(seed, part[row], 1 + number, prior.shape[1:], dtype=prior.dtype)
 
         return solve_sde(
-            equation, prior, self.sde.T, self.eps, draws, self.control, batch_size=batch_size
+            equation,
+            prior,
+            self.sde.T,
+            self.eps,
+            draws,
+            self.control,
+            batch_size=batch_size,
+            cost=partial(evaluations_at, score_for(part[:1])),
         )

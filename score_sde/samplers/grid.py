@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from score_sde.noise import Noise, SampleNoise
-from score_sde.score import ScoreFor, denoised_from_score
+from score_sde.score import ScoreFor, denoised_from_score, evaluations_at
 from score_sde.sde import SDE, Score
 from score_sde.solvers.correctors import NoneCorrector
 from score_sde.solvers.step import Step
@@ -40,7 +40,7 @@ class Samples:
     Attributes:
         index: int64 (b,) their indices.
         x: (b, ...) the samples, as the network sees them (scaling is undone elsewhere).
-        nfe: int64 (b,) how often the score was evaluated for each.
+        nfe: int64 (b,) evaluations for each, those of a guide included.
         status: int64 (b,) `solvers.ode.Status` of each; None where a sampler always arrives.
     """
 
@@ -101,16 +101,21 @@ class Sampler(Protocol):
 
 
 class CountedScore:
-    """A score that counts its calls."""
+    """A score that counts its evaluations, of samples that share their times."""
 
     def __init__(self, score: Score) -> None:
         self.score = score
-        self.calls = 0
+        self._calls: Tensor | int = 0
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """The score at (x, t)."""
-        self.calls += 1
+        self._calls = self._calls + evaluations_at(self.score, t)
         return self.score(x, t)
+
+    @property
+    def calls(self) -> int:
+        """Evaluations of each sample so far; a guided score makes several in a call."""
+        return int(self._calls if isinstance(self._calls, int) else self._calls.max())
 
 
 class GridSampler:
@@ -194,7 +199,7 @@ class GridSampler:
             on_step: called after every step.
 
         Returns:
-            The samples (B, ...), and the number of evaluations of the score.
+            The samples (B, ...), and the number of evaluations for each, a guide's included.
         """
         score = CountedScore(score)
         walk = _Walk(x, x, score, noise, constraint)

@@ -1,11 +1,12 @@
 """Sampling by the probability-flow ODE, with the error of each sample controlled by itself."""
 
+from functools import partial
 from typing import ClassVar
 
 from torch import Tensor
 
 from score_sde.samplers.adaptive import AdaptiveSampler
-from score_sde.score import ScoreFor
+from score_sde.score import ScoreFor, evaluations_at
 from score_sde.sde import SDE
 from score_sde.solvers.ode import ODE_SOLVERS, ODEResult, RungeKutta, solve
 from score_sde.tensor_ops import choose
@@ -73,5 +74,6 @@ class ODESampler(AdaptiveSampler):
             method=self.method,
             control=self.control,
             batch_size=batch_size,
+            cost=partial(evaluations_at, score_for(part[:1])),
             max_steps=self.max_steps,
         )

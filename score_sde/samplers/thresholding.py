@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from score_sde.score import denoised_from_score
+from score_sde.score import denoised_from_score, evaluations_at
 from score_sde.sde import SDE, Score
 from score_sde.tensor_ops import check_name, expand_to, times_for
 
@@ -74,3 +74,7 @@ class ThresholdedScore:
         moved = self.half * (self.threshold(unit) - unit)
         per_denoised = self.sde.mean_scale(t) / self.sde.std(t) ** 2
         return value + expand_to(per_denoised, x) * moved
+
+    def evaluations_at(self, t: Tensor) -> Tensor | int:
+        """Those of the score, see `score.evaluations_at`."""
+        return evaluations_at(self.score, t)

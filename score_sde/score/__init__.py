@@ -2,7 +2,8 @@
 
 `conversions`: between these three; `predictions`: what a network may put out; `conventions`: how a
 network is told the time, and how its output is read; `network`: the score that it stands for;
-`exact`: mixtures of Gaussians, whose score is known.
+`guidance`: one led by another, or by a classifier; `exact`: mixtures of Gaussians, whose score is
+known.
 """
 
 from score_sde.score.conventions import (
@@ -19,6 +20,7 @@ from score_sde.score.conversions import (
     score_from_denoised,
     score_from_noise,
 )
+from score_sde.score.guidance import ClassifierGuidedScore, GuidedScore, evaluations_at
 from score_sde.score.network import Network, NetworkScore, ScoreFor, call
 from score_sde.score.predictions import PREDICTIONS, Affine, ChainScales, Prediction, Scales
 from score_sde.sde import Score
@@ -27,10 +29,12 @@ __all__ = [
     "PREDICTIONS",
     "Affine",
     "ChainScales",
+    "ClassifierGuidedScore",
     "ContinuousNoise",
     "ContinuousScore",
     "DiscreteNoise",
     "DiscreteScore",
+    "GuidedScore",
     "Network",
     "NetworkScore",
     "Parameterisation",
@@ -40,6 +44,7 @@ __all__ = [
     "ScoreFor",
     "call",
     "denoised_from_score",
+    "evaluations_at",
     "noise_from_score",
     "parameterisation",
     "score_from_denoised",

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from score_sde.solvers.kept_path import Draws, KeptPaths, PathSample
-from score_sde.solvers.ode.problem import ODEResult, Status, check_problem
+from score_sde.solvers.ode.problem import Cost, ODEResult, Status, check_problem
 from score_sde.solvers.ode.slots import SlotLoop, Slots
 from score_sde.tensor_ops import expand_to, mean_per_sample
 
@@ -70,6 +70,7 @@ def solve_sde(
     control: SDEControl,
     *,
     batch_size: int | None = None,
+    cost: Cost | None = None,
 ) -> ODEResult:
     """Solves dx = f(x, t) dt + g(t) dW from t0 to t1, forward or backward in time.
 
@@ -84,9 +85,10 @@ def solve_sde(
         draws: int64 (B,) indices into x0 and numbers 0, 1, … of their draws → (B, ...) noise.
         control: tolerances, and how steps follow from errors.
         batch_size: B, all N by default.
+        cost: what `nfe` counts for a call of `equation`; one evaluation by default.
 
     Returns:
-        The states reached; `nfe` counts two evaluations for each step, accepted or not. A sample
+        The states reached; `nfe` counts two calls for each step, accepted or not. A sample
         that cannot go on (see `Status`) keeps its last accepted state.
 
     Raises:
@@ -98,7 +100,8 @@ def solve_sde(
             f"first_step must be above 0, max_steps and batch_size at least 1, got "
             f"{control.first_step}, {control.max_steps} and {batch_size}"
         )
-    return _Integrator(equation, x0, t0, t1, draws, control, batch_size or len(x0)).run()
+    size = batch_size or len(x0)
+    return _Integrator(equation, x0, t0, t1, draws, control, size, cost).run()
 
 
 class _Integrator(SlotLoop[PathSample]):
@@ -113,9 +116,10 @@ class _Integrator(SlotLoop[PathSample]):
         draws: Draws,
         control: SDEControl,
         batch_size: int,
+        cost: Cost | None,
     ) -> None:
         samples = [PathSample(k, t0, h=control.first_step) for k in range(len(x0))]
-        super().__init__(x0, samples, batch_size, None)
+        super().__init__(x0, samples, batch_size, None, cost)
         self.equation, self.t0, self.t1, self.control = equation, t0, t1, control
         self.direction = math.copysign(1.0, t1 - t0)
         self.paths = KeptPaths(draws, x0[:1].expand(batch_size, *x0.shape[1:]))
@@ -133,10 +137,10 @@ class _Integrator(SlotLoop[PathSample]):
         t, t_next = slots.times(), torch.tensor(ends, dtype=torch.float64)
         h = expand_to((t_next - t).to(x.dtype).to(x.device), x)
         w = self.paths.ask(samples, slots.index, ends)
-        euler = self._euler(x, x, t, h, w, slots.index)
+        euler = self._euler(slots, x, x, t, h, w)
         # Heun's mean of two steps of Euler and Maruyama from x, the second with drift and
         # diffusion of where the first has led.
-        second = self._euler(x, euler, t_next, h, w, slots.index)
+        second = self._euler(slots, x, euler, t_next, h, w)
         improved = (euler + second) / 2
         magnitude = torch.maximum(euler.abs(), previous.abs())
         scale = (self.control.rtol * magnitude).clamp_min(self.control.atol)
@@ -150,10 +154,12 @@ class _Integrator(SlotLoop[PathSample]):
         self.finish(slots, running)
 
     def _euler(
-        self, x: Tensor, at: Tensor, t: Tensor, h: Tensor, w: Tensor, index: Tensor
+        self, slots: Slots[PathSample], x: Tensor, at: Tensor, t: Tensor, h: Tensor, w: Tensor
     ) -> Tensor:
         self.calls += 1
-        drift, diffusion = self.equation(at, t.to(x.dtype).to(x.device), index)
+        t = t.to(x.dtype)
+        self.charge(slots, t)
+        drift, diffusion = self.equation(at, t.to(x.device), slots.index)
         return x + h * drift + expand_to(diffusion, x) * w
 
     def _end(self, sample: PathSample) -> float:

@@ -1,7 +1,7 @@
 """Config → objects: one `build_*` per concept.
 
 Below this layer nothing sees a config. `objects` makes SDE, network, objective, training and data,
-`sampling` what draws samples.
+`scores` the scores that samples are drawn with, `sampling` what draws them.
 """
 
 from score_sde.config.build.objects import (
@@ -26,15 +26,17 @@ from score_sde.config.build.objects import (
     empty_network,
     field,
     image_shape,
+    label_dropout,
     num_classes,
     open_split,
     set_tf32,
 )
-from score_sde.config.build.sampling import (
-    build_sampler,
+from score_sde.config.build.sampling import build_sampler, draw, optimise_grid
+from score_sde.config.build.scores import (
     build_score_for,
-    draw,
-    optimise_grid,
+    check_guidance,
+    guided,
+    sample_labels,
     thresholded,
 )
 
@@ -57,15 +59,19 @@ __all__ = [
     "build_state",
     "build_train_step",
     "channels_last",
+    "check_guidance",
     "compiled",
     "data_root",
     "draw",
     "empty_network",
     "field",
+    "guided",
     "image_shape",
+    "label_dropout",
     "num_classes",
     "open_split",
     "optimise_grid",
+    "sample_labels",
     "set_tf32",
     "thresholded",
 ]

@@ -67,6 +67,11 @@ def num_classes(config: Config) -> int:
     return field(config, "model.num_classes")
 
 
+def label_dropout(config: Config) -> float:
+    """Probability that training leaves a label out; above 0 the network knows no class as well."""
+    return field(config, "model.label_dropout")
+
+
 def augment_dim(config: Config) -> int:
     """Numbers that tell the network how an image was augmented; 0 where none is."""
     return PARAMETERS if field(config, "training.augment") else 0

@@ -1,4 +1,4 @@
-"""Config → what draws samples: sampler, grid, scores by sample index."""
+"""Config → what draws samples: sampler, grid, samples by their index."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,12 +8,10 @@ from torch import Tensor
 from score_sde.config import schema
 from score_sde.config.build.objects import (
     Config,
-    build_parameterisation,
     checked,
-    field,
     image_shape,
-    num_classes,
 )
+from score_sde.config.build.scores import guided, thresholded
 from score_sde.samplers import (
     SAMPLERS,
     AdaptiveSampler,
@@ -23,9 +21,8 @@ from score_sde.samplers import (
     Samples,
 )
 from score_sde.samplers.optimised_grid import OptimisedGrid, optimised_grid
-from score_sde.samplers.thresholding import ThresholdedScore
-from score_sde.score import Network, NetworkScore, ScoreFor
-from score_sde.sde import SDE, Score
+from score_sde.score import Network, ScoreFor
+from score_sde.sde import SDE
 from score_sde.solvers.correctors import CORRECTORS
 from score_sde.solvers.few_step import FEW_STEP
 from score_sde.solvers.grids import GridKind, chain_grid, paper_grid, time_grid
@@ -165,12 +162,11 @@ def optimise_grid(
     Raises:
         ValueError: as `build_sampler`, or a method that draws noise.
     """
-    sampling, classes = config.sampling, num_classes(config)
+    sampling = config.sampling
     build_sampler(config, sde)
-    score_for = build_score_for(config, network, sde, lambda part: part % classes)
     return optimised_grid(
         _few_step(config, sde),
-        thresholded(config, sde, score_for),
+        thresholded(config, sde, guided(config, network, sde)),
         sampling.num_steps,
         image_shape(config),
         sampling.eps or sde.eps,
@@ -179,44 +175,6 @@ def optimise_grid(
         device=device,
         on_run=on_run,
     )
-
-
-def build_score_for(
-    config: Config,
-    network: Network,
-    sde: SDE,
-    labels: Callable[[Tensor], Tensor] | None = None,
-) -> ScoreFor:
-    """A callable: sample indices → the score for these samples, so that labels follow them.
-
-    Args:
-        config: of the network.
-        network: with its weights in place.
-        sde: that it was trained for.
-        labels: int64 (b,) sample indices → their classes; not asked where the network has none.
-    """
-    labelled, read = num_classes(config) > 0, build_parameterisation(config, sde)
-
-    def score_for(index: Tensor) -> Score:
-        label = labels(index).to(index.device) if labelled and labels else None
-        return NetworkScore(network, sde, label=label, parameterisation=read)
-
-    return score_for
-
-
-def thresholded(config: Config, sde: SDE, score_for: ScoreFor) -> ScoreFor:
-    """The scores that samples are drawn with: their denoised images as `sampling.threshold` says.
-
-    Args:
-        config: of the network.
-        sde: that it was trained for.
-        score_for: as `build_score_for` gives it, for whatever else a score is asked for.
-    """
-    kind = field(config, "sampling.threshold")
-    if kind == "none":
-        return score_for
-    centered = config.data.centered
-    return lambda index: ThresholdedScore(score_for(index), sde, kind, centered)
 
 
 def draw(
@@ -230,22 +188,21 @@ def draw(
     seed: int | None = None,
     score_for: ScoreFor | None = None,
 ) -> Iterator[Samples]:
-    """Samples by their index, int64 (n,): image k is of class k modulo the number of classes.
+    """Samples by their index, of the classes and led as the config says.
 
     Args:
         config: of the network, with sampler and seed.
         network: with its weights in place.
         sde: that it was trained for.
-        index: of the samples.
+        index: int64 (n,) of the samples.
         device: where to compute.
         on_step: called after each step of the sampler.
         sampler: another one than that of `config.sampling`.
         seed: another one than `config.seed`.
-        score_for: another score than that of the network, which is then not asked.
+        score_for: another score than that of the network, which is then not asked, nor led.
     """
-    classes = num_classes(config)
     if score_for is None:
-        score_for = build_score_for(config, network, sde, lambda part: part % classes)
+        score_for = guided(config, network, sde)
     return (sampler or build_sampler(config, sde)).draw(
         thresholded(config, sde, score_for),
         index,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from score_sde.solvers.ode.problem import (
+    Cost,
     Field,
     ODEResult,
     OnFinish,
@@ -44,6 +45,7 @@ def solve(
     first_step: float | None = None,
     eval_dtype: torch.dtype | None = None,
     on_finish: OnFinish | None = None,
+    cost: Cost | None = None,
 ) -> ODEResult:
     """Integrates dy/dt = f(y, t) from t0 to t1, forward or backward, by a Runge–Kutta method.
 
@@ -74,6 +76,7 @@ def solve(
         first_step: size of the first step; by default found from one more evaluation of f.
         eval_dtype: dtype of the y and t that f is given, by default that of y0.
         on_finish: is called with index, y, nfe and status of samples as they end.
+        cost: what `nfe` counts for a call of f, of norm="sample"; one evaluation by default.
 
     Returns:
         The states reached. A sample that cannot go on (see `Status`) keeps its last accepted
@@ -94,7 +97,7 @@ def solve(
     steps = StepControl(table, gains, t0, t1, rtol, atol, max_steps, first_step, spacing)
     if norm == "sample":
         size = batch_size or len(y0)
-        return _Integrator(f, y0, steps, size, eval_dtype or y0.dtype, on_finish).run()
+        return _Integrator(f, y0, steps, size, eval_dtype or y0.dtype, on_finish, cost).run()
     if batch_size not in (None, len(y0)):
         raise ValueError(
             f'norm="joint" takes all {len(y0)} samples as one batch, got batch_size={batch_size}: '
@@ -146,9 +149,10 @@ class _Integrator(SlotLoop[Sample]):
         batch_size: int,
         eval_dtype: torch.dtype,
         on_finish: OnFinish | None,
+        cost: Cost | None = None,
     ) -> None:
         samples = [Sample(index, control.t0) for index in range(len(y0))]
-        super().__init__(y0, samples, batch_size, on_finish)
+        super().__init__(y0, samples, batch_size, on_finish, cost)
         self.f = f
         self.control = control
         self.eval_dtype = eval_dtype
@@ -159,7 +163,7 @@ class _Integrator(SlotLoop[Sample]):
     def prepare(self, samples: list[Sample], index: Tensor) -> Slots[Sample]:
         """Slopes and first step sizes, ahead of need, of a full batch."""
         slots = Slots(samples, index, (self.y[index],))
-        slope = self._evaluate(slots.state[0], slots.times(), index)
+        slope = self._evaluate(slots, slots.state[0], slots.times())
         slots.state = (slots.state[0], slope)
         self._first_steps(slots)
         return slots
@@ -185,7 +189,7 @@ class _Integrator(SlotLoop[Sample]):
             trial[slot] = control.trial_step(d0[slot], d1[slot])
         h = control.direction * torch.tensor(trial, dtype=torch.float64)
         y_trial = y + expand_to(h.to(y.dtype).to(y.device), y) * slope
-        change = self._evaluate(y_trial, slots.times() + h, slots.index) - slope
+        change = self._evaluate(slots, y_trial, slots.times() + h) - slope
         d2 = control.scaled_norm(change, y.abs()).tolist()
         for slot in running:
             sample, step = slots.samples[slot], trial[slot]
@@ -197,7 +201,7 @@ class _Integrator(SlotLoop[Sample]):
         steps = [self.control.propose(s) if s.status is None else 0.0 for s in samples]
         y_new, slope_new, errors = runge_kutta_step(
             self.control.method,
-            lambda y, t: self._evaluate(y, t, slots.index),
+            lambda y, t: self._evaluate(slots, y, t),
             slots.times(),
             y,
             slope,
@@ -212,6 +216,7 @@ class _Integrator(SlotLoop[Sample]):
         slots.state = (torch.where(move, y_new, y), torch.where(move, slope_new, slope))
         self.finish(slots, running)
 
-    def _evaluate(self, y: Tensor, t: Tensor, index: Tensor) -> Tensor:
+    def _evaluate(self, slots: Slots[Sample], y: Tensor, t: Tensor) -> Tensor:
         self.calls += 1
-        return call_field(self.f, y, t, index, self.eval_dtype)
+        self.charge(slots, t.to(self.eval_dtype))
+        return call_field(self.f, y, t, slots.index, self.eval_dtype)

@@ -11,6 +11,11 @@ from torch import Tensor
 Field = Callable[[Tensor, Tensor, Tensor], Tensor]
 """f(y, t, index) → dy/dt: y (B, ...), t (B,), index int64 (B,) where these samples stand in y0."""
 
+Cost = Callable[[Tensor], Tensor | int]
+"""t (B,) on the CPU, as f is given it → how many evaluations a call of f makes of each sample.
+
+int64 (B,), or one number for all."""
+
 OnFinish = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 """Called with index (k,), y (k, ...), nfe (k,), status (k,) of samples that have just ended."""
 
@@ -36,7 +41,8 @@ class ODEResult:
     Attributes:
         y: (N, ...) the last accepted states.
         t: (N,) the times they belong to, t1 where the status is DONE.
-        nfe: int64 (N,) evaluations of f made for the sample (of padding and other samples: none).
+        nfe: int64 (N,) evaluations made for the sample (of padding and other samples: none), one
+            for each call of f unless its `Cost` is another.
         status: int64 (N,) of `Status`.
         accepted: int64 (N,) accepted steps.
         rejected: int64 (N,) rejected steps; −1 where they are not known (scipy's methods).

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from score_sde.solvers.ode.problem import ODEResult, OnFinish, Status
+from score_sde.solvers.ode.problem import Cost, ODEResult, OnFinish, Status
 
 
 @dataclass
@@ -80,6 +80,7 @@ class SlotLoop(ABC, Generic[AnySample]):
         samples: of each of them.
         batch_size: how many slots there are.
         on_finish: is called with index, y, nfe and status of samples as they end.
+        cost: of a call of f; one evaluation by default.
     """
 
     def __init__(
@@ -88,11 +89,13 @@ class SlotLoop(ABC, Generic[AnySample]):
         samples: list[AnySample],
         batch_size: int,
         on_finish: OnFinish | None,
+        cost: Cost | None = None,
     ) -> None:
         self.y = y0.clone()  # a row holds its start until its sample ends
         self.samples = samples
         self.batch_size = batch_size
         self.on_finish = on_finish
+        self.cost = cost
         self.n_prepared = 0
         self.calls = 0
 
@@ -150,6 +153,13 @@ class SlotLoop(ABC, Generic[AnySample]):
         if self.on_finish is not None:
             samples = [slots.samples[slot] for slot in ended]
             self.on_finish(index, y, self.gather("nfe", samples), self.gather("status", samples))
+
+    def charge(self, slots: Slots[AnySample], t: Tensor) -> None:
+        """Counts what a call of f at times t (B,) costs those that run beyond one evaluation."""
+        if self.cost is not None:
+            each = torch.as_tensor(self.cost(t)).expand(len(t)).tolist()
+            for slot in slots.running():
+                slots.samples[slot].nfe += each[slot] - 1
 
     def gather(self, name: str, samples: Sequence[Sample] | None = None) -> Tensor:
         """int64 (k,) a number of each of some samples, of all by default."""

@@ -1,0 +1,322 @@
+"""Networks of classes: training that leaves labels out, and what is drawn of which class."""
+
+import math
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, assert_close
+from PIL import Image
+from problems import Gaussian
+
+import score_sde
+from configs.vp import digits, digits_conditional
+from score_sde import checkpoints
+from score_sde.commands import cli
+from score_sde.commands.drawing import draw_with_film
+from score_sde.config import history, parts
+from score_sde.config.build import build_score_for, build_sde, draw, optimise_grid, sampling
+from score_sde.config.check import check_config
+from score_sde.config.presets import Row, as_row
+from score_sde.score import GuidedScore, evaluations_at
+from score_sde.tensor_ops import expand_to
+
+CLASSES = ("--config.model.num_classes=10", "--config.model.label_dropout=0.3")
+
+
+def command(workdir, *words, steps=4, mode="train", classes=CLASSES):
+    given = ("main.py", "--config=configs/vp/digits.py", *TINY, *classes)
+    more = (f"--mode={mode}", f"--workdir={workdir}", f"--config.training.n_iters={steps}")
+    return [*given, *more, *map(str, words)]
+
+
+def saved(workdir, step):
+    return checkpoints.load(checkpoints.path_of(workdir / "checkpoints", step))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The work directory of a run of four steps that leaves labels out."""
+    workdir = tmp_path_factory.mktemp("labels") / "run"
+    assert cli.main(command(workdir)) == 0
+    return workdir
+
+
+def test_a_run_that_leaves_labels_out_resumes_bit_for_bit(trained, tmp_path):
+    assert cli.main(command(tmp_path, steps=2)) == 0
+    assert cli.main(command(tmp_path)) == 0
+    one, other = (saved(workdir, 4) for workdir in (trained, tmp_path))
+    for entry in ("network", "ema", "optimizer", "rng"):
+        assert_equal(one[entry], other[entry])
+
+
+def assert_equal(one, other):
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict | list):
+        assert len(one) == len(other)
+        for key in one if isinstance(one, dict) else range(len(one)):
+            assert_equal(one[key], other[key])
+    else:
+        assert one == other
+
+
+def test_labels_are_left_out_by_noise_of_their_own_and_teach_the_null_class(trained, tmp_path):
+    assert cli.main(command(tmp_path, classes=CLASSES[:1])) == 0
+    left_out, given = (saved(workdir, 4) for workdir in (trained, tmp_path))
+    # Times, noise and order of the images are drawn from the same generators as before.
+    assert_equal(left_out["rng"], given["rng"])
+    first = saved(tmp_path, 2)
+    name = "conditioning.classes.weight"
+    rows = [state["network"][name] for state in (left_out, given)]
+    assert rows[0].shape == rows[1].shape == (11, 32)
+    assert torch.equal(rows[1][10], first["network"][name][10])  # which training never meets
+    assert not torch.equal(rows[0][10], rows[1][10])
+
+
+def test_leaving_labels_out_is_refused_without_labels(tmp_path, capsys):
+    assert cli.main(command(tmp_path, classes=CLASSES[1:])) == 1
+    said = capsys.readouterr().err
+    assert "config.model.label_dropout=0.3: this network is given no labels" in said
+    assert "set config.model.num_classes" in said
+
+
+def test_a_run_may_not_begin_to_leave_labels_out(trained, tmp_path, capsys):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    assert cli.main(command(workdir, classes=CLASSES[:1], steps=6)) == 1
+    assert "model.label_dropout is 0.3 there and 0.0 here" in capsys.readouterr().err
+
+
+def test_the_recipe_is_that_of_the_digits_with_labels_of_which_some_are_left_out():
+    ours, theirs = (history.leaves(one.get_config()) for one in (digits_conditional, digits))
+    changed = {name: value for name, value in ours.items() if value != theirs[name]}
+    assert changed == {"model.num_classes": 10, "model.label_dropout": 0.1}
+
+
+# What is drawn
+
+
+DATA_STD, OFFSETS = 0.4, torch.tensor([-1.0, 0.0, 1.0, 0.25])
+"""Of pixels: of each of three classes, and of no class."""
+
+
+def config_with(**fields):
+    named = {"model.num_classes": 3, "model.label_dropout": 0.1, "sampling.num_steps": 8}
+    named |= {
+        "device": "cpu",
+        "sampling.batch_size": 5,
+        "sampling.rtol": 1e-6,
+        "sampling.sde_rtol": 0.1,
+    }
+    named |= {f"sampling.{name}": value for name, value in fields.items()}
+    return parts.recipe(parts.DDPMPP, parts.DIGITS, parts.VP, parts.SMALL, named)
+
+
+def gaussian(sde, label):
+    return Gaussian(sde, OFFSETS[label].reshape(-1, 1, 1, 1), DATA_STD**2)
+
+
+class Exact:
+    """The noise of each class, by the label that it is given; counts the samples."""
+
+    def __init__(self, sde):
+        self.sde, self.asked = sde, 0
+
+    def __call__(self, x, cond, label):
+        assert label.shape == x.shape[:1]
+        self.asked += len(x)
+        t = cond / 999
+        score = gaussian(self.sde, label).score(x, t)
+        return -expand_to(self.sde.std(t), x) * score
+
+
+def drawn(config, n=7):
+    sde = build_sde(config)
+    network = Exact(sde)
+    found = list(draw(config, network, sde, torch.arange(n), torch.device("cpu")))
+    nfe = torch.cat([part.nfe for part in found])
+    return torch.cat([part.x for part in found]), nfe, network.asked
+
+
+@pytest.mark.parametrize("method", ["pc", "ode", "adaptive_sde", "heun", "dpm_solver++"])
+@pytest.mark.parametrize("label", [-1, 2])
+def test_samples_have_their_classes_whatever_draws_them(method, label):
+    x, _, _ = drawn(config_with(method=method, label=label, num_steps=50), 14)
+    expected = OFFSETS[:3].repeat(5)[:14] if label < 0 else OFFSETS[2].repeat(14)
+    # 64 pixels each; four standard errors, and what steps and the end leave.
+    assert (x.flatten(1).mean(1) - expected).abs().max() < 4 * DATA_STD / 8 + 0.1
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 3.0])
+@pytest.mark.parametrize(
+    ("method", "interval"),
+    [("pc", ()), ("pc", (0.2, 1.5)), ("ddim", (0.2, 1.5)), ("heun", ()), ("ode", ())],
+)
+def test_the_fields_of_a_config_guide_what_is_drawn(method, scale, interval):
+    config = config_with(method=method, guidance=scale, guidance_interval=interval)
+    sde = build_sde(config)
+
+    def guided_score(index):
+        null, levels = gaussian(sde, torch.full_like(index, 3)), interval or (0, math.inf)
+        return GuidedScore(gaussian(sde, index % 3).score, null.score, sde, scale, levels)
+
+    x, nfe, _ = drawn(config)
+    by_hand = draw(config, None, sde, torch.arange(7), torch.device("cpu"), score_for=guided_score)
+    parts_of = list(by_hand)
+    assert_close(x, torch.cat([part.x for part in parts_of]), 1e-3)
+    assert not torch.allclose(x, drawn(config_with(method=method))[0], atol=0.02)
+    if method != "ode":
+        assert torch.equal(nfe, torch.cat([part.nfe for part in parts_of]))
+
+
+@pytest.mark.parametrize("method", ["pc", "heun"])
+def test_what_is_counted_is_what_the_network_was_asked(method):
+    counts = {}
+    for scale, interval in ((1.0, ()), (0.0, ()), (2.0, ()), (2.0, (0.2, 1.5))):
+        config = config_with(method=method, guidance=scale, guidance_interval=interval)
+        _, nfe, asked = drawn(config)
+        assert nfe.sum() == asked
+        counts[scale, interval] = nfe[0].item()
+    plain = counts[1.0, ()]
+    assert counts[0.0, ()] == plain
+    assert plain < counts[2.0, (0.2, 1.5)] < counts[2.0, ()] == 2 * plain
+
+
+def test_without_guidance_nothing_is_drawn_otherwise_than_before():
+    config = config_with(method="pc")
+    sde = build_sde(config)
+    before = build_score_for(config, Exact(sde), sde, lambda index: index % 3)
+    old = draw(config, None, sde, torch.arange(7), torch.device("cpu"), score_for=before)
+    assert torch.equal(drawn(config)[0], torch.cat([part.x for part in old]))
+
+
+def test_an_optimised_grid_is_fitted_to_the_guided_score(monkeypatch):
+    config = config_with(method="unipc", num_steps=4, grid="optimised", guidance=2.0)
+    sde, given = build_sde(config), []
+    kept = lambda step, *rest, **options: given.append(rest)  # noqa: E731
+    monkeypatch.setattr(sampling, "optimised_grid", kept)
+    optimise_grid(config, Exact(sde), sde, torch.device("cpu"))
+    ((score_for, *_),) = given
+    assert evaluations_at(score_for(torch.arange(2)), torch.tensor([0.5, 0.5])) == 2
+
+
+def test_digests_name_these_fields_only_where_they_are_set():
+    plain = history.of_group(config_with(), "sampling")
+    assert not plain.keys() & {"label", "guidance", "guidance_interval"}
+    assert "model.label_dropout" not in history.of_checkpoint(
+        parts.recipe(parts.DDPMPP, parts.DIGITS, parts.VP)
+    )
+    for name, value in (("label", 2), ("guidance", 2.0), ("guidance_interval", (0.2, 5.0))):
+        given = history.of_group(config_with(**{name: value}), "sampling")
+        assert given == plain | {name: [*value] if isinstance(value, tuple) else value}
+
+
+@pytest.mark.parametrize(
+    ("model", "sampling", "said"),
+    [
+        ({}, {"label": 3}, "knows the classes 0 to 2: give one of them, or -1"),
+        ({}, {"label": -2}, "it must be -1 or a class"),
+        ({"num_classes": 0, "label_dropout": 0.0}, {"label": 0}, "knows no classes: set -1"),
+        ({"num_classes": 0, "label_dropout": 0.0}, {"guidance": 2.0}, "no classes to be led to"),
+        ({"label_dropout": 0.0}, {"guidance": 2.0}, "--config.model.label_dropout=0.1"),
+        ({"label_dropout": 0.0}, {"guidance": 0.0}, "not learnt the score of no class"),
+        ({}, {"guidance": -1.0}, "may not be negative"),
+        ({}, {"guidance": math.nan}, "must be at least 0"),
+        ({}, {"guidance_interval": (2.0, 1.0)}, "the lower one first"),
+        ({}, {"guidance_interval": (1.0,)}, "the lower one first"),
+        ({}, {"guidance_interval": (0.0, math.inf)}, "give two numbers"),
+    ],
+)
+def test_classes_and_guidance_that_a_network_does_not_know_are_refused(model, sampling, said):
+    config = config_with(**sampling)
+    for name, value in model.items():
+        config.model[name] = value
+    with pytest.raises(ValueError, match=re.escape(said)) as error:
+        check_config(config)
+    assert "\n" not in str(error.value)
+
+
+# Commands
+
+
+def arrays(path):
+    with np.load(path) as file:
+        return dict(file)
+
+
+def sampled(trained, output, *words, n=23):
+    given = ("--num_samples", n, f"--output={output}", "--config.sampling.num_steps=3")
+    assert cli.main(command(trained, *given, *words, mode="sample")) == 0
+    return arrays(output)
+
+
+def test_an_npz_holds_the_classes_and_the_grid_has_a_row_for_each(trained, tmp_path):
+    all_of_them = sampled(trained, tmp_path / "all.npz", "--label", "all")
+    assert all_of_them["label"].tolist() == [k % 10 for k in range(23)]
+    assert all_of_them["label"].dtype == np.int64
+    grid = np.asarray(Image.open(tmp_path / "all_grid.png"))
+    assert grid.shape == (10 * 66 + 2, 3 * 66 + 2)  # images of 64 pixels, 2 between
+    first = Image.fromarray(all_of_them["images"][12, :, :, 0]).resize((64, 64), Image.BICUBIC)
+    assert np.array_equal(grid[2 * 66 + 2 : 3 * 66, 66 + 2 : 2 * 66], first)  # the second of 2
+    assert (grid[3 * 66 + 2 : 4 * 66, 2 * 66 + 2 : 3 * 66] == 255).all()  # there are two of 3
+    plain = sampled(trained, tmp_path / "plain.npz")
+    assert np.array_equal(plain["images"], all_of_them["images"])
+    one = sampled(trained, tmp_path / "one.npz", "--label=7", n=5)
+    assert one["label"].tolist() == [7] * 5
+    assert np.asarray(Image.open(tmp_path / "one_grid.png")).shape == (2 * 66 + 2, 3 * 66 + 2)
+    assert np.array_equal(
+        sampled(trained, tmp_path / "field.npz", "--config.sampling.label=7", n=5)["images"],
+        one["images"],
+    )
+
+
+def test_images_of_other_guidance_are_images_of_another_origin(trained, tmp_path):
+    words = ("--num_samples=3", f"--output={tmp_path / 'images'}", "--config.sampling.num_steps=3")
+    for more in ((), ("--guidance=2",), ("--guidance=2", "--label=1")):
+        assert cli.main(command(trained, *words, *more, mode="sample")) == 0
+    folders = [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert len(folders) == 3
+
+
+def test_the_short_options_set_the_fields_and_belong_to_sample(tmp_path):
+    words = ("--label=3", "--guidance", "2", "--num_samples=4")
+    asked = cli.parse(command(tmp_path, *words, mode="sample"))
+    assert (asked.config.sampling.label, asked.config.sampling.guidance) == (3, 2.0)
+    assert asked.overrides["sampling.label"] == 3
+    for word in ("--label=-3", "--label=three", "--label="):
+        with pytest.raises(ValueError, match="label"):
+            cli.parse(command(tmp_path, word, mode="sample"))
+    with pytest.raises(ValueError, match="which is given as well: leave one out"):
+        cli.parse(command(tmp_path, "--label=3", "--config.sampling.label=2", mode="sample"))
+    with pytest.raises(ValueError, match="--guidance has no use in --mode eval"):
+        cli.parse(command(tmp_path, "--guidance=3", mode="eval"))
+
+
+def test_python_snapshots_and_completions_draw_as_the_fields_say(trained, tmp_path, capsys):
+    fields = ("--config.sampling.guidance=2.0", "--config.sampling.num_steps=3")
+    drawn = sampled(trained, tmp_path / "led.npz", *fields, n=4)
+    loaded = score_sde.load(trained, cli.parse(command(trained, *fields)).config)
+    images = (loaded.draw(4) * 255).round().byte().permute(0, 2, 3, 1)
+    assert np.array_equal(images, drawn["images"])
+    snapshot = draw_with_film(
+        loaded.config, loaded.network, loaded.sde, torch.arange(4), torch.device("cpu"), list
+    )
+    assert np.array_equal(snapshot[0].permute(0, 2, 3, 1), drawn["images"])
+    few = ("--num_samples=2", "--completions=1", f"--output={tmp_path / 'completed'}")
+    assert cli.main(command(trained, *fields, *few, mode="inpaint")) == 0
+    assert "2 completions, 6.0 network evaluations each" in capsys.readouterr().out
+
+
+def test_a_budget_of_evaluations_counts_both(tmp_path):
+    config = config_with(guidance=2.0)
+    row = Row("ddim", "10", {"sampling.method": "ddim"}, 10)
+    assert as_row(config, row).sampling.num_steps == 4  # and Tweedie's formula, each of them two
+    assert as_row(config_with(), row).sampling.num_steps == 9
+
+
+def test_an_exact_score_has_no_classes_to_be_led_to(tmp_path, capsys):
+    words = ("--exact=points", "--config.sampling.guidance=2")
+    assert cli.main(command(tmp_path, *words, mode="compare")) == 1
+    assert "--exact takes no network, and so draws of all classes" in capsys.readouterr().err
