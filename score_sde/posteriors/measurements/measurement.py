@@ -11,8 +11,8 @@ inverse of r² A Aᵀ + Σ, with Σ the covariance of n, one division for each c
 equations are solved by conjugate gradients (`function.LinearFunction`).
 
 Symbols: x (B, C, H, W) images as the network sees them; y (B, ...) measurements; c coordinates,
-with as many numbers as x; r2 a variance, (B,) or a number. Everything keeps the dtype and device of
-what it is given.
+with as many numbers as x; r2 a variance, (B,) or a number. Everything keeps the dtype and device
+of what it is given.
 """
 
 import math
