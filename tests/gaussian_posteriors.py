@@ -31,10 +31,11 @@ class Data:
     def score(self, x: Tensor, t: Tensor | float) -> Tensor:
         """∇ log p_t(x)."""
         t = times_for(x, t).double()
-        alpha, sigma = self.sde.mean_scale(t)[:, None, None], self.sde.std(t)[:, None, None]
-        total = alpha**2 * self.covariance + sigma**2 * torch.eye(SIZE, dtype=torch.float64)
-        offset = alpha[:, 0] * self.mean - x.flatten(1).double()
-        return torch.linalg.solve(total, offset[..., None])[..., 0].reshape(x.shape).to(x.dtype)
+        variances, axes = torch.linalg.eigh(self.covariance)
+        alpha, sigma = self.sde.mean_scale(t)[:, None], self.sde.std(t)[:, None]
+        along = (alpha * self.mean - x.flatten(1).double()) @ axes
+        pulled = (along / (alpha**2 * variances + sigma**2)) @ axes.mT
+        return pulled.reshape(x.shape).to(x.dtype)
 
     def moments(self, t: float) -> tuple[Tensor, Tensor]:
         """Mean and covariance of p_t."""
@@ -52,6 +53,20 @@ class Data:
         gain = gain @ torch.linalg.pinv(A @ gain + noise, hermitian=True, rtol=1e-12)
         mean = self.mean + gain @ (measurement.measured(y).double().flatten() - A @ self.mean)
         return Data(self.sde, mean, self.covariance - gain @ A @ self.covariance)
+
+
+def carried(mean: Tensor, covariance: Tensor, function) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of function(x, z) for x ~ N(mean, covariance) and z ~ N(0, I).
+
+    The function is affine in images x and z (B, *SHAPE); `mean` is (8,).
+    """
+    zero = torch.zeros(1, *SHAPE, dtype=torch.float64)
+    start = function(zero, zero).flatten()
+    slope, spread = (
+        matrix(lambda v, k=k: function(*((v, 0 * v) if k == 0 else (0 * v, v)))) - start[:, None]
+        for k in (0, 1)
+    )
+    return slope @ mean + start, slope @ covariance @ slope.mT + spread @ spread.mT
 
 
 def isotropic(sde: SDE, std: float = 0.6) -> Data:

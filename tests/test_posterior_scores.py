@@ -266,6 +266,9 @@ def test_what_cannot_be_is_refused():
         PiGDM(data.score, data.sde, mask, Y, data_std=0.0)
     with pytest.raises(ValueError, match="strength=-1"):
         DiffPIR(data.score, data.sde, mask, Y, strength=-1.0)
+    with pytest.raises(ValueError, match="2 samples with measurements of 3"):
+        PiGDM(data.score, data.sde, mask, Y.repeat(3, 1, 1, 1))(x, t)
+    assert PiGDM(data.score, data.sde, mask, Y)(x.float(), t).dtype == torch.float32
     without = torch.no_grad()(data.score)
     with pytest.raises(ValueError, match="without gradients"):
         MomentMatching(without, data.sde, mask, Y)(x, t)

@@ -1,10 +1,13 @@
 """Linear inverse problems: from a score of images to one of images that fit a measurement.
 
 `measurements`: y = A x + noise, with adjoint, pseudo-inverse and noise level; `scores`: posterior
-scores by DPS, ΠGDM, DiffPIR and moment matching, which every sampler runs on;
-`conjugate_gradients`: linear equations, each sample by itself.
+scores by DPS, ΠGDM, DiffPIR and moment matching, which every sampler runs on; `twisted`: particles
+by twisted sequential Monte Carlo, exact in the limit; `ddrm`: a step for measurements whose
+singular value decomposition is known; `conjugate_gradients`: linear equations, each sample by
+itself.
 """
 
+from score_sde.posteriors.ddrm import DDRM, draw_ddrm
 from score_sde.posteriors.measurements import MEASUREMENTS, Measurement, SpectralMeasurement
 from score_sde.posteriors.scores import (
     DPS,
@@ -14,15 +17,20 @@ from score_sde.posteriors.scores import (
     PiGDM,
     PosteriorScore,
 )
+from score_sde.posteriors.twisted import Particles, TwistedSMC
 
 __all__ = [
+    "DDRM",
     "DPS",
     "MEASUREMENTS",
     "POSTERIORS",
     "DiffPIR",
     "Measurement",
     "MomentMatching",
+    "Particles",
     "PiGDM",
     "PosteriorScore",
     "SpectralMeasurement",
+    "TwistedSMC",
+    "draw_ddrm",
 ]

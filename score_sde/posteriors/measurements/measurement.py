@@ -56,6 +56,11 @@ class Measurement(ABC):
         """Whether everything that is measured has noise, so that Σ is invertible there."""
         return self.std > 0
 
+    @property
+    def spectral(self) -> "SpectralMeasurement | None":
+        """The same with its singular value decomposition; None where that is not known."""
+        return None
+
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """A x: (B, C, H, W) → (B, ...)."""
@@ -146,6 +151,11 @@ class SpectralMeasurement(Measurement):
     @abstractmethod
     def spectrum_to_measured(self, c: Tensor) -> Tensor:
         """U c: coordinates, of which those that are measured count → measurements."""
+
+    @property
+    def spectral(self) -> "SpectralMeasurement":
+        """Itself."""
+        return self
 
     @property
     def has_noise(self) -> bool:
