@@ -43,7 +43,7 @@ class Stream(IntEnum):
     ORDER = 5
     BOUND = 6
     DATA = 7  # data that are computed, such as exact draws from a mixture
-    RESAMPLE = 8
+    RESAMPLE = 9  # which particles of sequential Monte Carlo go on
 
 
 def philox(counter: Sequence[Tensor], key: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

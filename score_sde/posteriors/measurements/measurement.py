@@ -136,6 +136,11 @@ class SpectralMeasurement(Measurement):
         white = torch.tensor(self.std**2, dtype=torch.float64)
         self.variance = white if variance is None else variance
 
+    @property
+    def noise_free(self) -> bool:
+        """Whether nothing that is measured has noise."""
+        return bool(((self.variance == 0) | (self.singular_values == 0)).all())
+
     @abstractmethod
     def to_spectrum(self, x: Tensor) -> Tensor:
         """Vᵀ x: images (B, C, H, W) → coordinates."""
