@@ -13,6 +13,7 @@ from score_sde.posteriors.conjugate_gradients import conjugate_gradients
 from score_sde.posteriors.measurements import MEASUREMENTS, Grey, LinearFunction, Mask
 from score_sde.posteriors.scores import DPS, POSTERIORS, DiffPIR, MomentMatching, PiGDM
 from score_sde.samplers import GridSampler, ODESampler
+from score_sde.samplers.thresholding import ThresholdedScore
 from score_sde.sde import VPSDE, StraightSDE
 from score_sde.solvers.correctors import LangevinCorrector
 from score_sde.solvers.few_step import FEW_STEP
@@ -221,6 +222,27 @@ def test_the_score_is_evaluated_once(kind):
 
     kind(score, data.sde, measurement, Y)(*points(data.sde, 5))
     assert calls == [5]
+
+
+@pytest.mark.parametrize("kind", [PiGDM, MomentMatching])
+def test_a_thresholded_score_is_differentiated_and_bounds_the_guidance(kind):
+    """Where a network's denoised image is far off, as at the largest noise levels."""
+    data, measurement = smooth(VPSDE()), Mask(SHAPE, 0.2, SEEN)
+    x, t = points(data.sde, 4)
+    near = ThresholdedScore(data.score, data.sde, "static", centered=True)
+    x = expand_to(data.sde.mean_scale(t), x) * data.mean.reshape(1, *SHAPE)  # well inside
+    expected = kind(data.score, data.sde, measurement, Y)(x, t)
+    assert_close(kind(near, data.sde, measurement, Y)(x, t), expected, 1e-10)
+
+    def wild(x, t):
+        return data.score(x, t) + 1e5 * x
+
+    bounded = ThresholdedScore(wild, data.sde, "static", centered=True)
+    out = kind(bounded, data.sde, measurement, Y)
+    x, t = points(data.sde, 4)
+    # Clipped everywhere, so that J is 0 but for rounding.
+    assert_close(out(x, t), bounded(x, t), 1e-8)
+    assert not torch.allclose(kind(wild, data.sde, measurement, Y)(x, t), wild(x, t), rtol=1e-3)
 
 
 # ---- Linear equations ----

@@ -23,6 +23,12 @@ seen with a std of 0.2, at y from 1 to −1. Errors are root mean squares over t
 converged ODE draws: of the posterior's mean in units of the data's std, and of its variances
 relative to the true ones (`tests/test_posterior_scores.py`).
 
+Of a network neither x̂ nor J is right at noise levels far above the data: its errors come back in
+them times σ/α, where J of the exact score is near 0. Guidance by J, which all but DiffPIR take,
+can then carry samples away, to infinity on the digits' VP recipe. So give a network's score
+wrapped in a `samplers.thresholding.ThresholdedScore`, whose x̂ is bounded, and whose J is 0 where
+it is.
+
 Symbols as in `sde` and `measurements`: x (B, C, H, W), t (B,) or a number for all, α and σ of
 p(x_t | x_0), y (B, ...).
 """

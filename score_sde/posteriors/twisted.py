@@ -24,7 +24,7 @@ error of that, on a mixture of three Gaussians in the plane, one axis of which i
           512   0.031 ± 0.004    0.009 ± 0.003    0.001 ± 0.006
 
 One run of 64 particles is off by 0.12, one of 512 by 0.04 (root mean squares). With DPS as the
-twist 200 steps come to 0.136, 0.022, 0.008 and 0.004 ± 0.006, and one run of 512 is off by 0.06.
+twist 200 steps come to 0.136, 0.022, 0.009 and 0.007 ± 0.006, and one run of 512 is off by 0.07.
 
 Symbols as in `sde`; P particles, K steps.
 """
