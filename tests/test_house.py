@@ -24,6 +24,7 @@ ROOMS = {
     "solvers": {"sde", "score"},
     "objectives": {"sde", "score"},
     "samplers": {"sde", "score", "solvers"},
+    "posteriors": {"sde", "score", "solvers", "samplers"},
     "likelihoods": {"sde", "score", "solvers", "objectives"},
     "training": {"networks"},
     "checkpoints": {"networks"},

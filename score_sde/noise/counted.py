@@ -44,6 +44,7 @@ class Stream(IntEnum):
     BOUND = 6
     DATA = 7  # data that are computed, such as exact draws from a mixture
     LABEL = 8  # which labels training leaves out
+    RESAMPLE = 9  # which particles of sequential Monte Carlo go on
 
 
 def philox(counter: Sequence[Tensor], key: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -16,6 +16,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -36,6 +37,19 @@ COLOUR_BASIS = torch.tensor(
 )
 """Orthonormal: red, green and blue in its rows, grey and two axes of colour in its columns (the
 matrix of Song et al. 2021, appendix I.3, in closed form)."""
+
+
+class Given(Protocol):
+    """What is given of images: `Known`, or a measurement's coordinates (`posteriors`)."""
+
+    @property
+    def value(self) -> Tensor:
+        """(B, ...) what is given, as of x_0."""
+        ...
+
+    def put(self, x: Tensor, value: Tensor) -> Tensor:
+        """The images x with `value` for what is given."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -153,7 +167,7 @@ class Replacement:
             as the 2021 release does.
     """
 
-    def __init__(self, sde: SDE, known: Known, noise: Noise, *, as_released: bool = False) -> None:
+    def __init__(self, sde: SDE, known: Given, noise: Noise, *, as_released: bool = False) -> None:
         self.sde = sde
         self.known = known
         self.noise = noise
@@ -174,7 +188,7 @@ class Replacement:
 def complete(
     sampler: GridSampler,
     score_for: ScoreFor,
-    known_for: Callable[[Tensor], Known],
+    known_for: Callable[[Tensor], Given],
     index: Tensor,
     shape: Sequence[int],
     *,
