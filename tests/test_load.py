@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -153,6 +154,10 @@ def test_the_readme_begins_its_notebook_section_with_it(workdir, tmp_path, monke
     exec(code, names)
     assert names["images"].shape == (16, 1, 8, 8)
     assert names["gradient"].shape == (16, 1, 8, 8)
+    (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)[1:2]
+    assert "POSTERIORS[" in code
+    exec(code, names)
+    assert names["sharp"].shape == (16, 1, 8, 8)
 
 
 def test_importing_the_library_loads_no_torch():
