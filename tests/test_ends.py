@@ -61,6 +61,14 @@ def get_config():
 '''
 
 
+@pytest.fixture(autouse=True)
+def hang_ups() -> Iterator[None]:
+    """SIGHUP is not ignored, as it is where the tests themselves were started with nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture(scope="module")
 def processes() -> Iterator[Processes]:
     with contextlib.closing(Processes()) as them:
