@@ -16,6 +16,7 @@ from score_sde.posteriors.measurements import (
     RandomProjection,
     SoftMask,
 )
+from score_sde.score import GuidedScore
 from score_sde.sde import VESDE, VPSDE, StraightSDE
 from score_sde.solvers.grids import time_grid
 from score_sde.tensor_ops import expand_to
@@ -117,6 +118,25 @@ def test_pixels_without_noise_end_as_they_were_and_hidden_ones_never_count(kind)
     box = BoxDownsampling(SHAPE, 0.0, 2)
     means = box.forward(y)
     assert_close(box.forward(draw(sde, data.score, box, means, 6, steps=10)), means, 1e-10)
+
+
+def test_evaluations_are_counted_to_the_last_those_of_a_guide_included():
+    data, measurement = smooth(VPSDE()), Mask(SHAPE, 0.1, SEEN)
+    led = GuidedScore(data.score, data.score, data.sde, 2.0)
+    for score, each in ((data.score, 1), (led, 2)):
+        (part,) = draw_ddrm(
+            data.sde,
+            time_grid(data.sde, 4, "log_snr"),
+            lambda _, score=score: score,
+            lambda index: DDRM(data.sde, measurement, Y),
+            torch.arange(3),
+            SHAPE,
+            seed=0,
+            batch_size=3,
+            device="cpu",
+            dtype=torch.float64,
+        )
+        assert part.nfe.tolist() == [5 * each] * 3
 
 
 def test_what_cannot_be_is_refused():

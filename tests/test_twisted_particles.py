@@ -10,7 +10,7 @@ from score_sde.noise import uniform
 from score_sde.posteriors.measurements import Mask
 from score_sde.posteriors.scores import DPS, PiGDM
 from score_sde.posteriors.twisted import TwistedSMC, systematic
-from score_sde.score import denoised_from_score
+from score_sde.score import GuidedScore, denoised_from_score
 from score_sde.sde import VPSDE
 from score_sde.solvers.grids import time_grid
 from score_sde.solvers.predictors import AncestralSamplingPredictor
@@ -88,6 +88,14 @@ def test_the_error_on_a_mixture_falls_with_particles_and_steps():
     assert few > 0.2
     assert many < 0.12
     assert bias(256, 160, 12) < 0.05 < many
+
+
+def test_the_evaluations_of_a_guide_are_counted():
+    data, measurement = isotropic(VPSDE(), 0.6), Mask(SHAPE, 0.3, SEEN)
+    led = GuidedScore(data.score, data.score, data.sde, 2.0)
+    smc = TwistedSMC(data.sde, time_grid(data.sde, 4, "log_snr"), 2)
+    (one,) = draw(smc, lambda _: PiGDM(led, data.sde, measurement, Y))
+    assert one.nfe == 10
 
 
 def test_a_perfect_twist_makes_equal_weights():

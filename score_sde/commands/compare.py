@@ -16,7 +16,7 @@ from score_sde.commands.in_turn import in_turn
 from score_sde.commands.progress import advice_on_memory, duration
 from score_sde.commands.weights import network_of, none_in
 from score_sde.config import history
-from score_sde.config.build import Config, allow_tf32, build_sampler, open_split
+from score_sde.config.build import Config, allow_tf32, build_sampler, field, open_split
 from score_sde.config.check import check_config, check_data, check_fields
 from score_sde.config.exact import build_exact
 from score_sde.config.presets import PRESETS, Row, as_row, converged
@@ -92,7 +92,8 @@ def compare(
             "config.sampling.grid='optimised' is a grid for one method and one number of steps, "
             "and --mode compare has many of both: set it to auto, uniform, log_snr or edm"
         )
-    if exact and (config.sampling.label >= 0 or config.sampling.guidance != 1):
+    led = field(config, "sampling.label") >= 0 or field(config, "sampling.guidance") != 1
+    if exact and led:
         raise ValueError(
             "--exact takes no network, and so draws of all classes, without guidance: leave out "
             "sampling.label and sampling.guidance, or leave out --exact"

@@ -17,7 +17,6 @@ Symbols as in `sde` and `measurements`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ from score_sde.noise import Noise, SampleNoise
 from score_sde.posteriors.measurements import Measurement
 from score_sde.samplers import GridSampler, OnStep, Samples
 from score_sde.samplers.grid import batches
-from score_sde.score import ScoreFor, denoised_from_score
+from score_sde.score import ScoreFor, denoised_from_score, evaluations_at
 from score_sde.sde import SDE, Score
 from score_sde.solvers.few_step.solver import grid_time
 from score_sde.solvers.step import Step
@@ -49,7 +48,6 @@ class DDRM(Step):
 
     name = "ddrm"
     grid = "log_snr"
-    arguments: ClassVar = {}
 
     def __init__(
         self,
@@ -149,21 +147,8 @@ def draw_ddrm(
 ) -> Iterator[Samples]:
     """Draws by DDRM; measured coordinates without noise end as they were measured.
 
-    Args:
-        sde: the forward SDE.
-        times: the grid, as `GridSampler` takes it.
-        score_for: int64 (b,) indices → the score for these samples.
-        step_for: int64 (b,) indices → the step that has the measurements of these.
-        index: int64 (n,) sample indices.
-        shape: shape of one sample.
-        seed: of the noise.
-        batch_size: how many are drawn at a time.
-        device: where.
-        dtype: of the state.
-        on_step: called after every step of every batch.
-
-    Yields:
-        `Samples` of up to `batch_size`.
+    `times` are a grid as `GridSampler` takes it, and `step_for` gives the step that has the
+    measurements of samples by their indices, int64 (b,). All else is as in `Sampler.draw`.
     """
     for part in batches(index, batch_size, device):
         noise, score, step = SampleNoise(seed, part, dtype=dtype), score_for(part), step_for(part)
@@ -171,6 +156,7 @@ def draw_ddrm(
         x = sde.prior_sampling((len(part), *shape), noise=noise)
         first, last = (x.new_full((len(part),), sampler.times[k]) for k in (0, -1))
         x, nfe = sampler.run(step.start(x, first), score, noise, on_step=on_step)
+        nfe = nfe + evaluations_at(score, last)
         with torch.no_grad():
             x = step.end(x, last, score)
-        yield Samples(part, x, torch.full_like(part, nfe + 1))
+        yield Samples(part, x, torch.zeros_like(part) + nfe)

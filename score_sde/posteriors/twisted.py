@@ -37,6 +37,7 @@ from torch import Tensor
 
 from score_sde.noise import SampleNoise, Stream, uniform
 from score_sde.posteriors.scores import GaussianLikelihood
+from score_sde.score import evaluations_at
 from score_sde.sde import SDE
 from score_sde.tensor_ops import expand_to, sum_per_sample
 
@@ -55,7 +56,7 @@ class Particles:
         ess: (K + 1,) effective sample size 1/Σ w² at the start and after each step, on the CPU;
             near P where the twist is good, near 1 where one particle stands for all.
         chosen: which particle is a draw from the posterior, made by the weights.
-        nfe: how often the score was evaluated for each particle.
+        nfe: evaluations for each particle, those of a guide included.
     """
 
     index: int
@@ -105,8 +106,6 @@ class TwistedSMC:
             outside of [0, 1].
     """
 
-    name = "twisted"
-
     def __init__(self, sde: SDE, times: Tensor, particles: int, *, threshold: float = 0.5) -> None:
         if times.ndim != 1 or len(times) < 2 or bool((times.diff() >= 0).any()):
             raise ValueError("the times of twisted particles must decrease, from T on")
@@ -139,12 +138,12 @@ class TwistedSMC:
             posterior_for: int64 (b,) indices → the posterior score that is both proposal and
                 twist; it is called with the index of one sample, repeated for its particles.
             index: int64 (n,) sample indices, below 2³².
-            shape: shape of one sample.
-            seed: of the noise.
+            shape: this and those that follow as in `Sampler.draw`.
+            seed: see there.
             batch_size: how many particles the score is given at a time: those of several samples
                 where they are few, some of one sample's where they are many.
-            device: where they are drawn.
-            dtype: of the state.
+            device: see there.
+            dtype: see there.
 
         Yields:
             The `Particles` of each sample, in the order of `index`.
@@ -198,9 +197,11 @@ class TwistedSMC:
         log_w = log_w + _precise(state.final - state.twist).reshape(S, P)
         ess[-1] = _effective(log_w)
         weights, told = log_w.softmax(1), torch.stack(ess, dim=1).cpu()
+        posterior, t = posterior_for(sample[:1]), torch.tensor(self.times, dtype=dtype)
+        nfe = int((torch.zeros(len(t), dtype=torch.int64) + evaluations_at(posterior, t)).sum())
         chosen = _place(weights, draw_uniform(steps).to(weights))[:, 0].tolist()
         for k, x in enumerate(state.denoised.unflatten(0, (S, P))):
-            yield Particles(int(part[k]), x, weights[k], told[k], chosen[k], steps + 1)
+            yield Particles(int(part[k]), x, weights[k], told[k], chosen[k], nfe)
 
     def _propose(
         self, state: _State, t: float, s: float, noise: SampleNoise

@@ -7,6 +7,7 @@ where a product of matrices is made with it too: TF32 would round it to three di
 Symbols as in `measurement`.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -60,8 +61,8 @@ class Separable(SpectralMeasurement):
         return _between(self.U_R, c[..., : len(self.U_R), : len(self.U_K)], self.U_K.mT)
 
 
-class BoxDownsampling(Separable):
-    """Means of blocks of factor × factor pixels.
+class Downsampling(Separable):
+    """Sides that become smaller by a factor; a child says by which weights.
 
     Args:
         shape: (C, H, W) of one image.
@@ -72,35 +73,47 @@ class BoxDownsampling(Separable):
         ValueError: a factor that does not divide both sides; lists those that do.
     """
 
-    name = "box_downsampling"
     arguments: ClassVar = ("factor",)
 
     def __init__(self, shape: Sequence[int], std: float, factor: int) -> None:
         check_factor(shape, factor)
-        super().__init__(shape, std, *(_box(side, factor) for side in shape[1:]))
+        super().__init__(shape, std, *(self.weights(side, factor) for side in shape[1:]))
+
+    @staticmethod
+    @abstractmethod
+    def weights(side: int, factor: int) -> Tensor:
+        """Of the pixels of a side in each of the fewer ones: (side/factor, side), float64."""
 
 
-class BicubicDownsampling(Separable):
+class BoxDownsampling(Downsampling):
+    """Means of blocks of factor × factor pixels."""
+
+    name = "box_downsampling"
+
+    @staticmethod
+    def weights(side: int, factor: int) -> Tensor:
+        """1/factor each."""
+        rows = torch.eye(side // factor, dtype=torch.float64)
+        return rows.repeat_interleave(factor, dim=1) / factor
+
+
+class BicubicDownsampling(Downsampling):
     """Downsampling with Keys' cubic kernel, as wide as the factor, which smooths as it shrinks.
 
     At the border weights that would fall outside are left out and the others scaled to sum 1, as
     Pillow does, and torch's `interpolate(antialias=True)`. Keys 1981, with a = −1/2.
-
-    Args:
-        shape: (C, H, W) of one image.
-        std: standard deviation of the noise.
-        factor: how many times smaller each side becomes.
-
-    Raises:
-        ValueError: a factor that does not divide both sides; lists those that do.
     """
 
     name = "bicubic_downsampling"
-    arguments: ClassVar = ("factor",)
 
-    def __init__(self, shape: Sequence[int], std: float, factor: int) -> None:
-        check_factor(shape, factor)
-        super().__init__(shape, std, *(_bicubic(side, factor) for side in shape[1:]))
+    @staticmethod
+    def weights(side: int, factor: int) -> Tensor:
+        """The kernel's, scaled to sum 1."""
+        centre = (torch.arange(side // factor, dtype=torch.float64)[:, None] + 0.5) * factor
+        d = (torch.arange(side, dtype=torch.float64) + 0.5 - centre).abs() / factor
+        inner, outer = 1.5 * d**3 - 2.5 * d**2 + 1, -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
+        weights = torch.where(d <= 1, inner, torch.where(d < 2, outer, 0.0))
+        return weights / weights.sum(1, keepdim=True)
 
 
 class GaussianBlur(Separable):
@@ -140,19 +153,6 @@ def check_factor(shape: Sequence[int], factor: int) -> None:
     raise ValueError(
         f"factor={factor}: it must be 2 or more and divide both sides of {H}×{W} images; {remedy}"
     )
-
-
-def _box(side: int, factor: int) -> Tensor:
-    rows = torch.eye(side // factor, dtype=torch.float64)
-    return rows.repeat_interleave(factor, dim=1) / factor
-
-
-def _bicubic(side: int, factor: int) -> Tensor:
-    centre = (torch.arange(side // factor, dtype=torch.float64)[:, None] + 0.5) * factor
-    d = (torch.arange(side, dtype=torch.float64) + 0.5 - centre).abs() / factor
-    inner, outer = 1.5 * d**3 - 2.5 * d**2 + 1, -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
-    weights = torch.where(d <= 1, inner, torch.where(d < 2, outer, 0.0))
-    return weights / weights.sum(1, keepdim=True)
 
 
 def _gaussian(side: int, width: float) -> Tensor:
