@@ -107,9 +107,8 @@ def complete(
         # The first image stands for all: the same command may be repeated with more of them.
         first = {"known value": known.value[0], "known mask": known.mask[0]}
         place = str(source.absolute()) if source else ""
-        facts: dict[str, object] = {"task": task, "input": place, "completions": completions}
-        facts |= {} if times is None else {"times": times.tolist()}
-        origin = origin_of(config, {**network.state_dict(), **first}, **facts)
+        facts = {"task": task, "input": place, "completions": completions}
+        origin = origin_of(config, {**network.state_dict(), **first}, times=times, **facts)
         output, grid = prepare_output(output, default, origin, reports.append)
         few = max(1, GRID_IMAGES // (2 + completions))
         with Logbook(workdir, beside=grid.parent, tensorboard=False) as log:

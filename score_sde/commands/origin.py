@@ -11,12 +11,19 @@ from score_sde.config import history
 from score_sde.config.build import Config
 
 
-def origin_of(config: Config, tensors: Mapping[str, Tensor], **facts: object) -> str:
+def origin_of(
+    config: Config,
+    tensors: Mapping[str, Tensor],
+    *,
+    times: Tensor | None = None,
+    **facts: object,
+) -> str:
     """A digest of all that an image depends on beside its number, which PNG files carry.
 
     Args:
         config: of the checkpoint, with seed and sampler.
         tensors: the network's, and others that count, by name.
+        times: of a grid that was found for the network, if any.
         **facts: what else there is, as JSON can hold it.
     """
     digest = hashlib.sha256()
@@ -27,6 +34,8 @@ def origin_of(config: Config, tensors: Mapping[str, Tensor], **facts: object) ->
     if sampling.get("norms") != "batch":
         sampling.pop("batch_size", None)  # how many are drawn at a time changes none
     settings = {"seed": config.seed, "sampling": sampling, **facts}
+    if times is not None:
+        settings["times"] = times.tolist()
     settings["recipe"] = history.of_checkpoint(config)
     digest.update(json.dumps(settings, sort_keys=True).encode())
     return digest.hexdigest()[:16]

@@ -74,8 +74,7 @@ def sample(
         network = network_of(config, state, path, raw=raw)
         times = times_of(config, network, path, reports.append)
         sampler = build_sampler(config, sde, times)
-        facts = {} if times is None else {"times": times.tolist()}
-        origin = origin_of(config, network.state_dict(), **facts)
+        origin = origin_of(config, network.state_dict(), times=times)
         output, grid = prepare_output(output, default, origin, reports.append)
         with Logbook(workdir, beside=grid.parent, tensorboard=False) as log:
             for report in reports:
