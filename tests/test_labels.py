@@ -309,6 +309,18 @@ def test_python_snapshots_and_completions_draw_as_the_fields_say(trained, tmp_pa
     assert "2 completions, 6.0 network evaluations each" in capsys.readouterr().out
 
 
+def test_images_of_ones_own_are_completed_as_the_class_that_is_named(trained, tmp_path, capsys):
+    Image.fromarray(np.full((8, 8), 99, dtype=np.uint8)).save(tmp_path / "mine.png")
+    own = (f"--input={tmp_path / 'mine.png'}", "--completions=2", "--config.sampling.num_steps=3")
+    assert cli.main(command(trained, *own, mode="inpaint")) == 1
+    assert "name one for all with --label" in capsys.readouterr().err
+    for label in (3, 4):
+        given = (*own, f"--label={label}", f"--output={tmp_path / str(label)}.npz")
+        assert cli.main(command(trained, *given, mode="inpaint")) == 0
+    three, four = (np.load(tmp_path / f"{label}.npz")["images"] for label in (3, 4))
+    assert not np.array_equal(three, four)
+
+
 def test_a_budget_of_evaluations_counts_both(tmp_path):
     config = config_with(guidance=2.0)
     row = Row("ddim", "10", {"sampling.method": "ddim"}, 10)

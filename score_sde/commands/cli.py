@@ -83,7 +83,7 @@ class Mode:
             function(command)
 
 
-_DRAWING = ("checkpoint", "raw", "num_samples", "output")
+_DRAWING = ("checkpoint", "raw", "num_samples", "output", *options.SHORT_FOR)
 _COMPLETING = (*_DRAWING, "input", "completions")
 
 MODES: dict[str, Mode] = {
@@ -93,9 +93,7 @@ MODES: dict[str, Mode] = {
         ("init_from", "allow", "smoke"),
         goes_on=True,
     ),
-    "sample": Mode(
-        "score_sde.commands.modes:sample", "draw images", (*_DRAWING, *options.SHORT_FOR)
-    ),
+    "sample": Mode("score_sde.commands.modes:sample", "draw images", _DRAWING),
     "eval": Mode(
         "score_sde.commands.modes:evaluate",
         "compute losses, bits/dim and distances",

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from score_sde import pictures
+from score_sde.commands.inputs import open_input
 from score_sde.commands.origin import origin_of
 from score_sde.commands.progress import advice_on_memory
 from score_sde.commands.sample import prepare_output, write_images
@@ -22,11 +23,10 @@ from score_sde.config.build import (
     guided,
     image_shape,
     num_classes,
-    open_split,
     thresholded,
 )
 from score_sde.config.holds import expanded
-from score_sde.data import Source, open_pictures, read_mask, to_unit
+from score_sde.data import read_mask, to_unit
 from score_sde.logbook import Logbook
 from score_sde.samplers import GridSampler, Sampler, Samples, completion
 from score_sde.samplers.completion import MASKS, Known, known_gray, known_pixels
@@ -84,11 +84,11 @@ def complete(
     config, path, state = open_checkpoint(config, checkpoint, workdir, overrides, reports.append)
     known_of, sde = _known_of(config, task, mask), build_sde(config)
     sampler = _checked(build_sampler(config, sde), config, task)
-    given = _source(config, source, num_images)
+    given = open_input(config, source, num_images)
     reports += given.info.notes
     row = torch.arange(min(num_images, len(given)))
     images = to_unit(given.images(row), given.info.levels)
-    labels = given.labels(row) if num_classes(config) else None
+    labels = given.labels(row) if given.info.num_classes and num_classes(config) else None
     name = f"{task}_{Path(mask).stem}" if task == "inpaint" else task
     default = workdir / "samples" / f"step_{state['step']:08d}_{name}"
     known = known_of(build_scaler(config)(images))
@@ -167,22 +167,6 @@ def _known_of(config: Config, task: str, mask: str) -> Callable[[Tensor], Known]
             "and leaves nothing known: paint a part white, or take --mode sample"
         )
     return lambda images: known_pixels(images, known)
-
-
-def _source(config: Config, path: Path | None, count: int) -> Source:
-    """The images to complete: the first `count` of a user's own, or the recipe's test images."""
-    channels, height, width = image_shape(config)
-    classes = num_classes(config)
-    if path is None:
-        source = open_split(config, "test")
-    else:
-        source = open_pictures(path, (height, width), channels, count)
-    if classes and source.info.num_classes != classes:
-        raise ValueError(
-            f"the network has {classes} classes and the images of {source.info.name} do not say "
-            "theirs: complete the recipe's own test images, or take an unconditional network"
-        )
-    return source
 
 
 def _draw(
