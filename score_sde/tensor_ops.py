@@ -92,6 +92,21 @@ def times_for(x: Tensor, t: Tensor | float) -> Tensor:
     )
 
 
+def sent_to(device: torch.device | str, value: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor that was made on the CPU, on a device, without the host waiting for that device.
+
+    A plain `value.to(device)` waits until all is computed that was asked of the device before.
+
+    Args:
+        device: where it is sent.
+        value: of any shape.
+        dtype: that it is given before it is sent; its own by default.
+    """
+    value = value if dtype is None else value.to(dtype)
+    # MPS reads what it is sent later, when the host may have given the memory back.
+    return value.to(device, non_blocking=torch.device(device).type != "mps")
+
+
 def look_up(table: Tensor, index: Tensor, like: Tensor) -> Tensor:
     """Entries of a table that was made on the CPU, with the device and dtype of `like`.
 
@@ -103,7 +118,7 @@ def look_up(table: Tensor, index: Tensor, like: Tensor) -> Tensor:
     Returns:
         (B,).
     """
-    return table.to(device=like.device, dtype=like.dtype, non_blocking=True)[index]
+    return sent_to(like.device, table, like.dtype)[index]
 
 
 def sum_per_sample(x: Tensor) -> Tensor:

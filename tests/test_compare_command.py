@@ -283,7 +283,7 @@ def test_a_method_takes_as_many_steps_as_fit_its_budget(recipe, tmp_path):
     assert ran >= {"ddim", "heun", "dpm_solver++"}
 
 
-@pytest.mark.parametrize("name", ["few_steps", "table1", "figure3"])
+@pytest.mark.parametrize("name", ["few_steps", "table1", "figure3", "student"])
 def test_every_row_of_a_preset_runs(name, tmp_path):
     config = cli.parse(words(tmp_path, "--mode=compare")).config
     for row in PRESETS[name](config):
@@ -295,10 +295,43 @@ def test_table_1_takes_the_steps_of_the_paper(tmp_path):
     config = cli.parse(words(tmp_path, "--mode=compare")).config
     with config.unlocked():
         config.sampling.num_steps = 1000
-    sde, cost = build_sde(config), {}
+    sde, cost, alone = build_sde(config), {}, "corrector alone"
     for row in PRESETS["table1"](config):
-        cost[row.at] = build_sampler(as_row(config, row), sde).evaluations
-    assert cost == {"P1000": 1000, "P2000": 2000, "PC1000": 2000, "C2000": 2000}
+        sampler = build_sampler(as_row(config, row), sde)
+        cost.setdefault(row.series, {})[row.at] = sampler.evaluations
+        assert (sampler.corrector.name == "none") == (row.at in ("P1000", "P2000"))
+        assert sampler.predictor.deterministic == (row.series in ("probability flow", alone))
+    predictors = {"P1000": 1000, "P2000": 2000, "PC1000": 2000}
+    assert cost.pop(alone) == {"C2000": 2000}
+    assert cost == dict.fromkeys(
+        ("ancestral sampling", "reverse diffusion", "probability flow"), predictors
+    )
+
+
+def test_the_students_rows_are_told_apart_by_steps_snr_and_sigma(tmp_path):
+    config = cli.parse(words(tmp_path, "--mode=compare")).config
+    with config.unlocked():
+        config.sampling.num_steps = 100
+    rows = {(row.series, row.at): as_row(config, row) for row in PRESETS["student"](config)}
+    assert len(rows) == len(PRESETS["student"](config))
+    for (series, at), made in rows.items():
+        sde = build_sde(made)
+        sampler = build_sampler(made, sde)
+        name, _, rest = series.partition(", ")
+        if name == "ODE":
+            assert (sampler.rtol, sampler.atol) == (float(at), float(at))
+        else:
+            assert sampler.num_steps == int(at)
+            assert int(at) in (25, 50, 100)
+            kind = "milstein" if name == "Milstein" else "euler_maruyama"
+            corrector = "langevin" if name == "PC" else "none"
+            assert (sampler.predictor.name, sampler.corrector.name) == (kind, corrector)
+        if rest.startswith("snr"):
+            assert sampler.corrector.snr == float(rest.split()[1])
+        if rest.startswith("σ"):
+            assert (sde.name, sde.sigma) == ("powervesde", float(rest.split()[1]))
+        else:
+            assert sde.name == "vpsde"
 
 
 def sample_set(x, index):

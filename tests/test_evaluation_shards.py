@@ -1,5 +1,6 @@
 """Results by sample: resumed, shared between processes, and computed again where damaged."""
 
+import itertools
 import math
 
 import numpy as np
@@ -30,6 +31,19 @@ def test_shards_hold_every_sample_once_and_in_order(tmp_path):
     given = results(shards(tmp_path), torch.arange(10))
     assert given["square"].tolist() == [k**2 for k in range(10)]
     assert len(list(tmp_path.rglob("*.npz"))) == 3
+
+
+def test_of_results_with_one_shard_each_processes_take_turns(tmp_path):
+    computed = {0: [], 1: []}
+    for rank, turn in itertools.product(computed, range(5)):
+
+        def noted(index, rank=rank, turn=turn):
+            computed[rank].append(turn)
+            return squares(index)
+
+        kept = shards(tmp_path, rank, 2)
+        kept.fill(f"x{turn}", torch.arange(4), 4, noted, {"square": np.int64}, turn=turn)
+    assert computed == {0: [0, 2, 4], 1: [1, 3]}
 
 
 def test_only_what_is_missing_is_computed(tmp_path):

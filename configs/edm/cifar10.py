@@ -4,8 +4,8 @@ Published: FID 1.97 with 35 evaluations (50,000 samples, Karras et al. 2022, tab
 Command:   python main.py --config configs/edm/cifar10.py --mode train
 Cost:      55.7 M parameters, 200 M images in 390,625 steps of 512; made for GPUs.
 
-The mirror images that the paper draws of every image come from the augmentation, of which the
-network is told, and so not from data.random_flip.
+Mirror images come from the augmentation, of which the network is told, and so not from
+data.random_flip: 6 % of the images are mirrored left to right, as many top to bottom.
 """
 
 import ml_collections

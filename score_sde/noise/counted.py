@@ -94,7 +94,10 @@ def _blocks(
             f"draw number {draw} is outside 0 … {MAX_DRAWS - 1}: take another seed or stream"
         )
     block = torch.arange(n_blocks, device=index.device)
-    purpose = (int(stream) << 24 | draws).to(index.device).reshape(-1, 1)
+    purpose = int(stream) << 24 | draws
+    if purpose.ndim:  # one number alone goes with tensors of any device
+        waits = index.device.type == "mps"  # see `tensor_ops.sent_to`
+        purpose = purpose.to(index.device, non_blocking=not waits).reshape(-1, 1)
     sample = index[:, None]
     counter = (block, purpose, sample & _MASK, (sample >> 32) & _MASK)
     return philox(counter, seed & 0xFFFFFFFFFFFFFFFF)

@@ -25,7 +25,7 @@ from torch import Tensor
 from score_sde.solvers.kept_path import Draws, KeptPaths, PathSample
 from score_sde.solvers.ode.problem import Cost, ODEResult, Status, check_problem
 from score_sde.solvers.ode.slots import SlotLoop, Slots
-from score_sde.tensor_ops import expand_to, mean_per_sample
+from score_sde.tensor_ops import expand_to, mean_per_sample, sent_to
 
 Equation = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(x, t, index) → f and g: x and f (B, ...), t and g (B,), index int64 (B,) into x0."""
@@ -135,7 +135,7 @@ class _Integrator(SlotLoop[PathSample]):
         running, samples, (x, previous) = slots.running(), slots.samples, slots.state
         ends = [self._end(sample) for sample in samples]
         t, t_next = slots.times(), torch.tensor(ends, dtype=torch.float64)
-        h = expand_to((t_next - t).to(x.dtype).to(x.device), x)
+        h = expand_to(sent_to(x.device, t_next - t, x.dtype), x)
         w = self.paths.ask(samples, slots.index, ends)
         euler = self._euler(slots, x, x, t, h, w)
         # Heun's mean of two steps of Euler and Maruyama from x, the second with drift and
@@ -149,7 +149,7 @@ class _Integrator(SlotLoop[PathSample]):
         for slot in running:
             accepted[slot] = self._judge(samples[slot], ends[slot], errors[slot])
         self.paths.advance(samples, accepted, w)
-        move = expand_to(torch.tensor(accepted).to(x.device), x)
+        move = expand_to(sent_to(x.device, torch.tensor(accepted)), x)
         slots.state = (torch.where(move, improved, x), torch.where(move, euler, previous))
         self.finish(slots, running)
 
@@ -159,7 +159,7 @@ class _Integrator(SlotLoop[PathSample]):
         self.calls += 1
         t = t.to(x.dtype)
         self.charge(slots, t)
-        drift, diffusion = self.equation(at, t.to(x.device), slots.index)
+        drift, diffusion = self.equation(at, sent_to(x.device, t), slots.index)
         return x + h * drift + expand_to(diffusion, x) * w
 
     def _end(self, sample: PathSample) -> float:

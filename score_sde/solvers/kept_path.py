@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from score_sde.solvers.ode.slots import Sample
-from score_sde.tensor_ops import expand_to
+from score_sde.tensor_ops import expand_to, sent_to
 
 Draws = Callable[[Tensor, Tensor], Tensor]
 """int64 (B,) indices of samples and int64 (B,) numbers of their draws → (B, ...) normal noise."""
@@ -59,12 +59,14 @@ class KeptPaths:
             sample.draws += row > 0
         slot = torch.arange(len(samples), device=z.device)
         left, right = self._rows(before, slot), self._rows(after, slot)
-        share, std = (expand_to(torch.tensor(v).to(z), z) for v in (share, std))
+        bridge = torch.tensor([share, std], dtype=torch.float64)
+        share, std = (expand_to(v, z) for v in sent_to(z.device, bridge, z.dtype))
         w = left + share * (right - left) + std * z
         while len(self.values) <= max(new):
             self.values = torch.cat([self.values, torch.zeros_like(self.values[:1])])
-        keep = [k for k, row in enumerate(new) if row > 0]
-        self.values[[new[k] for k in keep], keep] = w[keep]
+        # Where the path was known, it is row 0 that is written to, and 0 as it was.
+        drawn = sent_to(z.device, torch.tensor(new))
+        self.values[drawn, slot] = torch.where(expand_to(drawn > 0, w), w, torch.zeros_like(w))
         return w
 
     def _ask(self, sample: PathSample, t: float) -> tuple[int, int, int, float, float]:
@@ -94,7 +96,7 @@ class KeptPaths:
         return new
 
     def _rows(self, rows: tuple[int, ...], slot: Tensor) -> Tensor:
-        return self.values[torch.tensor(rows, device=slot.device), slot]
+        return self.values[sent_to(slot.device, torch.tensor(rows)), slot]
 
     def advance(self, samples: list[PathSample], moved: list[bool], w: Tensor) -> None:
         """Tells the paths that the samples that `moved` by w (B, ...) stand at their new times."""
@@ -102,5 +104,6 @@ class KeptPaths:
             if move:
                 known = [point for point, _ in sample.ahead].index(sample.t)
                 sample.ahead = sample.ahead[known + 1 :]
-        step = torch.where(expand_to(torch.tensor(moved).to(w.device), w), w, torch.zeros_like(w))
+        move = expand_to(sent_to(w.device, torch.tensor(moved)), w)
+        step = torch.where(move, w, torch.zeros_like(w))
         self.values[1:] -= step

@@ -80,10 +80,10 @@ class IPNDM(MultistepSolver):
     def advance(self, x: Tensor, t: Tensor, s: Tensor, score: Score, noise: Noise) -> Tensor:
         """One evaluation, at t."""
         _, values = self._recall(t, noise_from_score(self.sde, score(x, t), t))
-        weights = x.new_tensor(_ADAMS_BASHFORTH[len(values) - 1])
         # At the level 0 Euler's step ends, as everywhere in this package.
         above_zero = (self.sde.std(s) > 0).to(x)
-        return self._along(combined(weights[:, None] * above_zero, values), x, t, s)
+        weights = torch.stack([w * above_zero for w in _ADAMS_BASHFORTH[len(values) - 1]])
+        return self._along(combined(weights, values), x, t, s)
 
 
 _ADAMS_BASHFORTH = (

@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from score_sde.tensor_ops import sent_to
+
 # Steps of a factor of up to e^20 in the noise level are then integrated to 1e-9, shorter ones to
 # rounding.
 _POINTS, _LENGTHS = (torch.from_numpy(v) / 2 for v in np.polynomial.legendre.leggauss(20))
@@ -38,8 +40,9 @@ def quadrature(h: Tensor, measure: Literal["noise", "denoised"]) -> tuple[Tensor
         Points λ − λ_t and mass, both (Q, B). A step to the level 0, which is infinitely long, has
         its mass at its start, where a step of first order is exact.
     """
-    v, h = (_POINTS + 0.5).to(h)[:, None], finite(h)
-    mass = _LENGTHS.to(h)[:, None] * torch.exp(-h * (v if measure == "noise" else 1 - v))
+    v, lengths = (sent_to(h.device, w, h.dtype)[:, None] for w in (_POINTS + 0.5, _LENGTHS))
+    h = finite(h)
+    mass = lengths * torch.exp(-h * (v if measure == "noise" else 1 - v))
     return h * v, mass / mass.sum(0)
 
 
@@ -66,4 +69,5 @@ def leading(nodes: Tensor) -> Tensor:
 
 def _apart(nodes: Tensor) -> Tensor:
     """x_j − x_k, and 1 where j = k: (K, K, B)."""
-    return nodes[:, None] - nodes + torch.eye(len(nodes)).to(nodes)[:, :, None]
+    same = torch.eye(len(nodes), dtype=nodes.dtype, device=nodes.device)
+    return nodes[:, None] - nodes + same[:, :, None]

@@ -25,7 +25,7 @@ from score_sde.solvers.ode.runge_kutta import RungeKutta, runge_kutta_step
 from score_sde.solvers.ode.slots import Sample, SlotLoop, Slots
 from score_sde.solvers.ode.step_control import STEP_CONTROLS, StepControl
 from score_sde.solvers.ode.tableaux import ODE_SOLVERS
-from score_sde.tensor_ops import choose, expand_to
+from score_sde.tensor_ops import choose, expand_to, sent_to
 
 
 @torch.no_grad()
@@ -188,7 +188,7 @@ class _Integrator(SlotLoop[Sample]):
         for slot in running:
             trial[slot] = control.trial_step(d0[slot], d1[slot])
         h = control.direction * torch.tensor(trial, dtype=torch.float64)
-        y_trial = y + expand_to(h.to(y.dtype).to(y.device), y) * slope
+        y_trial = y + expand_to(sent_to(y.device, h, y.dtype), y) * slope
         change = self._evaluate(slots, y_trial, slots.times() + h) - slope
         d2 = control.scaled_norm(change, y.abs()).tolist()
         for slot in running:
@@ -212,7 +212,7 @@ class _Integrator(SlotLoop[Sample]):
         accepted = [False] * self.batch_size
         for slot in running:
             accepted[slot] = self.control.judge(samples[slot], norms[slot])
-        move = expand_to(torch.tensor(accepted).to(y.device), y)
+        move = expand_to(sent_to(y.device, torch.tensor(accepted)), y)
         slots.state = (torch.where(move, y_new, y), torch.where(move, slope_new, slope))
         self.finish(slots, running)
 

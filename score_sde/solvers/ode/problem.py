@@ -8,6 +8,8 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from score_sde.tensor_ops import sent_to
+
 Field = Callable[[Tensor, Tensor, Tensor], Tensor]
 """f(y, t, index) → dy/dt: y (B, ...), t (B,), index int64 (B,) where these samples stand in y0."""
 
@@ -77,7 +79,7 @@ def check_problem(y0: Tensor, t0: float, t1: float, rtol: float, atol: float) ->
 
 def call_field(f: Field, y: Tensor, t: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:
     """f in the dtype it is to see, its slopes in that of y; `t` may live elsewhere."""
-    slope = f(y.to(dtype), t.to(dtype).to(y.device), index)
+    slope = f(y.to(dtype), sent_to(y.device, t, dtype), index)
     if slope.shape != y.shape:
         raise ValueError(
             f"f gave slopes of shape {tuple(slope.shape)} for states of shape {tuple(y.shape)}: "

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from score_sde.tensor_ops import expand_to
+from score_sde.tensor_ops import expand_to, sent_to
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def runge_kutta_step(
     Returns:
         The states at t + h, their slopes, and the estimates of their errors; (B, ...) each.
     """
-    size = expand_to(h.to(y.dtype).to(y.device), y)
+    size = expand_to(sent_to(y.device, h, y.dtype), y)
     slopes = [slope]
     y_stage = y
     for node, weights in zip(method.nodes, method.weights, strict=True):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from score_sde.solvers.ode.problem import Cost, ODEResult, OnFinish, Status
+from score_sde.tensor_ops import sent_to
 
 
 @dataclass
@@ -65,11 +66,12 @@ class Slots(Generic[AnySample]):
         """Puts the samples in `rows` of `source` into `slots`."""
         for slot, row in zip(slots, rows, strict=True):
             self.samples[slot] = source.samples[row]
-        # An empty list, where none of the new samples can run, has no dtype of its own.
-        to = torch.tensor(slots, dtype=torch.int64, device=self.index.device)
-        self.index = self.index.index_copy(0, to, source.index[rows])
+        # Empty lists, where none of the new samples can run, have no dtype of their own.
+        places = torch.tensor([slots, rows], dtype=torch.int64)
+        to, of = sent_to(self.index.device, places)
+        self.index = self.index.index_copy(0, to, source.index[of])
         pairs = zip(self.state, source.state, strict=True)
-        self.state = tuple(mine.index_copy(0, to, theirs[rows]) for mine, theirs in pairs)
+        self.state = tuple(mine.index_copy(0, to, theirs[of]) for mine, theirs in pairs)
 
 
 class SlotLoop(ABC, Generic[AnySample]):
@@ -116,7 +118,7 @@ class SlotLoop(ABC, Generic[AnySample]):
         self._loop()
         counts = {name: self.gather(name) for name in ("nfe", "status", "accepted", "rejected")}
         t = torch.tensor([sample.t for sample in self.samples], dtype=torch.float64)
-        t = t.to(self.y.dtype).to(self.y.device)
+        t = sent_to(self.y.device, t, self.y.dtype)
         return ODEResult(y=self.y, t=t, calls=self.calls, **counts)
 
     def _loop(self) -> None:
@@ -140,15 +142,16 @@ class SlotLoop(ABC, Generic[AnySample]):
         self.n_prepared = stop
         padding = [self.padding(stop - 1) for _ in range(self.batch_size - (stop - start))]
         samples = self.samples[start:stop] + padding
-        index = torch.tensor([sample.index for sample in samples], device=self.y.device)
-        return self.prepare(samples, index)
+        index = torch.tensor([sample.index for sample in samples])
+        return self.prepare(samples, sent_to(self.y.device, index))
 
     def finish(self, slots: Slots[AnySample], among: list[int]) -> None:
         """Keeps the states of the samples that have ended, of those in the slots `among`."""
         ended = [slot for slot in among if slots.samples[slot].status is not None]
         if not ended:
             return
-        index, y = slots.index[ended], slots.state[0][ended]
+        places = sent_to(self.y.device, torch.tensor(ended))
+        index, y = slots.index[places], slots.state[0][places]
         self.y[index] = y
         if self.on_finish is not None:
             samples = [slots.samples[slot] for slot in ended]
@@ -164,4 +167,4 @@ class SlotLoop(ABC, Generic[AnySample]):
     def gather(self, name: str, samples: Sequence[Sample] | None = None) -> Tensor:
         """int64 (k,) a number of each of some samples, of all by default."""
         values = [int(getattr(s, name)) for s in (self.samples if samples is None else samples)]
-        return torch.tensor(values, device=self.y.device)
+        return sent_to(self.y.device, torch.tensor(values, dtype=torch.int64))
