@@ -30,7 +30,7 @@ from score_sde.commands.weights import network_of
 from score_sde.config import history
 from score_sde.config.build import build_scaler, build_score_for, build_sde, image_shape
 from score_sde.score import TiledScore, Tiling, denoised_from_score
-from score_sde.sde import VPSDE
+from score_sde.sde import VPSDE, Score
 from score_sde.solvers.grids import time_grid
 from score_sde.tensor_ops import expand_to
 
@@ -134,7 +134,7 @@ def gaussian() -> None:
 
 
 def jumps(image: Tensor, side: int) -> tuple[float, float]:
-    """Root mean squares of the jumps of an image (C, H, W), across borders of tiles and elsewhere."""
+    """Root mean squares of an image's jumps, (C, H, W): across borders of tiles, and elsewhere."""
     at, elsewhere = [], []
     for axis in (1, 2):
         jump = image.diff(dim=axis).square()
@@ -155,7 +155,7 @@ def constant(checkpoint: Path, draws: int = 16) -> None:
     size = tuple(4 * side for side in tile)
     index, black_to_white = torch.arange(draws), (scale(torch.ones(1)) - scale(torch.zeros(1)))
     score_for = build_score_for(config, network, sde)
-    ways = {
+    ways: dict[str, Score] = {
         f"{name} tiles": TiledScore(score_for, index, Tiling(size, tuple(tile), overlap), 256)
         for name, overlap in (("hard", 0.0), ("blended", 0.5))
     }

@@ -197,8 +197,10 @@ def read_mask(path: Path, image_size: tuple[int, int], fit: str = "resize") -> T
     """
     if not formats.is_picture(path.name):
         raise ValueError(f"{shown(path)} is no picture: give one that ends in {formats.endings()}")
-    pixels, (h, w) = FileDecoder(path.parent, (path.name,), image_size, 4, fit=fit).with_size(0)
-    if FITS[fit].keeps and (h, w) != image_size:
+    keeps = FITS[fit].keeps
+    wanted = (1, 1) if keeps else image_size  # which takes any, to be compared with the images'
+    pixels, (h, w) = FileDecoder(path.parent, (path.name,), wanted, 4, fit=fit).with_size(0)
+    if keeps and (h, w) != image_size:
         raise ValueError(
             f"{shown(path)} has {h}x{w} pixels, and with fit={fit} the images keep their "
             f"{image_size[0]}x{image_size[1]}: give a mask of that size"
