@@ -11,10 +11,10 @@ error of the covariance that the converged probability-flow ODE ends with, in th
 All are linear maps of x, so that both are computed without sampling.
 
 `constant`: a network denoises constant images of four times its sides, black, grey and white, at
-three noise levels: 16 draws of the noise. Printed are the root mean squares of the jumps from pixel
-to pixel in the mean of these draws, across the borders of hard tiles and elsewhere, in units of
-the range from black to white: for hard tiles, for the blend, and for the network given the whole
-image, where it takes that; and how far that mean is off the constant.
+three noise levels: 16 draws of the noise. Printed are the root mean squares of the jumps from
+pixel to pixel in the mean of these draws, across the borders of hard tiles and elsewhere, in units
+of the range from black to white: for hard tiles, for the blend, and for the network given the
+whole image, where it takes that; and how far that mean is off the constant.
 """
 
 import itertools
