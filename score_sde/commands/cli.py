@@ -83,8 +83,8 @@ class Mode:
             function(command)
 
 
-_DRAWING = ("checkpoint", "raw", "num_samples", "output", *options.SHORT_FOR)
-_COMPLETING = (*_DRAWING, "input", "completions")
+_DRAWING = ("checkpoint", "raw", "num_samples", "output", "label", "guidance")
+_COMPLETING = (*_DRAWING, "input", "fit", "completions")
 
 MODES: dict[str, Mode] = {
     "train": Mode(

@@ -1,13 +1,14 @@
 """`--mode inpaint` and `--mode colorize`: completions of images of which a part is known."""
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from score_sde import pictures
-from score_sde.commands.inputs import open_input
+from score_sde.commands.inputs import inside_of, open_input
 from score_sde.commands.origin import origin_of
 from score_sde.commands.progress import advice_on_memory
 from score_sde.commands.sample import prepare_output, write_images
@@ -20,10 +21,12 @@ from score_sde.config.build import (
     build_sampler,
     build_scaler,
     build_sde,
+    field,
     guided,
     image_shape,
     num_classes,
     thresholded,
+    tiled,
 )
 from score_sde.config.holds import expanded
 from score_sde.data import read_mask, to_unit
@@ -82,7 +85,8 @@ def complete(
     """
     reports: list[str] = []
     config, path, state = open_checkpoint(config, checkpoint, workdir, overrides, reports.append)
-    known_of, sde = _known_of(config, task, mask), build_sde(config)
+    _check_task(config, task, mask)
+    sde = build_sde(config)
     sampler = _checked(build_sampler(config, sde), config, task)
     given = open_input(config, source, num_images)
     reports += given.info.notes
@@ -91,7 +95,9 @@ def complete(
     labels = given.labels(row) if given.info.num_classes and num_classes(config) else None
     name = f"{task}_{Path(mask).stem}" if task == "inpaint" else task
     default = workdir / "samples" / f"step_{state['step']:08d}_{name}"
-    known = known_of(build_scaler(config)(images))
+    own = inside_of(given)
+    scaled, own = build_scaler(config)(images), None if own is None else own[row]
+    known = _known(config, task, mask, scaled, own)
     total = len(images) * completions
     advice = (
         f"with {config.sampling.batch_size} images at a time: lower --config.sampling.batch_size"
@@ -140,33 +146,52 @@ def _checked(sampler: Sampler, config: Config, task: str) -> GridSampler:
     return sampler
 
 
-def _known_of(config: Config, task: str, mask: str) -> Callable[[Tensor], Known]:
-    """Images (B, C, H, W), as the network sees them → what is given of them."""
-    channels, height, width = image_shape(config)
-    if task == "colorize":
-        if channels != 3:
-            raise ValueError(
-                f"--mode colorize needs images of 3 channels, and this network's have {channels}: "
-                "take --mode inpaint, or a checkpoint of coloured images"
-            )
-        return known_gray
-    if mask in MASKS:
-        known = MASKS[mask](height, width, config.seed)
-    elif expanded(mask).is_file():
-        known = read_mask(expanded(mask), (height, width))
-    else:
+def _check_task(config: Config, task: str, mask: str) -> None:
+    """Refuses images without colours, and a mask that is neither a name nor a file."""
+    channels = image_shape(config)[0]
+    if task == "colorize" and channels != 3:
+        raise ValueError(
+            f"--mode colorize needs images of 3 channels, and this network's have {channels}: "
+            "take --mode inpaint, or a checkpoint of coloured images"
+        )
+    if task == "inpaint" and mask not in MASKS and not expanded(mask).is_file():
         raise ValueError(
             f"--mask {mask}: give {', '.join(MASKS)}, or a picture that is white where images are "
             "known"
         )
-    if known.all():
+
+
+def _known(config: Config, task: str, mask: str, images: Tensor, own: Tensor | None) -> Known:
+    """What is given of images (B, C, H, W), as the network sees them.
+
+    Where they are padded, `own` (B, 1, H, W) says which pixels are theirs: no others are known.
+    """
+    if task == "colorize":
+        known = known_gray(images)
+    else:
+        height, width = images.shape[2:]
+        if mask in MASKS:
+            shown = MASKS[mask](height, width, config.seed)
+        else:
+            shown = read_mask(expanded(mask), (height, width), field(config, "sampling.fit"))
+        _check_mask(mask, shown, own)
+        known = known_pixels(images, shown)
+    if own is None:
+        return known
+    both = known.mask & own
+    return dataclasses.replace(known, mask=both, value=torch.where(both, known.value, 0.0))
+
+
+def _check_mask(mask: str, shown: Tensor, own: Tensor | None) -> None:
+    """Refuses a mask that hides nothing, or all that is an image's own."""
+    if shown.all() and own is None:
         raise ValueError(f"--mask {mask} is white all over and hides nothing: paint a part black")
-    if not known.any():
+    if not (shown if own is None else shown & own).flatten(-2).any(-1).all():
+        height, width = shown.shape[-2:]
         raise ValueError(
-            f"--mask {mask} is black all over where it is cut to {height}x{width}, as images are, "
-            "and leaves nothing known: paint a part white, or take --mode sample"
+            f"--mask {mask} is black all over where it is brought to {height}x{width}, as images "
+            "are, and leaves nothing known: paint a part white, or take --mode sample"
         )
-    return lambda images: known_pixels(images, known)
 
 
 def _draw(
@@ -179,9 +204,11 @@ def _draw(
 ) -> Iterator[Samples]:
     device = build_device(config)
     label_of = None if labels is None else lambda index: labels[index.cpu() // completions]
+    score_for = guided(config, network, sampler.sde, label_of)
+    score_for = tiled(config, score_for, known.value.shape[1:])
     return completion.complete(
         sampler,
-        thresholded(config, sampler.sde, guided(config, network, sampler.sde, label_of)),
+        thresholded(config, sampler.sde, score_for),
         lambda index: known.of(index.cpu() // completions).to(device),
         torch.arange(len(known.value) * completions),
         known.value.shape[1:],

@@ -2,12 +2,17 @@
 
 from pathlib import Path
 
+from torch import Tensor
+
 from score_sde.config.build import Config, field, image_shape, num_classes, open_split
-from score_sde.data import Source, open_pictures
+from score_sde.data import Pictures, Source, open_pictures
 
 
 def open_input(config: Config, path: Path | None, count: int) -> Source:
-    """Images of the network's size: the first `count` of a user's own, or the test images.
+    """The first `count` images of a user's own, or the test images.
+
+    They have the network's size, or their own, which is larger, where `sampling.fit` keeps it: so
+    `info.shape` is what is drawn, with scores of `config.build.tiled`.
 
     Args:
         config: of the network.
@@ -17,14 +22,20 @@ def open_input(config: Config, path: Path | None, count: int) -> Source:
 
     Raises:
         OSError: nothing at the path.
-        ValueError: no images there, or a network of classes and images that do not say theirs,
-            where `sampling.label` names none for all.
+        ValueError: no images there, or of a size that does not fit; a network of classes and
+            images that do not say theirs, where `sampling.label` names none for all.
     """
     channels, height, width = image_shape(config)
-    if path is None:
+    fit = field(config, "sampling.fit")
+    if path is not None:
+        source = open_pictures(path, (height, width), channels, count, fit)
+    elif fit == "resize":
         source = open_split(config, "test")
     else:
-        source = open_pictures(path, (height, width), channels, count)
+        raise ValueError(
+            f"--fit={fit} is for images of one's own, and the recipe's test images have the "
+            "network's size: name images with --input, or leave it out"
+        )
     classes = num_classes(config)
     if classes and source.info.num_classes != classes and field(config, "sampling.label") < 0:
         raise ValueError(
@@ -33,3 +44,8 @@ def open_input(config: Config, path: Path | None, count: int) -> Source:
             "unconditional network"
         )
     return source
+
+
+def inside_of(source: Source) -> Tensor | None:
+    """Which pixels are the images' own and not padding: bool (N, 1, H, W); None where all are."""
+    return source.inside if isinstance(source, Pictures) else None

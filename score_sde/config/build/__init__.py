@@ -38,6 +38,7 @@ from score_sde.config.build.scores import (
     guided,
     sample_labels,
     thresholded,
+    tiled,
 )
 
 __all__ = [
@@ -74,4 +75,5 @@ __all__ = [
     "sample_labels",
     "set_tf32",
     "thresholded",
+    "tiled",
 ]
