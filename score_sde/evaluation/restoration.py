@@ -91,13 +91,12 @@ def coverage(truth: Tensor, completions: Tensor, level: float) -> Tensor:
     """The share of an image's pixels whose truth lies in the middle of its completions.
 
     A truth above L of k completions and equal to E of them has the ranks L … L + E, one as good as
-    the other, out of 0 … k: as a part of [0, 1] the interval from L/(k + 1) to (L + E + 1)/(k + 1).
-    It counts by the part of that which lies in the middle ℓ of [0, 1]. Where truth and
-    completions are k + 1 draws of one law, whatever it is, this is ℓ on average, exactly, for
-    every k and with ties (the randomised probability integral transform of Smith 1985, averaged
-    over its random number). Pixels where all k + 1 agree, such as those that were measured without
-    noise, say nothing and are left out; which they are does not depend on which of the k + 1 is
-    the truth.
+    the other, out of 0 … k, and so the part of [0, 1] from L/(k + 1) to (L + E + 1)/(k + 1). It
+    counts by the share of that which lies in the middle ℓ of [0, 1]. Where truth and completions
+    are k + 1 draws of one law, whatever it is, this is ℓ on average, exactly, for every k and with
+    ties (the randomised probability integral transform of Smith 1985, averaged over its random
+    number). Pixels where all k + 1 agree, such as those that were measured without noise, say
+    nothing and are left out; which they are does not depend on which of the k + 1 is the truth.
 
     A few completions tell little of a high level: truths outside of all count 0 only where
     ℓ ≤ (k − 1)/(k + 1).
