@@ -41,8 +41,8 @@ class DPS(GaussianLikelihood):
 
     The weight of the likelihood is its own, Σ⁻¹. Their experiments take ζ/‖y − A x̂‖ at each step
     of a chain instead: that is no score, as it depends on the steps. p(x_0 | x_t) is taken for a
-    point, so that y is trusted too much while there is noise: on the example of `scores` the mean is
-    off by 0.72 and the variances by 75 %, those of seen pixels being a tenth of the true ones.
+    point, so that y is trusted too much while there is noise: on the example of `scores` the mean
+    is off by 0.72 and the variances by 75 %, those of seen pixels being a tenth of the true ones.
 
     Raises:
         ValueError: as `PosteriorScore`, or a measurement without noise, whose weight is infinite.
@@ -70,9 +70,9 @@ class PiGDM(GaussianLikelihood):
     """ΠGDM (Song, J. et al. 2023, eq. 7), in its guidance form: the gradient itself, unweighted.
 
     r² is that of data N(m, s² I), σ² s²/(α² s² + σ²), which is theirs for α = 1 and s = 1. For
-    such data it is exact. On the example of `scores`, whose pixels are correlated, the mean is off by
-    0.085 and the variances by 20 % with s the std of a pixel, by 0.53 and 89 % with s = 1, their
-    choice.
+    such data it is exact. On the example of `scores`, whose pixels are correlated, the mean is off
+    by 0.085 and the variances by 20 % with s the std of a pixel, by 0.53 and 89 % with s = 1,
+    their choice.
 
     Args:
         data_std: s, the standard deviation of the data, about their mean.
