@@ -6,8 +6,9 @@
 Data are eight pixels: a Gaussian, the example of `score_sde.posteriors.scores`, or a mixture of
 three such with a quarter of its variance about means of their own. With linear measurements the
 posterior is a Gaussian or a mixture too. Printed for each measurement, with noise of std 0.2, and
-each method are root mean squares over the pixels: of what the posterior's mean is off by, in units
-of the data's std, and in brackets of what its variances are off by, relative to the true ones.
+each method that runs on it are root mean squares over the pixels: of what the posterior's mean is
+off by, in units of the data's std, and in brackets of what its variances are off by, relative to
+the true ones. Of images of 2 × 2 pixels bicubic downsampling is the box's.
 
 Posterior scores draw by the converged ODE: for the Gaussian, whose flow is affine, exactly; for
 the mixture from 256 points of a Sobol sequence (about 0.02 of the mean, 5 % of the variances, as
@@ -16,6 +17,7 @@ ancestral sampling with one Langevin step each, without measurement noise, draw 
 (standard error 0.03). Twisted particles are 64 with ΠGDM in 50 steps, averaged over 24 runs. VP.
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 
@@ -302,11 +304,16 @@ def main() -> None:
         print(f"\n| {kind} | {' | '.join(methods)} |\n|{'---|' * (len(methods) + 1)}")
         for name in MEASUREMENTS:
             found = dict(row(data, name))
-            cells = [
-                f"{found[m][0]:.3f} ({100 * found[m][1]:.0f} %)" if m in found else "-"
-                for m in methods
-            ]
+            cells = (_cell(found.get(method)) for method in methods)
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def _cell(error: tuple[float, float] | None) -> str:
+    """A cell of the table; where nothing is hidden there are no variances to be off."""
+    if error is None:
+        return "-"
+    mean, variance = error
+    return f"{mean:.3f}" if math.isnan(variance) else f"{mean:.3f} ({100 * variance:.0f} %)"
 
 
 if __name__ == "__main__":
