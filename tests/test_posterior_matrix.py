@@ -11,6 +11,7 @@ from benchmarks.posterior_matrix import (
     matrix,
     measured,
     mixture,
+    row,
 )
 from score_sde.noise import normal
 from score_sde.posteriors import MEASUREMENTS, DiffPIR, MomentMatching
@@ -74,3 +75,49 @@ def test_denoised_images_fit_what_was_measured_without_noise(kind, name):
 
 
 # ---- What each method is off by ----
+
+
+def off(kind, name):
+    """What the mean of every method is off by, in units of the data's std."""
+    return {method: errors[0] for method, errors in row(kind(), name)}
+
+
+def slow_but(*quick):
+    return pytest.mark.parametrize(
+        "name",
+        [pytest.param(name, marks=[] if name in quick else pytest.mark.slow) for name in STATED],
+    )
+
+
+# Of a Gaussian: ΠGDM with the data's std and with 1, DiffPIR, DPS, DDRM, replacement, particles.
+STATED = {
+    "mask": (0.032, 0.128, 0.119, 0.151, 0.016, 0.039, 0.012),
+    "soft_mask": (0.049, 0.218, 0.720, 0.394, 0.669, None, 0.030),
+    "grey": (0.120, 0.077, 0.110, 0.204, 0.091, 0.315, 0.040),
+    "box_downsampling": (0.169, 0.030, 0.057, 0.312, 0.063, 0.052, 0.029),
+    "bicubic_downsampling": (0.169, 0.030, 0.057, 0.312, 0.063, 0.052, 0.029),
+    "gaussian_blur": (0.061, 0.079, 0.212, 0.154, 0.239, 0.0, 0.020),
+    "motion_blur": (0.074, 0.101, 0.167, 0.184, 0.185, 0.0, 0.015),
+    "random_projection": (0.104, 0.042, 0.037, 0.092, 0.024, 0.067, 0.028),
+    "fourier_mask": (0.262, 0.270, 0.225, 0.162, 0.103, 0.213, 0.030),
+    "function": (0.038, 0.098, 0.139, 0.251, None, None, 0.050),
+}
+METHODS = ("pigdm", "pigdm, s = 1", "diffpir", "dps", "ddrm", "replacement", "twisted")
+
+
+@slow_but("grey")
+def test_on_a_gaussian_moment_matching_alone_is_exact(name):
+    found = off(gaussian, name)
+    # The flow begins at the prior, not at p_T(x | y), from which that is off by α(T) = 0.007.
+    assert found.pop("moment_matching") < 0.005
+    stated = dict(zip(METHODS, STATED[name], strict=True))
+    assert found == pytest.approx({m: e for m, e in stated.items() if e is not None}, abs=0.01)
+
+
+@slow_but("mask")
+def test_on_a_mixture_all_are_off_and_particles_come_nearest(name):
+    found = off(mixture, name)
+    assert found.pop("exact") < 0.02
+    particles = found.pop("twisted")
+    assert particles < 0.05
+    assert particles < min(found.values())
