@@ -21,7 +21,8 @@ much they are off on one example: eight pixels in a row of variance 0.25, whose 
 off as a Gaussian of 1.5 pixels (its eigenvalues lie between 0.003 and 0.84), every second of them
 seen with a std of 0.2, at y from 1 to −1. Errors are root mean squares over the pixels of what the
 converged ODE draws: of the posterior's mean in units of the data's std, and of its variances
-relative to the true ones (`tests/test_posterior_scores.py`).
+relative to the true ones (`tests/test_posterior_scores.py`). For every other measurement, and a
+mixture, where all of them are off, see `benchmarks.posterior_matrix`.
 
 Of a network neither x̂ nor J is right at noise levels far above the data: its errors come back in
 them times σ/α, where J of the exact score is near 0. Guidance by J, which all but DiffPIR take,
