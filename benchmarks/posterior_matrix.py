@@ -12,9 +12,10 @@ the true ones. Of images of 2 × 2 pixels bicubic downsampling is the box's.
 
 Posterior scores draw by the converged ODE: for the Gaussian, whose flow is affine, exactly; for
 the mixture from 256 points of a Sobol sequence, which costs what the column `exact` shows, the
-posterior's own score: up to 0.01 of the mean and 10 % of the variances. DDRM, 100 steps, and replacement, 100 of
-ancestral sampling with one Langevin step each, without measurement noise, draw 1,000 samples
-(standard error 0.03). Twisted particles are 64 with ΠGDM in 50 steps, averaged over 24 runs. VP.
+posterior's own score: up to 0.01 of the mean and 10 % of the variances. DDRM, 100 steps, and
+replacement, 100 of ancestral sampling with one Langevin step each, without measurement noise, draw
+1,000 samples (standard error 0.03). Twisted particles are 64 with ΠGDM in 50 steps, averaged over
+24 runs. VP.
 """
 
 import math
