@@ -1,12 +1,15 @@
 """The images that a command begins with: a user's own, or the recipe's test images."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from score_sde.config.build import Config, field, image_shape, num_classes, open_split
 from score_sde.data import Source, open_pictures
 
 
-def open_input(config: Config, path: Path | None, count: int) -> Source:
+def open_input(
+    config: Config, path: Path | None, count: int, shape: Sequence[int] | None = None
+) -> Source:
     """Images of the network's size: the first `count` of a user's own, or the test images.
 
     Args:
@@ -14,13 +17,14 @@ def open_input(config: Config, path: Path | None, count: int) -> Source:
         path: an image, a folder of images or an array file (`--input`); None for the recipe's
             test images.
         count: how many are asked for, at most.
+        shape: (C, H, W) of a user's own, where that is not the network's.
 
     Raises:
         OSError: nothing at the path.
         ValueError: no images there, or a network of classes and images that do not say theirs,
             where `sampling.label` names none for all.
     """
-    channels, height, width = image_shape(config)
+    channels, height, width = shape or image_shape(config)
     if path is None:
         source = open_split(config, "test")
     else:

@@ -126,7 +126,7 @@ def open_pictures(
 
 
 def read_mask(path: Path, image_size: tuple[int, int]) -> Tensor:
-    """A picture as a mask, resized and cut as images are: bool (1, H, W), True where it is white.
+    """A picture as a mask, resized and cut as images are: float32 (1, H, W), 1 where it is white.
 
     Raises:
         ValueError: no picture, or one with transparent parts, which some editors mean as hidden
@@ -140,7 +140,7 @@ def read_mask(path: Path, image_size: tuple[int, int]) -> Tensor:
             f"{shown(path)} has transparent parts: save it without, white where images are known "
             "and black where they are hidden"
         )
-    return FileDecoder(path.parent, (path.name,), image_size, 1)(0) > 127
+    return FileDecoder(path.parent, (path.name,), image_size, 1)(0) / 255
 
 
 def _pictures(path: Path, images: Tensor, notes: tuple[str, ...] = ()) -> MemorySource:

@@ -1,6 +1,7 @@
 """Config → what draws samples: sampler, grid, samples by their index."""
 
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -89,6 +90,25 @@ def build_sampler(config: Config, sde: SDE, times: Tensor | None = None) -> Samp
         tweedie=sampling.noise_removal and not pc,
         corrector_first=sampling.corrector_first,
     )
+
+
+def build_times(config: Config, sde: SDE, kind: str, times: Tensor | None = None) -> Tensor:
+    """The grid of steps that are no row of a table, by `sampling.grid`.
+
+    Args:
+        config: of the network.
+        sde: that it was trained for.
+        kind: of `time_grid`, for auto.
+        times: instead of those, as `optimise_grid` finds them.
+    """
+    sampling = config.sampling
+    if times is not None:
+        return times
+    if not config.training.continuous:
+        return chain_grid(sde, sampling.num_steps or sde.N - 1)
+    kind = {"auto": kind, "optimised": "log_snr"}.get(sampling.grid, sampling.grid)
+    steps, eps = sampling.num_steps or sde.N, sampling.eps or sde.eps
+    return time_grid(sde, steps, cast(GridKind, kind), eps)
 
 
 def _adaptive_sampler(config: Config, sde: SDE, eps: float) -> Sampler:

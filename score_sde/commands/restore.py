@@ -1,0 +1,235 @@
+"""`--mode restore`, and with it inpaint and colorize: images that fit what is measured of them."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from score_sde import pictures
+from score_sde.commands import restored
+from score_sde.commands.inputs import open_input
+from score_sde.commands.origin import origin_of
+from score_sde.commands.progress import advice_on_memory
+from score_sde.commands.sample import prepare_output, write_images
+from score_sde.commands.sampling_grid import times_of
+from score_sde.commands.weights import network_of, open_checkpoint
+from score_sde.config import history
+from score_sde.config.build import (
+    Config,
+    Measured,
+    Restorer,
+    build_measurement,
+    build_restorer,
+    build_sampler,
+    build_scaler,
+    build_sde,
+    build_task,
+    num_classes,
+)
+from score_sde.data import Source, to_unit
+from score_sde.logbook import Logbook
+from score_sde.noise import SampleNoise, Stream
+from score_sde.posteriors import Measurement, Replaced
+
+NO_CORRECTOR = (
+    "sampling.corrector is none: completions fit what is known better where a corrector mixes the "
+    "two at each time, such as --config.sampling.corrector=langevin"
+)
+
+
+def restore(
+    config: Config,
+    workdir: Path,
+    task: str = "",
+    *,
+    source: Path | None = None,
+    measured: bool = False,
+    num_images: int = 8,
+    completions: int = 4,
+    checkpoint: Path | None = None,
+    output: Path | None = None,
+    raw: bool = False,
+    overrides: dict[str, object] | None = None,
+) -> Path:
+    """Measures images and draws others that fit, several of each, and says how near they come.
+
+    Args:
+        config: the recipe, with the group `restore`; the config in a checkpoint of ours rules
+            network, data and SDE.
+        workdir: where the newest checkpoint is looked for, and where images go by default.
+        task: a row of `posteriors.TASKS`; by default `restore.task`.
+        source: an image, a folder of images or an array file; by default the recipe's test images.
+        measured: whether these are the measurements themselves, so that nothing is scored.
+        num_images: how many images are measured, the first ones. Their noise is a function of
+            seed and place.
+        completions: of each. Completion j of image i is number i · completions + j, on which alone
+            its noise depends.
+        checkpoint: a file to use instead, ours or a published one.
+        output: a folder for PNG files, or a name ending in .npz; samples/step_… by default. Beside
+            it a grid shows in each row an image, what is measured of it, and its completions, and
+            a JSON file has the figures.
+        raw: the weights as trained instead of their moving average.
+        overrides: fields given on the command line, which may not contradict the checkpoint.
+
+    Returns:
+        Where the images are.
+
+    Raises:
+        ValueError: no checkpoint, one that does not fit the recipe, a task, sampler or images that
+            this cannot be done with.
+        OSError: images that are not there, or an output that cannot be written; raised before
+            anything is drawn.
+    """
+    reports, overrides = list[str](), overrides or {}
+    config, path, state = open_checkpoint(config, checkpoint, workdir, overrides, reports.append)
+    _set_task(config, task, overrides)
+    measurement, sde = build_measurement(config), build_sde(config)
+
+    def restorer_on(times: Tensor | None) -> Restorer:
+        sampler = build_sampler(config, sde, times)
+        return build_restorer(config, measurement, sde, sampler, completions, times)
+
+    restorer = restorer_on(None)
+    _check_heeded(config, restorer, overrides)
+    given = _open(config, measurement, source, num_images, measured)
+    reports += [*given.info.notes, *_advice(config, restorer, overrides)]
+    row = torch.arange(min(num_images, len(given)))
+    pixels = to_unit(given.images(row), given.info.levels)
+    truth = None if measured else pixels
+    labels = given.labels(row) if given.info.num_classes and num_classes(config) else None
+    known = _measure(config, measurement, pixels, labels, measured)
+    default = workdir / "samples" / f"step_{state['step']:08d}_{_folder(config, task, restorer)}"
+    total = len(row) * completions
+    advice = (
+        f"with {config.sampling.batch_size} images at a time: lower --config.sampling.batch_size"
+    )
+    with advice_on_memory(advice):
+        network = network_of(config, state, path, raw=raw)
+        times = times_of(config, network, path, reports.append)
+        if times is not None:
+            restorer = restorer_on(times)
+        tensors = {**network.state_dict(), **_first(known)}
+        facts = _facts(config, source, completions, measured)
+        origin = origin_of(config, tensors, times=times, **facts)
+        output, grid = prepare_output(output, default, origin, reports.append)
+        with Logbook(workdir, beside=grid.parent, tensorboard=False) as log:
+            for report in reports:
+                log.say(report)
+            what = f"{completions} completions of each of {len(row)} images"
+            log.say(f"{config.restore.task}: {what}, to {output}")
+            few = restored.rows(completions)
+            keep = total if truth is not None else few * completions
+            parts = restorer.draw(network, known)
+            drawn, nfe = write_images(
+                log, config, parts, total, output, keep=keep, origin=origin, network=network
+            )
+            drawn = drawn.unflatten(0, (-1, completions))
+            sheet = restored.sheet(config, measurement, known.y[:few], truth, drawn)
+            pictures.save_png(grid, sheet)
+            told = {"task": config.restore.task, "posterior": restorer.name, "nfe": nfe}
+            told |= {"images": len(row), "completions": completions, **restorer.facts()}
+            report = restored.write(grid, told, truth, drawn)
+            log.say(
+                f"{report}; {total} completions, {nfe:.1f} network evaluations each; grid: {grid}"
+            )
+    return output
+
+
+def _set_task(config: Config, task: str, overrides: dict[str, object]) -> None:
+    """Makes a mode of one task that of the config."""
+    asked = overrides.get("restore.task", task)
+    if task and asked != task:
+        raise ValueError(
+            f"--config.restore.task={asked} has no use in --mode {task}: take --mode restore"
+        )
+    if task:
+        config.restore.task = task
+
+
+def _check_heeded(config: Config, restorer: Restorer, overrides: dict[str, object]) -> None:
+    """Refuses settings that neither the task nor the method takes."""
+    heeded = {"task", "noise", "posterior", *build_task(config).arguments.values()}
+    heeded |= {*restorer.heeds}
+    for name, value in overrides.items():
+        group, _, leaf = name.rpartition(".")
+        if group == "restore" and leaf not in heeded:
+            raise ValueError(
+                f"{name}={value} has no use in the task {config.restore.task} by "
+                f"{restorer.name}: leave it out"
+            )
+        steps = name in ("sampling.predictor", "sampling.corrector") and value != "none"
+        if steps and restorer.own_steps:
+            raise ValueError(
+                f"--config.{name}={value} has no use beside the posterior {restorer.name}, which "
+                "takes steps of its own: leave it out"
+            )
+
+
+def _advice(config: Config, restorer: Restorer, overrides: dict[str, object]) -> list[str]:
+    chosen, sampling = "sampling.corrector" in overrides, config.sampling
+    lacks = sampling.method == "pc" and sampling.corrector == "none"
+    if restorer.wants_corrector and lacks and not chosen:
+        return [NO_CORRECTOR]
+    if restorer.own_steps:
+        return [f"{restorer.name} takes steps of its own, in the place of {sampling.method}'s"]
+    return []
+
+
+def _open(
+    config: Config, measurement: Measurement, source: Path | None, count: int, measured: bool
+) -> Source:
+    """The images to measure, or the measurements as pictures of their own size."""
+    if not measured:
+        return open_input(config, source, count)
+    if source is None:
+        raise ValueError("--measured says that --input holds what was measured: name it as well")
+    if not measurement.in_pixels:
+        raise ValueError(
+            f"--measured takes pictures, and what {config.restore.task} measures is none: give "
+            "the images themselves, without --measured"
+        )
+    shape = measurement.forward(torch.zeros(1, *measurement.shape)).shape[1:]
+    return open_input(config, source, count, shape)
+
+
+def _measure(
+    config: Config, measurement: Measurement, pixels: Tensor, labels: Tensor | None, measured: bool
+) -> Measured:
+    """What is measured of images in [0, 1], or these as measurements."""
+    x = build_scaler(config)(pixels)
+    if measured:
+        y, x = x, measurement.pseudo_inverse(x)
+    else:
+        y = measurement.measure(x, SampleNoise(config.seed, torch.arange(len(x)), Stream.MEASURE))
+    known_of = build_task(config).known
+    if known_of is None or Replaced.accepts(measurement) is not None:
+        return Measured(y, labels=labels)
+    return Measured(y, known_of(measurement, x), labels)
+
+
+def _folder(config: Config, task: str, restorer: Restorer) -> str:
+    """The end of the default folder's name."""
+    if not task:
+        return f"restore_{config.restore.task}_{restorer.name}"
+    return f"{task}_{Path(config.restore.mask).stem}" if task == "inpaint" else task
+
+
+def _facts(
+    config: Config, source: Path | None, completions: int, measured: bool
+) -> dict[str, object]:
+    """What the images depend on beside weights and sampler, for their digest."""
+    place = str(source.absolute()) if source else ""
+    facts = {"task": config.restore.task, "input": place, "completions": completions}
+    # Of the task speaks its name, of the mask what is measured with it.
+    settings = history.of_group(config, "restore")
+    settings = {k: v for k, v in settings.items() if k not in ("task", "mask")}
+    return (
+        facts | ({"restore": settings} if settings else {}) | ({"measured": 1} if measured else {})
+    )
+
+
+def _first(known: Measured) -> dict[str, Tensor]:
+    """The first image stands for all: the same command may be repeated with more of them."""
+    if known.known is None:
+        return {"measured": known.y[0]}
+    return {"known value": known.known.value[0], "known mask": known.known.mask[0]}
