@@ -11,6 +11,8 @@ For sample quality: images → features → statistics → distances, each a pie
 and `classifier_training` a small one for images that Inception does not suit, trained on the data
 themselves; `moments` means and covariances; `statistics` the reference files and what may be
 compared; `frechet` and `distances` the numbers. Images are uint8 with 256 levels throughout.
+
+For restored images, whose truth is known: `restoration`.
 """
 
 from score_sde.evaluation.classifier import Classifier, digits_classifier, suits_classifier
@@ -29,6 +31,7 @@ from score_sde.evaluation.figures import FIGURES, EachSample
 from score_sde.evaluation.frechet import bootstrap, frechet_distance
 from score_sde.evaluation.moments import Moments
 from score_sde.evaluation.references import References
+from score_sde.evaluation.restoration import coverage, psnr, restoration_figures, ssim
 from score_sde.evaluation.statistics import Facts, Reference
 from score_sde.evaluation.subject import Subject
 
@@ -46,6 +49,7 @@ __all__ = [
     "Subject",
     "bootstrap",
     "collect",
+    "coverage",
     "digits_classifier",
     "frechet_distance",
     "inception",
@@ -54,7 +58,10 @@ __all__ = [
     "mean_figure",
     "metric_name",
     "precision_recall",
+    "psnr",
+    "restoration_figures",
     "spread_levels",
+    "ssim",
     "suits_classifier",
     "to_uint8",
     "train_classifier",

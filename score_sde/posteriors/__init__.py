@@ -1,6 +1,6 @@
 """Linear inverse problems: from a score of images to one of images that fit a measurement.
 
-`measurements`: y = A x + noise, with adjoint, pseudo-inverse and noise level; `scores`: posterior
+`measurements`: y = A x + noise, with adjoint, pseudo-inverse and noise level; `scores/`: posterior
 scores by DPS, ΠGDM, DiffPIR and moment matching, which every sampler runs on; `replacement`:
 measurements as what `samplers.completion` keeps; `twisted`: particles by twisted sequential Monte
 Carlo, exact in the limit; `ddrm`: a step for measurements whose singular value decomposition is
