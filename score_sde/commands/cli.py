@@ -85,8 +85,8 @@ class Mode:
             function(command)
 
 
-_DRAWING = ("checkpoint", "raw", "num_samples", "output", *options.SHORT_FOR)
-_COMPLETING = (*_DRAWING, "input", "completions")
+_DRAWING = ("checkpoint", "raw", "num_samples", "output", "label", "guidance")
+_COMPLETING = (*_DRAWING, "input", "fit", "completions")
 _RESTORING = {name: f"restore.{name}" for name in ("mask", "task", "factor", "noise", "posterior")}
 
 MODES: dict[str, Mode] = {

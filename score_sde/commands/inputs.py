@@ -3,32 +3,47 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from score_sde.config.build import Config, field, image_shape, num_classes, open_split
-from score_sde.data import Source, open_pictures
+from score_sde.data import Pictures, Source, open_pictures
 
 
 def open_input(
-    config: Config, path: Path | None, count: int, shape: Sequence[int] | None = None
+    config: Config, path: Path | None, count: int, measured: Sequence[int] | None = None
 ) -> Source:
-    """Images of the network's size: the first `count` of a user's own, or the test images.
+    """The first `count` images of a user's own, or the test images.
+
+    They have the network's size, or their own, which is larger, where `sampling.fit` keeps it: so
+    `info.shape` is what is drawn, with scores of `config.build.tiled`.
 
     Args:
         config: of the network.
         path: an image, a folder of images or an array file (`--input`); None for the recipe's
             test images.
         count: how many are asked for, at most.
-        shape: (C, H, W) of a user's own, where that is not the network's.
+        measured: (C, H, W) of measurements of one image of the network's size, where a user's own
+            are such measurements. They are taken as they are: of this size, or of a larger one
+            where `sampling.fit` keeps it.
 
     Raises:
         OSError: nothing at the path.
-        ValueError: no images there, or a network of classes and images that do not say theirs,
-            where `sampling.label` names none for all.
+        ValueError: no images there, or of a size that does not fit; a network of classes and
+            images that do not say theirs, where `sampling.label` names none for all.
     """
-    channels, height, width = shape or image_shape(config)
-    if path is None:
+    channels, height, width = measured or image_shape(config)
+    fit = field(config, "sampling.fit")
+    if path is not None and measured:
+        source = _as_measured(path, tuple(measured), count, fit)
+    elif path is not None:
+        source = open_pictures(path, (height, width), channels, count, fit)
+    elif fit == "resize":
         source = open_split(config, "test")
     else:
-        source = open_pictures(path, (height, width), channels, count)
+        raise ValueError(
+            f"--fit={fit} is for images of one's own, and the recipe's test images have the "
+            "network's size: name images with --input, or leave it out"
+        )
     classes = num_classes(config)
     if classes and source.info.num_classes != classes and field(config, "sampling.label") < 0:
         raise ValueError(
@@ -37,3 +52,21 @@ def open_input(
             "unconditional network"
         )
     return source
+
+
+def _as_measured(path: Path, shape: tuple[int, ...], count: int, fit: str) -> Source:
+    """Measurements as they are: to resize one would make another of it."""
+    channels, height, width = shape
+    if fit not in ("resize", "tile"):
+        raise ValueError(f"--fit={fit} has no use beside --measured: leave it out, or take tile")
+    wanted = f"measurements of the network's images have {height}x{width} pixels"
+    source = open_pictures(path, (height, width), channels, count, "tile")
+    if fit == "resize" and source.info.shape != shape:
+        _, h, w = source.info.shape
+        raise ValueError(f"{path} has {h}x{w} pixels, and {wanted}: give such, or take --fit tile")
+    return source
+
+
+def inside_of(source: Source) -> Tensor | None:
+    """Which pixels are the images' own and not padding: bool (N, 1, H, W); None where all are."""
+    return source.inside if isinstance(source, Pictures) else None

@@ -153,6 +153,14 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
         "--config.sampling.guidance.",
         **here,
     )
+    flags.DEFINE(
+        _Text(),
+        "fit",
+        None,
+        "How images of --input come to the network's size: resize (default), crop or pad; tile "
+        "keeps theirs. Short for --config.sampling.fit.",
+        **here,
+    )
     flags.DEFINE_integer(
         "completions", None, "How many of each image (default 4).", lower_bound=1, **here
     )
@@ -256,7 +264,11 @@ _FLAGFILE_BYTES = 2**20
 MOST_IMAGES = 10**7
 """What may be drawn by one command; it knows the number of each, which takes eight bytes."""
 
-SHORT_FOR = {"label": "sampling.label", "guidance": "sampling.guidance"}
+SHORT_FOR = {
+    "label": "sampling.label",
+    "guidance": "sampling.guidance",
+    "fit": "sampling.fit",
+}
 """Options that are short for a field of the config, in every mode."""
 
 EVERY_MODE = ("mode", "workdir", "print_config", "help_config", "debug", "help")

@@ -1,5 +1,6 @@
 """`--mode restore`, and with it inpaint and colorize: images that fit what is measured of them."""
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from score_sde import pictures
 from score_sde.commands import restored
-from score_sde.commands.inputs import open_input
+from score_sde.commands.inputs import inside_of, open_input
 from score_sde.commands.origin import origin_of
 from score_sde.commands.progress import advice_on_memory
 from score_sde.commands.sample import prepare_output, write_images
@@ -84,6 +85,10 @@ def restore(
     config, path, state = open_checkpoint(config, checkpoint, workdir, overrides, reports.append)
     _set_task(config, task, overrides)
     measurement, sde = build_measurement(config), build_sde(config)
+    given = _open(config, measurement, source, num_images, measured)
+    shape = _shape_of_images(measurement, given, measured)
+    if shape != measurement.shape:
+        measurement = build_measurement(config, shape)
 
     def restorer_on(times: Tensor | None) -> Restorer:
         sampler = build_sampler(config, sde, times)
@@ -91,13 +96,15 @@ def restore(
 
     restorer = restorer_on(None)
     _check_heeded(config, restorer, overrides)
-    given = _open(config, measurement, source, num_images, measured)
     reports += [*given.info.notes, *_advice(config, restorer, overrides)]
     row = torch.arange(min(num_images, len(given)))
     pixels = to_unit(given.images(row), given.info.levels)
     truth = None if measured else pixels
     labels = given.labels(row) if given.info.num_classes and num_classes(config) else None
     known = _measure(config, measurement, pixels, labels, measured)
+    own = inside_of(given)
+    if own is not None:
+        known = _within(config, known, own[row])
     default = workdir / "samples" / f"step_{state['step']:08d}_{_folder(config, task, restorer)}"
     total = len(row) * completions
     advice = (
@@ -124,7 +131,7 @@ def restore(
                 log, config, parts, total, output, keep=keep, origin=origin, network=network
             )
             drawn = drawn.unflatten(0, (-1, completions))
-            sheet = restored.sheet(config, measurement, known.y[:few], truth, drawn)
+            sheet = restored.sheet(config, measurement, known, truth, drawn)
             pictures.save_png(grid, sheet)
             told = {"task": config.restore.task, "posterior": restorer.name, "nfe": nfe}
             told |= {"images": len(row), "completions": completions, **restorer.facts()}
@@ -192,6 +199,18 @@ def _open(
     return open_input(config, source, count, shape)
 
 
+def _shape_of_images(
+    measurement: Measurement, given: Source, measured: bool
+) -> tuple[int, int, int]:
+    """(C, H, W) of the images to draw, given a measurement of those of the network's size."""
+    channels, height, width = given.info.shape
+    if not measured:
+        return channels, height, width
+    C, H, W = measurement.shape
+    h, w = measurement.forward(torch.zeros(1, C, H, W)).shape[2:]
+    return C, height * H // h, width * W // w
+
+
 def _measure(
     config: Config, measurement: Measurement, pixels: Tensor, labels: Tensor | None, measured: bool
 ) -> Measured:
@@ -205,6 +224,24 @@ def _measure(
     if known_of is None or Replaced.accepts(measurement) is not None:
         return Measured(y, labels=labels)
     return Measured(y, known_of(measurement, x), labels)
+
+
+def _within(config: Config, measured: Measured, own: Tensor) -> Measured:
+    """What is measured of padded images: no pixels are known but their own, bool (n, 1, H, W)."""
+    known = measured.known
+    if known is None:
+        raise ValueError(
+            "--fit=pad hides what surrounds an image, as only inpaint and colorize by replacement "
+            "can: take --fit crop, resize or tile"
+        )
+    both = known.mask & own
+    if not both.flatten(1).any(1).all():
+        raise ValueError(
+            f"--mask {config.restore.mask} leaves nothing known of a padded image: paint a part "
+            "of its middle white"
+        )
+    value = torch.where(both, known.value, 0.0)
+    return dataclasses.replace(measured, known=dataclasses.replace(known, mask=both, value=value))
 
 
 def _folder(config: Config, task: str, restorer: Restorer) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from score_sde import atomic, pictures
-from score_sde.config.build import Config, build_inverse_scaler, build_scaler
+from score_sde.config.build import Config, Measured, build_inverse_scaler, build_scaler
 from score_sde.evaluation.restoration import restoration_figures
 from score_sde.posteriors import Measurement
 
@@ -23,31 +23,39 @@ def rows(completions: int) -> int:
 
 
 def sheet(
-    config: Config, measurement: Measurement, y: Tensor, truth: Tensor | None, drawn: Tensor
+    config: Config,
+    measurement: Measurement,
+    measured: Measured,
+    truth: Tensor | None,
+    drawn: Tensor,
 ) -> np.ndarray:
     """In each row an image, what was measured of it, and its completions.
 
     Args:
         config: of the network.
         measurement: what y is of images.
-        y: (m, ...) of those that are shown.
-        truth: (n, C, H, W) in [0, 1], n ≥ m; None where only measurements are known.
+        measured: of the n images; the first of them are shown.
+        truth: (n, C, H, W) in [0, 1]; None where only measurements are known.
         drawn: (n, k, C, H, W) uint8.
     """
-    m = len(y)
+    m = min(len(drawn), rows(drawn.shape[1]))
+    seen = shown(config, measurement, measured)[:m, None]
     columns = [] if truth is None else [pictures.to_uint8(truth[:m, None])]
-    columns += [pictures.to_uint8(shown(config, measurement, y)[:, None]), drawn[:m]]
+    columns += [pictures.to_uint8(seen), drawn[:m]]
     together = torch.cat(columns, dim=1)
     return pictures.grid(together.flatten(0, 1), columns=together.shape[1])
 
 
-def shown(config: Config, measurement: Measurement, y: Tensor) -> Tensor:
-    """Measurements as pictures in [0, 1], (m, C, H, W): what is not measured is grey.
+def shown(config: Config, measurement: Measurement, measured: Measured) -> Tensor:
+    """Measurements as pictures in [0, 1], (n, C, H, W): what is not measured is grey.
 
     Where a measurement is no picture, the smallest image that fits it stands for it.
     """
     C, H, W = measurement.shape
+    y, known = measured.y, measured.known
     unscale, grey = build_inverse_scaler(config), build_scaler(config)(torch.tensor(0.5)).item()
+    if known is not None:
+        return unscale(known.put(torch.full_like(known.value, grey), known.value))
     if measurement.in_pixels:
         seen = measurement.measured(torch.ones_like(y)) > 0.5
         y = torch.where(seen, y, grey).expand(-1, C, -1, -1)

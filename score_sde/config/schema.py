@@ -257,6 +257,19 @@ FIELDS: dict[str, Field] = {
         INTERVAL,
         older=(),
     ),
+    "sampling.fit": _free(
+        "resize",
+        "how images of --input are brought to the network's size: resize, crop or pad; tile: they "
+        "keep theirs, and the network is given overlapping tiles",
+        Names(table="score_sde.data.fits:FITS"),
+        older="resize",
+    ),
+    "sampling.tile_overlap": _free(
+        0.5,
+        "least share of its side that a tile has in common with the next; 0: none",
+        SHARE,
+        older=0.5,
+    ),
     "sampling.eps": _free(
         0.0, "time at which sampling ends, but on a discrete chain; 0: the SDE's own", AT_LEAST_0
     ),

@@ -12,6 +12,7 @@ two such folders, the folders are the classes, sorted by name. Otherwise there a
 import hashlib
 import math
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from torch import Tensor
 from score_sde.atomic import regular_file, shown
 from score_sde.data import formats
 from score_sde.data.arrays import ARRAY_EXTENSIONS, read_images
+from score_sde.data.fits import FITS, Size, SizeError, inside
 from score_sde.data.pixels import FileDecoder, conform_array, policy
 from score_sde.data.scan import ImageFile, Scan, class_folders, folder_of, scan
 from score_sde.data.sources import (
@@ -84,9 +86,43 @@ def open_folder(request: Request, root: Path | None = None, *, labelled: bool = 
     return source_of_files(request, root, chosen, class_names=classes, notes=notes)
 
 
+class Pictures(MemorySource):
+    """Pictures of a user's own.
+
+    Attributes:
+        inside: bool (N, 1, H, W), which pixels are the pictures' own; None where no picture was
+            padded, and all are.
+    """
+
+    def __init__(
+        self, path: Path, images: Tensor, sizes: list[Size], fit: str, notes: tuple[str, ...] = ()
+    ) -> None:
+        _, channels, height, width = images.shape
+        info = DatasetInfo(
+            name=shown(path),
+            split="test",
+            num_images=len(images),
+            shape=(channels, height, width),
+            levels=256,
+            num_classes=0,
+            class_names=(),
+            fingerprint="",
+            policy="",
+            notes=notes,
+        )
+        super().__init__(info, images)
+        padded = fit == "pad" and set(sizes) != {(height, width)}
+        owned = [inside(size, (height, width)) for size in sizes] if padded else []
+        self.inside = torch.stack(owned) if padded else None
+
+
 def open_pictures(
-    path: Path, image_size: tuple[int, int], num_channels: int, count: int = 1
-) -> MemorySource:
+    path: Path,
+    image_size: tuple[int, int],
+    num_channels: int,
+    count: int = 1,
+    fit: str = "resize",
+) -> Pictures:
     """The first images of a user's own, in the order of their names: no splits, no labels.
 
     Args:
@@ -94,10 +130,13 @@ def open_pictures(
         image_size: (H, W) to give.
         num_channels: 1, 3 or 4.
         count: how many, at most.
+        fit: how they are brought to that size, a name of `fits.FITS`. Where they keep their own,
+            it must be the same for all.
 
     Raises:
         OSError: where there is nothing at the path.
-        ValueError: where it holds no images, or one that cannot be decoded.
+        ValueError: where it holds no images, or one that cannot be decoded or has a size that does
+            not fit.
     """
     notes: tuple[str, ...] = ()
     if os.path.isdir(path):
@@ -115,48 +154,68 @@ def open_pictures(
         root, names = path.parent, (path.name,)
         if path.suffix.lower() in ARRAY_EXTENSIONS:
             stored, _ = read_images(path)
-            return _pictures(path, conform_array(stored[:count], image_size, num_channels))
+            try:
+                images = conform_array(stored[:count], image_size, num_channels, fit)
+            except SizeError as error:
+                raise ValueError(f"each image of {shown(path)} {error}") from error
+            return Pictures(path, images, [stored.shape[1:3]] * len(images), fit)
         if not formats.is_picture(path.name):
             raise ValueError(
                 f"{shown(path)} is no image: give one that ends in {formats.endings()}, a folder "
                 "of them, or a .npy or .npz file"
             )
-    decode = FileDecoder(root, names, image_size, num_channels)
-    return _pictures(path, torch.stack([decode(index) for index in range(len(names))]), notes)
+    decode = FileDecoder(root, names, image_size, num_channels, fit=fit)
+    decoded = [decode.with_size(index) for index in range(len(names))]
+    if FITS[fit].keeps:
+        _refuse_many_sizes(root, names, [size for _, size in decoded], fit)
+    images, sizes = zip(*decoded, strict=True)
+    return Pictures(path, torch.stack(images), list(sizes), fit, notes)
 
 
-def read_mask(path: Path, image_size: tuple[int, int]) -> Tensor:
-    """A picture as a mask, resized and cut as images are: float32 (1, H, W), 1 where it is white.
+def _refuse_many_sizes(root: Path, names: Sequence[str], sizes: list[Size], fit: str) -> None:
+    for name, size in zip(names, sizes, strict=True):
+        if size != sizes[0]:
+            (h, w), (height, width) = size, sizes[0]
+            raise ValueError(
+                f"{shown(root / name)} has {h}x{w} pixels and {shown(root / names[0])} "
+                f"{height}x{width}: with fit={fit} images keep their size, so give those of one "
+                "size at a time, or take fit=resize"
+            )
+
+
+def read_mask(path: Path, image_size: tuple[int, int], fit: str = "resize") -> Tensor:
+    """A picture as a mask: bool (1, H, W), True where it is white; else as `read_soft_mask`."""
+    return read_soft_mask(path, image_size, fit) > 0.5
+
+
+def read_soft_mask(path: Path, image_size: tuple[int, int], fit: str = "resize") -> Tensor:
+    """A picture as a mask, brought to its size as images are: float32 (1, H, W), 1 where white.
+
+    Args:
+        path: the picture.
+        image_size: (H, W) to give.
+        fit: as of the images. Where they keep their size, the mask must have it.
 
     Raises:
-        ValueError: no picture, or one with transparent parts, which some editors mean as hidden
-            and others as known.
+        ValueError: no picture, or of a size that does not fit, or with transparent parts, which
+            some editors mean as hidden and others as known.
     """
     if not formats.is_picture(path.name):
         raise ValueError(f"{shown(path)} is no picture: give one that ends in {formats.endings()}")
-    pixels = FileDecoder(path.parent, (path.name,), image_size, 4)(0)
+    keeps = FITS[fit].keeps
+    wanted = (1, 1) if keeps else image_size  # which takes any, to be compared with the images'
+    pixels, (h, w) = FileDecoder(path.parent, (path.name,), wanted, 4, fit=fit).with_size(0)
+    if keeps and (h, w) != image_size:
+        raise ValueError(
+            f"{shown(path)} has {h}x{w} pixels, and with fit={fit} the images keep their "
+            f"{image_size[0]}x{image_size[1]}: give a mask of that size"
+        )
     if (pixels[3] < 255).any():
         raise ValueError(
             f"{shown(path)} has transparent parts: save it without, white where images are known "
             "and black where they are hidden"
         )
-    return FileDecoder(path.parent, (path.name,), image_size, 1)(0) / 255
-
-
-def _pictures(path: Path, images: Tensor, notes: tuple[str, ...] = ()) -> MemorySource:
-    info = DatasetInfo(
-        name=shown(path),
-        split="test",
-        num_images=len(images),
-        shape=(images.shape[1], images.shape[2], images.shape[3]),
-        levels=256,
-        num_classes=0,
-        class_names=(),
-        fingerprint="",
-        policy="",
-        notes=notes,
-    )
-    return MemorySource(info, images)
+    return FileDecoder(path.parent, (path.name,), image_size, 1, fit=fit)(0) / 255
 
 
 def source_of_files(

@@ -1,9 +1,9 @@
 """From stored pictures to uint8 tensors of one shape: decoding, colour, cropping, resizing.
 
-`conform` is the only place where an image changes size, for training as for evaluation: it is
-resized until it just covers the wanted size, and the centre is kept. The filter is antialiased
-bilinear (a triangle), that of the 2021 release's faces. An image of the wanted size passes
-unchanged.
+`conform` is the only place where an image changes size. For training and evaluation it is resized
+until it just covers the wanted size, and the centre is kept. The filter is antialiased bilinear (a
+triangle), that of the 2021 release's faces. For other ways see `fits`. An image of the wanted size
+passes unchanged.
 """
 
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from score_sde.atomic import shown
 from score_sde.data import formats
+from score_sde.data.fits import FITS, Size, SizeError, check_fit
 from score_sde.data.memory import refuse_beyond_memory
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -26,39 +27,42 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 COLOURS = {1: "grey", 3: "RGB", 4: "RGBA"}
 
 
-def conform(image: Image.Image, image_size: tuple[int, int], num_channels: int) -> Tensor:
-    """Converts, resizes and crops one image.
+def conform(
+    image: Image.Image, image_size: Size, num_channels: int, fit: str = "resize"
+) -> Tensor:
+    """Converts one image, and brings it to a size.
 
     Args:
         image: of any size and mode with 8 or 16 bits. Transparent parts are shown on white unless
             there are 4 channels.
         image_size: (H, W) to give.
         num_channels: 1 (ITU-R 601 luma of colours), 3 or 4.
+        fit: a name of `FITS`.
 
     Returns:
-        uint8 (C, H, W).
+        uint8 (C, H, W); of the image's own size where the fit keeps it.
 
     Raises:
+        SizeError: of a size that the fit does not take.
         ValueError: for floating-point pixels and integers of 32 bits, which have no range to map
             to 0 … 255.
     """
-    height, width = image_size
-    image = _in_mode(image, num_channels)
-    # The box is what is kept; Pillow's filter still reaches over its edges, as if cut afterwards.
-    scale = min(image.width / width, image.height / height)
-    box_width, box_height = min(width * scale, image.width), min(height * scale, image.height)
-    left, top = (image.width - box_width) / 2, (image.height - box_height) / 2
-    box = (left, top, left + box_width, top + box_height)
-    resized = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
-    return torch.from_numpy(np.array(resized).reshape(height, width, num_channels)).movedim(-1, 0)
+    check_fit(fit, (image.height, image.width), image_size)
+    made = FITS[fit].change(_in_mode(image, num_channels), image_size)
+    pixels = np.array(made).reshape(made.height, made.width, num_channels)
+    return torch.from_numpy(pixels).movedim(-1, 0)
 
 
-def conform_array(images: np.ndarray, image_size: tuple[int, int], num_channels: int) -> Tensor:
+def conform_array(
+    images: np.ndarray, image_size: Size, num_channels: int, fit: str = "resize"
+) -> Tensor:
     """`conform` for uint8 (N, H, W[, C]): gives uint8 (N, C, *image_size), contiguous."""
     pixels = images[..., None] if images.ndim == 3 else images
+    stored = pixels.shape[1], pixels.shape[2]
+    check_fit(fit, stored, image_size)
+    height, width = image_size = stored if FITS[fit].keeps else image_size
     if pixels.shape[1:] == (*image_size, num_channels):
         return torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, -1, 1)))
-    height, width = image_size
     refuse_beyond_memory(
         f"{len(images):,} images of {height}x{width}",
         len(images) * num_channels * height * width,
@@ -66,7 +70,7 @@ def conform_array(images: np.ndarray, image_size: tuple[int, int], num_channels:
     pictures = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
     result = torch.empty(len(images), num_channels, *image_size, dtype=torch.uint8)
     for row, picture in zip(result, pictures, strict=True):
-        row.copy_(conform(Image.fromarray(picture), image_size, num_channels))
+        row.copy_(conform(Image.fromarray(picture), image_size, num_channels, fit))
     return result
 
 
@@ -96,6 +100,7 @@ class FileDecoder:
         image_size: (H, W) to give.
         num_channels: 1, 3 or 4.
         centre: side of the centred square cut out first, or 0 for the whole image.
+        fit: how images are brought to that size, a name of `FITS`.
     """
 
     root: Path
@@ -103,18 +108,25 @@ class FileDecoder:
     image_size: tuple[int, int]
     num_channels: int
     centre: int = 0
+    fit: str = "resize"
 
     def __call__(self, index: int) -> Tensor:
         """Decodes image `index` to uint8 (C, H, W).
 
         Raises:
-            ValueError: naming the file, where it cannot be decoded.
+            ValueError: naming the file, where it cannot be decoded or has a size that does not
+                fit.
         """
+        return self.with_size(index)[0]
+
+    def with_size(self, index: int) -> tuple[Tensor, Size]:
+        """Image `index` as a call gives it, and the size of the picture; raises as a call does."""
         with self._file(index) as path, formats.opened(path) as image:
             if self.centre:
                 left, top = (image.width - self.centre) // 2, (image.height - self.centre) // 2
                 image = image.crop((left, top, left + self.centre, top + self.centre))
-            return conform(image, self.image_size, self.num_channels)
+            size = image.height, image.width
+            return conform(image, self.image_size, self.num_channels, self.fit), size
 
     def seems_whole(self, index: int) -> bool:
         """Whether image `index` ends as its format does, as far as that can be told so.
@@ -143,6 +155,8 @@ class FileDecoder:
         path = self.root / self.paths[index]
         try:
             yield path
+        except SizeError as error:
+            raise ValueError(f"{shown(path)} {error}") from error
         except Exception as error:  # Pillow's readers raise all kinds for what others wrote
             raise _undecodable(path, error) from error
 

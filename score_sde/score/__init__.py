@@ -2,8 +2,8 @@
 
 `conversions`: between these three; `predictions`: what a network may put out; `conventions`: how a
 network is told the time, and how its output is read; `network`: the score that it stands for;
-`guidance`: one led by another, or by a classifier; `exact`: mixtures of Gaussians, whose score is
-known.
+`guidance`: one led by another, or by a classifier; `tiling`: that of a larger image, of its tiles;
+`exact`: mixtures of Gaussians, whose score is known.
 """
 
 from score_sde.score.conventions import (
@@ -23,6 +23,7 @@ from score_sde.score.conversions import (
 from score_sde.score.guidance import ClassifierGuidedScore, GuidedScore, evaluations_at
 from score_sde.score.network import Network, NetworkScore, ScoreFor, call
 from score_sde.score.predictions import PREDICTIONS, Affine, ChainScales, Prediction, Scales
+from score_sde.score.tiling import TiledScore, Tiling
 from score_sde.sde import Score
 
 __all__ = [
@@ -42,6 +43,8 @@ __all__ = [
     "Scales",
     "Score",
     "ScoreFor",
+    "TiledScore",
+    "Tiling",
     "call",
     "denoised_from_score",
     "evaluations_at",

@@ -41,6 +41,7 @@ from score_sde.config.build.scores import (
     guided,
     sample_labels,
     thresholded,
+    tiled,
 )
 
 __all__ = [
@@ -83,4 +84,5 @@ __all__ = [
     "sample_labels",
     "set_tf32",
     "thresholded",
+    "tiled",
 ]

@@ -1,5 +1,6 @@
 """Config → what is measured of images."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -7,7 +8,7 @@ from torch import Tensor
 from score_sde.config import schema
 from score_sde.config.build.objects import Config, checked, field, image_shape
 from score_sde.config.holds import expanded
-from score_sde.data import read_mask
+from score_sde.data import read_soft_mask
 from score_sde.posteriors import TASKS, Measurement, Task
 from score_sde.samplers.completion import MASKS
 from score_sde.tensor_ops import choose
@@ -29,8 +30,12 @@ def build_task(config: Config) -> Task:
     return checked(choose(TASKS, name, "config.restore.task"), Task, f"TASKS[{name!r}]")
 
 
-def build_measurement(config: Config) -> Measurement:
-    """What `restore.task` measures of the network's images.
+def build_measurement(config: Config, shape: Sequence[int] | None = None) -> Measurement:
+    """What `restore.task` measures of images.
+
+    Args:
+        config: of the network.
+        shape: (C, H, W) of the images, where that is not the network's.
 
     Raises:
         ValueError: a setting that the task refuses, or a measurement that says all of an image or
@@ -43,23 +48,24 @@ def build_measurement(config: Config) -> Measurement:
         raise ValueError(
             f"config.restore.{lacking[0]} is missing, which {name} takes: set it in the recipe"
         )
+    shape = shape or image_shape(config)
     masked = "mask" in task.arguments.values()
     if masked:
-        fields["mask"] = _mask_of(config, fields["mask"])
+        fields["mask"] = _mask_of(config, fields["mask"], shape)
     given = {argument: fields[of] for argument, of in task.arguments.items()}
-    made = task.measure(image_shape(config), fields["noise"], **given)
+    made = task.measure(shape, fields["noise"], **given)
     measurement = checked(made, Measurement, f"TASKS[{name!r}].measure")
     _check_measured(config, measurement, masked)
     return measurement
 
 
-def _mask_of(config: Config, mask: str) -> Tensor:
+def _mask_of(config: Config, mask: str, shape: Sequence[int]) -> Tensor:
     """(1, H, W) in [0, 1], 1 where images are known."""
-    _, height, width = image_shape(config)
+    _, height, width = shape
     if mask in MASKS:
         return MASKS[mask](height, width, config.seed)[None].float()
     if expanded(mask).is_file():
-        return read_mask(expanded(mask), (height, width))
+        return read_soft_mask(expanded(mask), (height, width), field(config, "sampling.fit"))
     raise ValueError(
         f"--mask {mask}: give {', '.join(MASKS)}, or a picture that is white where images are "
         "known"
@@ -72,7 +78,8 @@ def _check_measured(config: Config, measurement: Measurement, masked: bool) -> N
     if spectral is None:
         return
     seen, mask = spectral.singular_values > 0, field(config, "restore.mask")
-    if seen.all() and spectral.noise_free:
+    # Where images are padded, what surrounds them is hidden as well.
+    if seen.all() and spectral.noise_free and field(config, "sampling.fit") != "pad":
         if masked:
             raise ValueError(
                 f"--mask {mask} is white all over and hides nothing: paint a part black"
@@ -82,8 +89,8 @@ def _check_measured(config: Config, measurement: Measurement, masked: bool) -> N
             "noise: give some, such as --noise 0.05"
         )
     if not seen.any():
-        _, height, width = image_shape(config)
+        _, height, width = measurement.shape
         raise ValueError(
-            f"--mask {mask} is black all over where it is cut to {height}x{width}, as images are, "
-            "and leaves nothing known: paint a part white, or take --mode sample"
+            f"--mask {mask} is black all over where it is brought to {height}x{width}, as images "
+            "are, and leaves nothing known: paint a part white, or take --mode sample"
         )

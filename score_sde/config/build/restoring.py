@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from score_sde.config.build.measuring import restore_fields
-from score_sde.config.build.objects import Config, build_device, field, image_shape
+from score_sde.config.build.objects import Config, build_device, field
 from score_sde.config.build.sampling import build_times
-from score_sde.config.build.scores import Labels, guided, thresholded
+from score_sde.config.build.scores import Labels, guided, thresholded, tiled
 from score_sde.posteriors import (
     DDRM,
     POSTERIORS,
@@ -135,11 +135,16 @@ class Restorer(ABC):
         At noise levels far above the data a network's errors would carry samples away otherwise,
         see `posteriors.scores`.
         """
-        score_for = guided(self.config, network, self.sde, label_of)
+        score_for = self.prior(network, label_of)
         if field(self.config, "sampling.threshold") != "none":
             return thresholded(self.config, self.sde, score_for)
         centered = self.config.data.centered
         return lambda index: ThresholdedScore(score_for(index), self.sde, "static", centered)
+
+    def prior(self, network: Network, label_of: Labels | None) -> ScoreFor:
+        """The network's score, of the images' classes and led; of larger images by tiles."""
+        score_for = guided(self.config, network, self.sde, label_of)
+        return tiled(self.config, score_for, self.measurement.shape)
 
     def rows(self, y: Tensor, index: Tensor) -> Tensor:
         """What was measured of the images that samples are completions of, on their device."""
@@ -172,7 +177,7 @@ class Restorer(ABC):
     def where(self) -> dict[str, Any]:
         """What all draws are given alike."""
         return {
-            "shape": image_shape(self.config),
+            "shape": self.measurement.shape,
             "seed": self.config.seed,
             "batch_size": self.config.sampling.batch_size,
             "device": build_device(self.config),
@@ -213,7 +218,7 @@ class ByReplacement(Restorer):
 
     def scores(self, network: Network, label_of: Labels | None) -> ScoreFor:
         """The network's; thresholded only where `sampling.threshold` says so."""
-        return thresholded(self.config, self.sde, guided(self.config, network, self.sde, label_of))
+        return thresholded(self.config, self.sde, self.prior(network, label_of))
 
     def draw(self, network: Network, measured: Measured) -> Iterator[Samples]:
         """See `Restorer.draw`."""

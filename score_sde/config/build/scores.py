@@ -1,6 +1,6 @@
 """Config → the scores that samples are drawn with: of which class, led how, kept to the range."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -9,12 +9,14 @@ from score_sde.config.build.objects import (
     Config,
     build_parameterisation,
     field,
+    image_shape,
     label_dropout,
     num_classes,
 )
 from score_sde.samplers.thresholding import ThresholdedScore
 from score_sde.score import GuidedScore, Network, NetworkScore, ScoreFor
 from score_sde.score.guidance import EVERYWHERE
+from score_sde.score.tiling import TiledScore, Tiling
 from score_sde.sde import SDE, Score
 
 Labels = Callable[[Tensor], Tensor]
@@ -101,6 +103,24 @@ def guided(config: Config, network: Network, sde: SDE, labels: Labels | None = N
     of_none = build_score_for(config, network, sde, lambda index: torch.full_like(index, null))
     interval = tuple(field(config, "sampling.guidance_interval")) or EVERYWHERE
     return lambda index: GuidedScore(of_class(index), of_none(index), sde, scale, interval)
+
+
+def tiled(config: Config, score_for: ScoreFor, shape: Sequence[int]) -> ScoreFor:
+    """The scores of images that may be larger than the network's: blended of tiles of its size.
+
+    Args:
+        config: of the network.
+        score_for: of images of the network's size, guided where they are.
+        shape: (C, H, W) of the images to draw; where they have the network's size nothing changes.
+
+    Raises:
+        ValueError: images smaller than the network's.
+    """
+    size, tile = tuple(shape[1:]), image_shape(config)[1:]
+    if size == tile:
+        return score_for
+    tiling = Tiling(size, tile, field(config, "sampling.tile_overlap"))
+    return lambda index: TiledScore(score_for, index, tiling, config.sampling.batch_size)
 
 
 def thresholded(config: Config, sde: SDE, score_for: ScoreFor) -> ScoreFor:
