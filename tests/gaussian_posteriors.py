@@ -69,6 +69,32 @@ def carried(mean: Tensor, covariance: Tensor, function) -> tuple[Tensor, Tensor]
     return slope @ mean + start, slope @ covariance @ slope.mT + spread @ spread.mT
 
 
+def affine_moments(draw) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of draw(n, noise) (n, *SHAPE), affine in its draws of noise: exactly.
+
+    Each row is given 1 for one number of one draw and 0 for all others.
+    """
+    draws = 0
+
+    def count(shape):
+        nonlocal draws
+        draws += 1
+        return torch.zeros(shape, dtype=torch.float64)
+
+    draw(1, count)
+    rows, place = 1 + SIZE * draws, iter(range(1, 1 + SIZE * draws, SIZE))
+
+    def noise(shape):
+        z = torch.zeros(rows, SIZE, dtype=torch.float64)
+        k = next(place)
+        z[k : k + SIZE] = torch.eye(SIZE, dtype=torch.float64)
+        return z.reshape(shape)
+
+    x = draw(rows, noise).flatten(1)
+    slope = x[1:] - x[0]
+    return x[0], slope.mT @ slope
+
+
 def isotropic(sde: SDE, std: float = 0.6) -> Data:
     """N(m, std² I)."""
     mean = torch.linspace(-0.5, 0.7, SIZE, dtype=torch.float64)

@@ -222,6 +222,12 @@ FIELDS: dict[str, Field] = {
         Names("sample", "batch"),
     ),
     "sampling.corrector_first": _free(True, "correct before each prediction, or after it"),
+    "sampling.resample": _free(
+        1,
+        "how often each step of a completion is taken, noised back between (Lugmayr et al. 2022)",
+        AT_LEAST_1,
+        older=1,
+    ),
     "sampling.probability_flow": _free(False, "predict along the probability-flow ODE"),
     "sampling.noise_removal": _free(
         True, "the last step returns its mean; ODE and few-step solvers end with Tweedie's formula"

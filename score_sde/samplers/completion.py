@@ -7,6 +7,20 @@ by a fresh draw at the sample's own noise level, and the score draws the others 
 2021, section 5 and appendix I). The basis is that of the pixels for inpainting; for colourisation
 it is one of colours, whose first axis is grey.
 
+What is replaced does not know what the score drew to fit it, so that the two are out of step.
+Resampling (Lugmayr et al. 2022, algorithm 1) brings them together: the state is noised back to
+where the step began, by the SDE's own transition, and the step is taken again,
+`GridSampler.resample` times in all. Of the Gaussian example of `posteriors.scores`, seen pixels
+without noise, 50 steps of ancestral sampling draw hidden pixels that are off by
+
+    taken           1       2       5      10 times
+    mean         0.45    0.23   0.098   0.050 of the data's std
+    variances      83      30      10       5 %
+
+(root mean squares, `tests/test_replacement.py`), and more steps help little: 200 leave 0.41 of the
+mean. Going back over 5 or 10 steps at a time, as the paper also does, came less close with as many
+evaluations, there and on a mixture.
+
 `Replacement` is the constraint that does so in `GridSampler`, and `complete` draws with it.
 
 Symbols: x (B, ...), of rank 4 (B, 3, H, W) for colours; t (B,).

@@ -20,6 +20,7 @@ from score_sde.score import ScoreFor, denoised_from_score, evaluations_at
 from score_sde.sde import SDE, Score
 from score_sde.solvers.correctors import NoneCorrector
 from score_sde.solvers.step import Step
+from score_sde.tensor_ops import expand_to
 
 OnStep = Callable[[int, int, float, Tensor, Tensor], None]
 """Called with (k, total, t, x, x_mean) after k of `total` steps, when x (b, ...) stands at time t.
@@ -134,9 +135,11 @@ class GridSampler:
         tweedie: ends with Tweedie's formula at the last time instead, one more evaluation.
         corrector_first: the order at each time; the other way round the corrector acts where the
             predictor arrives.
+        resample: how often each step is taken where a constraint acts (see `completion`).
 
     Raises:
-        ValueError: where the times are no decreasing grid from T, or `tweedie` meets `chain`.
+        ValueError: where the times are no decreasing grid from T, `tweedie` meets `chain`, or
+            steps cannot be taken so often.
     """
 
     def __init__(
@@ -150,12 +153,20 @@ class GridSampler:
         denoise: bool = True,
         tweedie: bool = False,
         corrector_first: bool = True,
+        resample: int = 1,
     ) -> None:
         _check_times(sde, times, chain)
         if chain and tweedie:
             raise ValueError(
                 "the last step of the paper's chain leaves no noise for Tweedie's formula: "
                 "take denoise=True, or a grid of solvers.grids.time_grid"
+            )
+        if resample < 1:
+            raise ValueError(f"resample={resample}: each step is taken once or more")
+        if resample > 1 and predictor.remembers > 1:
+            raise ValueError(
+                f"resample={resample}: {predictor.name} remembers the steps before, and cannot "
+                "take one twice; set 1, or take pc or ddim"
             )
         self.sde = sde
         self.times: list[float] = times.tolist()
@@ -164,12 +175,12 @@ class GridSampler:
         self.chain, self.denoise = chain, denoise
         # A grid that ends at no noise at all leaves Tweedie's formula nothing to do.
         self.tweedie = tweedie and bool(sde.std(times[-1:]) > 0)
-        self.corrector_first = corrector_first
+        self.corrector_first, self.resample = corrector_first, resample
         self.num_steps = len(self.times) - (0 if chain else 1)
 
     @property
     def evaluations(self) -> int:
-        """How often a run calls the score."""
+        """How often a run calls the score where no constraint acts."""
         each = self.predictor.evaluations + self.corrector.evaluations
         skipped = 0 if self.corrector_first or not self.chain else self.corrector.evaluations
         return self.num_steps * each - skipped + self.tweedie
@@ -243,12 +254,17 @@ class GridSampler:
 
     def _step(self, walk: "_Walk", k: int) -> None:
         t, arrival = self.times[k], self.times[k + 1] if k + 1 < len(self.times) else None
-        if self.corrector_first:
-            walk.correct(self.corrector, t)
-        walk.predict(self.predictor, t, arrival, self.chain)
-        # A corrector that does nothing must not pass its x for the predictor's mean.
-        if not self.corrector_first and arrival is not None and self.corrector.evaluations:
-            walk.correct(self.corrector, arrival)
+        # The last step of the paper's chain leads to the image itself, and no way leads back.
+        once = walk.constraint is None or arrival is None
+        for again in range(1 if once else self.resample):
+            if again:
+                walk.go_back(self.sde, arrival, t)
+            if self.corrector_first:
+                walk.correct(self.corrector, t)
+            walk.predict(self.predictor, t, arrival, self.chain)
+            # A corrector that does nothing must not pass its x for the predictor's mean.
+            if not self.corrector_first and arrival is not None and self.corrector.evaluations:
+                walk.correct(self.corrector, arrival)
 
     def _finish(self, walk: "_Walk") -> Tensor:
         if not self.tweedie:
@@ -278,6 +294,11 @@ class _Walk:
         t_B, next_B = self.at(t), None if arrival is None else self.at(arrival)
         step_to = None if chain else next_B
         self._keep(predictor.step(self.x, t_B, step_to, self.score, self.noise), t_B, next_B)
+
+    def go_back(self, sde: SDE, arrival: float | None, t: float) -> None:
+        assert arrival is not None
+        r, G = sde.transition(self.at(t), self.at(arrival))
+        self.x = expand_to(r, self.x) * self.x + expand_to(G, self.x) * self.noise(self.x.shape)
 
     def _keep(self, state: tuple[Tensor, Tensor], t: Tensor, t_next: Tensor | None) -> None:
         self.x, self.x_mean = state

@@ -31,6 +31,8 @@ class Step(ABC):
         strong_order: the strong order there: that of each path, where the steps of every size see
             one path (`noise.BrownianPath`).
         evaluations: how often one step calls the score.
+        remembers: how many evaluations of a run it combines; with more than one, a step may not
+            be taken twice.
         grid: the kind of `grids.time_grid` that suits it.
         chain_steps: whether it also takes steps of a chain of N scales (`t_next` None), as the
             paper's predictors do; others are given the chain's own times to step between.
@@ -50,6 +52,7 @@ class Step(ABC):
     strong_order: float | None = None
     grid: ClassVar[str] = "uniform"
     evaluations: int = 1
+    remembers: int = 1
     chain_steps: ClassVar[bool] = False
     arguments: ClassVar[Mapping[str, str]] = {}
     on_chain: bool = False

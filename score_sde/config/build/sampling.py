@@ -10,6 +10,7 @@ from score_sde.config import schema
 from score_sde.config.build.objects import (
     Config,
     checked,
+    field,
     image_shape,
 )
 from score_sde.config.build.scores import guided, thresholded
@@ -89,6 +90,7 @@ def build_sampler(config: Config, sde: SDE, times: Tensor | None = None) -> Samp
         denoise=sampling.noise_removal,
         tweedie=sampling.noise_removal and not pc,
         corrector_first=sampling.corrector_first,
+        resample=field(config, "sampling.resample"),
     )
 
 
@@ -118,6 +120,11 @@ def _adaptive_sampler(config: Config, sde: SDE, eps: float) -> Sampler:
         raise ValueError(
             f"config.sampling.method={method!r} steps to any time, and this network knows the "
             f"times of its discrete chain only: take {', '.join(['pc', *FEW_STEP])}"
+        )
+    if (resample := field(config, "sampling.resample")) > 1:
+        raise ValueError(
+            f"config.sampling.resample={resample} takes the steps of a grid again, and {method!r} "
+            "chooses its own: set 1, or take pc or ddim"
         )
     fields = schema.defaults("sampling") | config.sampling.to_dict()
     arguments = arguments_of(kind)

@@ -25,13 +25,11 @@ class MultistepSolver(FewStepSolver):
             which is steadier. The declared order is that of a run without.
 
     Attributes:
-        remembers: how many evaluations a step combines.
         few: only runs of fewer steps end with lower orders.
     """
 
     grid = "log_snr"
     start_order = 2
-    remembers: int
     few: ClassVar[float] = math.inf
 
     def __init__(self, sde: SDE, lower_order_final: bool = True) -> None:

@@ -204,6 +204,7 @@ class SDEDPMSolverPP2M(StochasticSolver):
 
     name = "sde_dpm_solver++"
     strong_order = 1.0
+    remembers = 2
     _memory: tuple[Tensor, Tensor] | None = None
 
     def begin(self, num_steps: int) -> None:
