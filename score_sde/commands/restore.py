@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from score_sde import pictures
 from score_sde.commands import restored
@@ -87,7 +87,7 @@ def restore(
     measurement, sde = build_measurement(config), build_sde(config)
     given = _open(config, measurement, source, num_images, measured)
     shape = _shape_of_images(measurement, given, measured)
-    if shape != measurement.shape:
+    if shape != measurement.shape or config.sampling.fit == "tile":
         measurement = build_measurement(config, shape)
 
     def restorer_on(times: Tensor | None) -> Restorer:
@@ -106,7 +106,6 @@ def restore(
     if own is not None:
         known = _within(config, known, own[row])
     default = workdir / "samples" / f"step_{state['step']:08d}_{_folder(config, task, restorer)}"
-    total = len(row) * completions
     advice = (
         f"with {config.sampling.batch_size} images at a time: lower --config.sampling.batch_size"
     )
@@ -122,24 +121,42 @@ def restore(
         with Logbook(workdir, beside=grid.parent, tensorboard=False) as log:
             for report in reports:
                 log.say(report)
-            what = f"{completions} completions of each of {len(row)} images"
-            log.say(f"{config.restore.task}: {what}, to {output}")
-            few = restored.rows(completions)
-            keep = total if truth is not None else few * completions
-            parts = restorer.draw(network, known)
-            drawn, nfe = write_images(
-                log, config, parts, total, output, keep=keep, origin=origin, network=network
-            )
-            drawn = drawn.unflatten(0, (-1, completions))
-            sheet = restored.sheet(config, measurement, known, truth, drawn)
-            pictures.save_png(grid, sheet)
-            told = {"task": config.restore.task, "posterior": restorer.name, "nfe": nfe}
-            told |= {"images": len(row), "completions": completions, **restorer.facts()}
-            report = restored.write(grid, told, truth, drawn)
-            log.say(
-                f"{report}; {total} completions, {nfe:.1f} network evaluations each; grid: {grid}"
-            )
+            _draw(log, restorer, network, known, truth, output, grid, origin)
     return output
+
+
+def _draw(
+    log: Logbook,
+    restorer: Restorer,
+    network: nn.Module,
+    known: Measured,
+    truth: Tensor | None,
+    output: Path,
+    grid: Path,
+    origin: str,
+) -> None:
+    """Draws, with the sheet and the figures of what was drawn beside it."""
+    config, completions, count = restorer.config, restorer.completions, len(known.y)
+    total, few = count * completions, restored.rows(completions)
+    task = config.restore.task
+    log.say(f"{task}: {completions} completions of each of {count} images, to {output}")
+    drawn, nfe = write_images(
+        log,
+        config,
+        restorer.draw(network, known),
+        total,
+        output,
+        keep=total if truth is not None else few * completions,
+        origin=origin,
+        network=network,
+    )
+    drawn = drawn.unflatten(0, (-1, completions))
+    sheet = restored.sheet(config, restorer.measurement, known, truth, drawn)
+    pictures.save_png(grid, sheet)
+    told = {"task": task, "posterior": restorer.name, "noise": config.restore.noise, "nfe": nfe}
+    told |= {"images": count, "completions": completions, **restorer.facts()}
+    log.say(restored.write(grid, told, truth, drawn))
+    log.say(f"{total} completions, {nfe:.1f} network evaluations each; grid: {grid}")
 
 
 def _set_task(config: Config, task: str, overrides: dict[str, object]) -> None:

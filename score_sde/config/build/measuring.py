@@ -35,7 +35,8 @@ def build_measurement(config: Config, shape: Sequence[int] | None = None) -> Mea
 
     Args:
         config: of the network.
-        shape: (C, H, W) of the images, where that is not the network's.
+        shape: (C, H, W) of the images. By default the network's, and a picture of a mask is then
+            resized where images and masks would keep their own.
 
     Raises:
         ValueError: a setting that the task refuses, or a measurement that says all of an image or
@@ -48,10 +49,12 @@ def build_measurement(config: Config, shape: Sequence[int] | None = None) -> Mea
         raise ValueError(
             f"config.restore.{lacking[0]} is missing, which {name} takes: set it in the recipe"
         )
+    fit = field(config, "sampling.fit")
+    fit = "resize" if fit == "tile" and shape is None else fit
     shape = shape or image_shape(config)
     masked = "mask" in task.arguments.values()
     if masked:
-        fields["mask"] = _mask_of(config, fields["mask"], shape)
+        fields["mask"] = _mask_of(config, fields["mask"], shape, fit)
     given = {argument: fields[of] for argument, of in task.arguments.items()}
     made = task.measure(shape, fields["noise"], **given)
     measurement = checked(made, Measurement, f"TASKS[{name!r}].measure")
@@ -59,13 +62,13 @@ def build_measurement(config: Config, shape: Sequence[int] | None = None) -> Mea
     return measurement
 
 
-def _mask_of(config: Config, mask: str, shape: Sequence[int]) -> Tensor:
+def _mask_of(config: Config, mask: str, shape: Sequence[int], fit: str) -> Tensor:
     """(1, H, W) in [0, 1], 1 where images are known."""
     _, height, width = shape
     if mask in MASKS:
         return MASKS[mask](height, width, config.seed)[None].float()
     if expanded(mask).is_file():
-        return read_soft_mask(expanded(mask), (height, width), field(config, "sampling.fit"))
+        return read_soft_mask(expanded(mask), (height, width), fit)
     raise ValueError(
         f"--mask {mask}: give {', '.join(MASKS)}, or a picture that is white where images are "
         "known"
