@@ -101,7 +101,9 @@ def test_hidden_pixels_never_count_and_known_ones_end_as_they_were(place, tmp_pa
 
 @pytest.mark.parametrize("method", ["ode", "adaptive_sde", "dpm_solver++"])
 def test_a_posterior_score_runs_on_every_sampler(place, tmp_path, method):
+    # An untrained network's score is rough: adaptive samplers may give up.
     loose = [f"--config.sampling.{name}=0.5" for name in ("rtol", "atol", "sde_rtol", "sde_atol")]
+    loose.append("--config.sampling.max_steps=8")
     words = (f"--config.sampling.method={method}", *loose, "--mask=left")
     images, told = restored(place, tmp_path / "out", "--posterior=pigdm", *words)
     assert np.array_equal(images[:, :, 4:], np.load(place / "test.npy")[[0, 0, 1, 1], :, 4:])
@@ -178,6 +180,7 @@ def test_a_task_of_ones_own(place, tmp_path, monkeypatch):
         (["--posterior=replacement", "--noise=0.1"], "replacement does not run on mask"),
         (["--posterior=ddrm", "--config.sampling.method=ode"], "takes hold at the steps of a"),
         (["--posterior=ddrm", "--config.sampling.corrector=langevin"], "takes steps of its own"),
+        (["--posterior=pigdm", "--config.sampling.resample=3"], "does not act on the sampler's"),
         (["--posterior=twisted", "--config.restore.twist=diffpir"], "has to have a likelihood"),
         (["--posterior=twisted", "--config.restore.twist=dps"], "this has no noise"),
         (["--factor=2"], "restore.factor=2 has no use in the task inpaint by replacement"),

@@ -182,17 +182,20 @@ def _check_heeded(config: Config, restorer: Restorer, overrides: dict[str, objec
                 f"{restorer.name}: leave it out"
             )
         steps = name in ("sampling.predictor", "sampling.corrector") and value != "none"
-        if steps and restorer.own_steps:
+        why = "takes steps of its own" if steps and restorer.own_steps else ""
+        if name == "sampling.resample" and value != 1 and not restorer.constrains:
+            why = "does not act on the sampler's steps"
+        if why:
             raise ValueError(
                 f"--config.{name}={value} has no use beside the posterior {restorer.name}, which "
-                "takes steps of its own: leave it out"
+                f"{why}: leave it out"
             )
 
 
 def _advice(config: Config, restorer: Restorer, overrides: dict[str, object]) -> list[str]:
     chosen, sampling = "sampling.corrector" in overrides, config.sampling
     lacks = sampling.method == "pc" and sampling.corrector == "none"
-    if restorer.wants_corrector and lacks and not chosen:
+    if restorer.constrains and lacks and not chosen:
         return [NO_CORRECTOR]
     if restorer.own_steps:
         return [f"{restorer.name} takes steps of its own, in the place of {sampling.method}'s"]

@@ -68,7 +68,8 @@ class Restorer(ABC):
     Attributes:
         needs_grid: whether it takes hold at the steps of a grid.
         own_steps: whether it takes steps of its own there, in the place of the sampler's.
-        wants_corrector: whether a corrector mixes what is known and what is drawn.
+        constrains: whether it acts on the sampler's steps: a corrector then mixes what is known and
+            what is drawn, as resampling does.
         heeds: the fields of `restore` that it takes, by their names within.
 
     Raises:
@@ -77,7 +78,7 @@ class Restorer(ABC):
 
     needs_grid: ClassVar[bool] = False
     own_steps: ClassVar[bool] = False
-    wants_corrector: ClassVar[bool] = False
+    constrains: ClassVar[bool] = False
     heeds: Sequence[str] = ()
 
     def __init__(
@@ -210,7 +211,7 @@ class ByScore(Restorer):
 class ByReplacement(Restorer):
     """By putting in what is known after each step (Song et al. 2021, appendix I.2)."""
 
-    needs_grid, wants_corrector = True, True
+    needs_grid, constrains = True, True
 
     def refuses(self, measurement: Measurement) -> str | None:
         """See `Restorer.refuses`."""
