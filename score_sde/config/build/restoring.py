@@ -68,8 +68,8 @@ class Restorer(ABC):
     Attributes:
         needs_grid: whether it takes hold at the steps of a grid.
         own_steps: whether it takes steps of its own there, in the place of the sampler's.
-        constrains: whether it acts on the sampler's steps: a corrector then mixes what is known and
-            what is drawn, as resampling does.
+        constrains: whether it acts on the sampler's steps: a corrector then mixes what is known
+            and what is drawn, as resampling does.
         heeds: the fields of `restore` that it takes, by their names within.
 
     Raises:
