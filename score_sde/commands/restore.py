@@ -276,13 +276,14 @@ def _facts(
 ) -> dict[str, object]:
     """What the images depend on beside weights and sampler, for their digest."""
     place = str(source.absolute()) if source else ""
-    facts = {"task": config.restore.task, "input": place, "completions": completions}
+    facts: dict[str, object] = {"task": config.restore.task, "input": place}
+    facts["completions"] = completions
     # Of the task speaks its name, of the mask what is measured with it.
     settings = history.of_group(config, "restore")
     settings = {k: v for k, v in settings.items() if k not in ("task", "mask")}
-    return (
-        facts | ({"restore": settings} if settings else {}) | ({"measured": 1} if measured else {})
-    )
+    if settings:
+        facts["restore"] = settings
+    return facts | {"measured": True} if measured else facts
 
 
 def _first(known: Measured) -> dict[str, Tensor]:

@@ -68,7 +68,7 @@ def colours(shape: Sequence[int], std: float) -> Grey:
     return Grey(shape, std)
 
 
-DOWNSAMPLINGS: dict[str, type[Measurement]] = {
+DOWNSAMPLINGS: dict[str, Callable[..., Measurement]] = {
     "box": BoxDownsampling,
     "bicubic": BicubicDownsampling,
 }

@@ -108,9 +108,9 @@ def build_times(config: Config, sde: SDE, kind: str, times: Tensor | None = None
         return times
     if not config.training.continuous:
         return chain_grid(sde, sampling.num_steps or sde.N - 1)
-    kind = {"auto": kind, "optimised": "log_snr"}.get(sampling.grid, sampling.grid)
-    steps, eps = sampling.num_steps or sde.N, sampling.eps or sde.eps
-    return time_grid(sde, steps, cast(GridKind, kind), eps)
+    kinds = {"auto": kind, "optimised": "log_snr"}
+    chosen = cast(GridKind, kinds.get(sampling.grid, sampling.grid))
+    return time_grid(sde, sampling.num_steps or sde.N, chosen, sampling.eps or sde.eps)
 
 
 def _adaptive_sampler(config: Config, sde: SDE, eps: float) -> Sampler:
