@@ -171,6 +171,24 @@ def test_a_task_of_ones_own(place, tmp_path, monkeypatch):
     assert told["posterior"] == "pigdm"  # auto: replacement needs a decomposition
 
 
+def test_measurements_keep_their_size(place, tmp_path, capsys):
+    pixels = np.random.default_rng(1).integers(0, 256, (1, 6, 10, 3), dtype=np.uint8)
+    np.save(tmp_path / "given.npy", pixels)
+    words = ("--task=super_resolution", "--measured", f"--input={tmp_path / 'given.npy'}")
+    assert run(place, "--mode=restore", *words) == 1
+    assert "has 6x10 pixels, and measurements of the network's images have 4x4" in (
+        capsys.readouterr().err
+    )
+    # Of larger ones the network is given tiles, through which gradients pass.
+    words = (*words, "--fit=tile", "--num_samples=1", "--completions=1", "--posterior=pigdm")
+    images, told = restored(place, tmp_path / "out", *words)
+    assert images.shape == (1, 12, 20, 3)
+    assert told["nfe"] == 8 * STEPS  # 2 by 4 tiles
+    blocks = images[0].astype(float).reshape(6, 2, 10, 2, 3).mean((1, 3))
+    inside = ((images[0] > 0) & (images[0] < 255)).reshape(6, 2, 10, 2, 3).all((1, 3))
+    assert np.abs(blocks - pixels[0])[inside].max(initial=0) <= 1
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -103,8 +103,8 @@ def restore(
     labels = given.labels(row) if given.info.num_classes and num_classes(config) else None
     known = _measure(config, measurement, pixels, labels, measured)
     own = inside_of(given)
-    if own is not None:
-        known = _within(config, known, own[row])
+    if own is not None:  # what surrounds a padded image is not its own, and scores nothing
+        known, truth = _within(config, known, own[row]), None
     default = workdir / "samples" / f"step_{state['step']:08d}_{_folder(config, task, restorer)}"
     advice = (
         f"with {config.sampling.batch_size} images at a time: lower --config.sampling.batch_size"
