@@ -107,9 +107,8 @@ def test_a_posterior_score_runs_on_every_sampler(place, tmp_path, method):
     words = (f"--config.sampling.method={method}", *loose, "--mask=left")
     images, told = restored(place, tmp_path / "out", "--posterior=pigdm", *words)
     assert np.array_equal(images[:, :, 4:], np.load(place / "test.npy")[[0, 0, 1, 1], :, 4:])
-    other, _ = restored(place, tmp_path / "other", "--posterior=diffpir", *words)
-    assert (images[:, :, :4] != other[:, :, :4]).mean() > 0.5
-    assert told["nfe"] >= STEPS
+    # Those that choose their own steps take more than those of the grid and Tweedie's formula.
+    assert told["nfe"] == STEPS + 1 if method == "dpm_solver++" else told["nfe"] > STEPS + 1
 
 
 @pytest.mark.parametrize("task", ["inpaint", "super_resolution"])

@@ -84,6 +84,11 @@ def write(grid: Path, told: Mapping[str, Any], truth: Tensor | None, drawn: Tens
     text = json.dumps({**told, "figures": figures}, indent=2)
     atomic.write(place, lambda file: file.write(f"{text}\n".encode()))
     said = [
-        f"{name} {figure['value']:.4g} ± {figure['se']:.2g}" for name, figure in figures.items()
+        f"{name} {figure['value']:.4g}{_error(figure['se'])}" for name, figure in figures.items()
     ]
     return f"{', '.join(said) or 'not scored'}, in {place}"
+
+
+def _error(se: float | None) -> str:
+    """The standard error in words; of one image there is none."""
+    return "" if se is None else f" ± {se:.2g}"
