@@ -170,6 +170,14 @@ def test_a_task_of_ones_own(place, tmp_path, monkeypatch):
     assert told["posterior"] == "pigdm"  # auto: replacement needs a decomposition
 
 
+def test_a_padded_image_is_restored_by_replacement_alone(place, tmp_path, capsys):
+    np.save(tmp_path / "small.npy", np.load(place / "test.npy")[:1, :6])
+    words = ("--mode=restore", "--fit=pad", f"--input={tmp_path / 'small.npy'}")
+    for more in (("--posterior=pigdm",), ("--task=super_resolution",)):
+        assert run(place, *words, *more) == 1
+        assert "--fit=pad hides what surrounds an image" in capsys.readouterr().err
+
+
 def test_measurements_keep_their_size(place, tmp_path, capsys):
     pixels = np.random.default_rng(1).integers(0, 256, (1, 6, 10, 3), dtype=np.uint8)
     np.save(tmp_path / "given.npy", pixels)

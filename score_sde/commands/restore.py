@@ -104,7 +104,7 @@ def restore(
     known = _measure(config, measurement, pixels, labels, measured)
     own = inside_of(given)
     if own is not None:  # what surrounds a padded image is not its own, and scores nothing
-        known, truth = _within(config, known, own[row]), None
+        known, truth = _within(restorer, known, own[row]), None
     default = workdir / "samples" / f"step_{state['step']:08d}_{_folder(config, task, restorer)}"
     advice = (
         f"with {config.sampling.batch_size} images at a time: lower --config.sampling.batch_size"
@@ -246,10 +246,10 @@ def _measure(
     return Measured(y, known_of(measurement, x), labels)
 
 
-def _within(config: Config, measured: Measured, own: Tensor) -> Measured:
+def _within(restorer: Restorer, measured: Measured, own: Tensor) -> Measured:
     """What is measured of padded images: no pixels are known but their own, bool (n, 1, H, W)."""
     known = measured.known
-    if known is None:
+    if known is None or not restorer.constrains:
         raise ValueError(
             "--fit=pad hides what surrounds an image, as only inpaint and colorize by replacement "
             "can: take --fit crop, resize or tile"
@@ -257,7 +257,7 @@ def _within(config: Config, measured: Measured, own: Tensor) -> Measured:
     both = known.mask & own
     if not both.flatten(1).any(1).all():
         raise ValueError(
-            f"--mask {config.restore.mask} leaves nothing known of a padded image: paint a part "
+            f"--mask {restorer.config.restore.mask} leaves nothing known of a padded image: paint a part "
             "of its middle white"
         )
     value = torch.where(both, known.value, 0.0)
