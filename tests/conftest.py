@@ -45,6 +45,7 @@ TABLES = {
     "ODE_SOLVERS": "score_sde.solvers.ode",
     "DATASETS": "score_sde.data",
     "FIGURES": "score_sde.evaluation",
+    "TASKS": "score_sde.posteriors",
     "MODES": "score_sde.commands.cli",
     "PRESETS": "score_sde.config.presets",
 }

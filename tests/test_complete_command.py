@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from score_sde.commands import cli
-from score_sde.commands import complete as completion_run
+from score_sde.commands import restore as completion_run
 from score_sde.samplers.completion import COLOUR_BASIS, rotate
 
 TINY = (
@@ -123,7 +123,7 @@ def test_files_that_are_left_out_of_a_folder_are_named(place, tmp_path):
     ("words", "sentence"),
     [
         (["--mode=inpaint", "--mask=centre"], "--mask centre: give middle, left"),
-        (["--mode=inpaint", "--config.sampling.method=ode"], "--mode inpaint takes hold at the"),
+        (["--mode=inpaint", "--config.sampling.method=ode"], "replacement takes hold at the"),
         (["--mode=inpaint", "--completions=0"], "--completions=0: 0 is not a positive integer"),
         (["--mode=inpaint", "--input=nowhere"], "no image and no folder of images at nowhere"),
         (["--mode=inpaint", "--workdir=/nowhere/at/all"], "holds no checkpoint: train first"),

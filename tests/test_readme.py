@@ -144,6 +144,15 @@ def test_a_step_of_no_arguments_serves_as_a_predictor_too(trained, tmp_path):
     samples(path, trained)
 
 
+def test_a_task_in_a_recipe_restores(trained, tmp_path):
+    fields = {"restore.task": "columns", "restore.noise": 0.05}
+    path = recipe(tmp_path, code_of("column_means"), *VP_DIGITS, **fields)
+    words = [f"--config={path}", f"--workdir={trained}", f"--output={tmp_path / 'out'}"]
+    assert cli.main(["main.py", *words, "--mode=restore", "--num_samples=1"]) == 0
+    told = json.loads((tmp_path / "out.json").read_text())
+    assert (told["task"], told["posterior"], told["completions"]) == ("columns", "pigdm", 4)
+
+
 def test_a_mode_in_a_recipe_runs(tmp_path, capsys):
     path = recipe(tmp_path, code_of("count"), *VP_DIGITS)
     assert cli.main(["main.py", f"--config={path}", "--mode=count"]) == 0

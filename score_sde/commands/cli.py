@@ -18,7 +18,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ class Mode:
             when the mode runs, so that `--help` needs no torch.
         help: one line.
         options: those that it heeds, beside those that every mode has.
+        short: those of them that are short for a field in this mode, with its dotted name.
         needs_recipe: whether --config must be given.
         several_processes: whether it is ready for those that torchrun starts.
         goes_on: whether it takes up what an interrupted run of it has finished.
@@ -72,6 +73,7 @@ class Mode:
     needs_recipe: bool = True
     several_processes: bool = False
     goes_on: bool = False
+    short: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, command: Command) -> None:
         """Calls the function."""
@@ -85,6 +87,7 @@ class Mode:
 
 _DRAWING = ("checkpoint", "raw", "num_samples", "output", "label", "guidance")
 _COMPLETING = (*_DRAWING, "input", "fit", "completions")
+_RESTORING = {name: f"restore.{name}" for name in ("mask", "task", "factor", "noise", "posterior")}
 
 MODES: dict[str, Mode] = {
     "train": Mode(
@@ -113,9 +116,16 @@ MODES: dict[str, Mode] = {
         "score_sde.commands.modes:complete",
         "draw what a mask hides of images",
         (*_COMPLETING, "mask"),
+        short={"mask": "restore.mask"},
     ),
     "colorize": Mode(
         "score_sde.commands.modes:complete", "draw the colours of images", _COMPLETING
+    ),
+    "restore": Mode(
+        "score_sde.commands.modes:restore",
+        "draw images that fit what is measured of them",
+        (*_COMPLETING, "measured", *_RESTORING),
+        short=_RESTORING,
     ),
     "tune": Mode("score_sde.commands.modes:tune", "compute noise levels from the training images"),
     "ema": Mode(
@@ -258,7 +268,7 @@ def parse(argv: Sequence[str]) -> Command:
     _check_options(mode, given, chosen)
     overrides = dict(values["config"].override_values) if recipe else {}  # type: ignore[attr-defined]
     if config is not None:
-        options.set_short(chosen, overrides, config)
+        options.set_short(chosen, overrides, config, MODES[mode].short)
         _check_steps(overrides, config)
     default = recipes.default_workdir(recipe) if recipe else Path("runs")
     return Command(

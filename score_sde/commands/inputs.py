@@ -1,5 +1,6 @@
 """The images that a command begins with: a user's own, or the recipe's test images."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -8,7 +9,9 @@ from score_sde.config.build import Config, field, image_shape, num_classes, open
 from score_sde.data import Pictures, Source, open_pictures
 
 
-def open_input(config: Config, path: Path | None, count: int) -> Source:
+def open_input(
+    config: Config, path: Path | None, count: int, measured: Sequence[int] | None = None
+) -> Source:
     """The first `count` images of a user's own, or the test images.
 
     They have the network's size, or their own, which is larger, where `sampling.fit` keeps it: so
@@ -19,15 +22,20 @@ def open_input(config: Config, path: Path | None, count: int) -> Source:
         path: an image, a folder of images or an array file (`--input`); None for the recipe's
             test images.
         count: how many are asked for, at most.
+        measured: (C, H, W) of measurements of one image of the network's size, where a user's own
+            are such measurements. They are taken as they are: of this size, or of a larger one
+            where `sampling.fit` keeps it.
 
     Raises:
         OSError: nothing at the path.
         ValueError: no images there, or of a size that does not fit; a network of classes and
             images that do not say theirs, where `sampling.label` names none for all.
     """
-    channels, height, width = image_shape(config)
+    channels, height, width = measured or image_shape(config)
     fit = field(config, "sampling.fit")
-    if path is not None:
+    if path is not None and measured:
+        source = _as_measured(path, tuple(measured), count, fit)
+    elif path is not None:
         source = open_pictures(path, (height, width), channels, count, fit)
     elif fit == "resize":
         source = open_split(config, "test")
@@ -43,6 +51,19 @@ def open_input(config: Config, path: Path | None, count: int) -> Source:
             "theirs: name one for all with --label, take the recipe's own test images, or an "
             "unconditional network"
         )
+    return source
+
+
+def _as_measured(path: Path, shape: tuple[int, ...], count: int, fit: str) -> Source:
+    """Measurements as they are: to resize one would make another of it."""
+    channels, height, width = shape
+    if fit not in ("resize", "tile"):
+        raise ValueError(f"--fit={fit} has no use beside --measured: leave it out, or take tile")
+    wanted = f"measurements of the network's images have {height}x{width} pixels"
+    source = open_pictures(path, (height, width), channels, count, "tile")
+    if fit == "resize" and source.info.shape != shape:
+        _, h, w = source.info.shape
+        raise ValueError(f"{path} has {h}x{w} pixels, and {wanted}: give such, or take --fit tile")
     return source
 
 

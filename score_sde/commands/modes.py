@@ -6,9 +6,9 @@ from score_sde import parallel
 from score_sde.commands.average import average as average_weights
 from score_sde.commands.cli import Command
 from score_sde.commands.compare import compare as compare_samplers
-from score_sde.commands.complete import complete as complete_images
 from score_sde.commands.evaluate import evaluate as evaluate_checkpoints
 from score_sde.commands.plot import plot as plot_curves
+from score_sde.commands.restore import restore as restore_images
 from score_sde.commands.sample import sample as draw_samples
 from score_sde.commands.smoke import smoke
 from score_sde.commands.stats import stats as compute_statistics
@@ -39,14 +39,19 @@ def sample(command: Command) -> None:
 
 
 def complete(command: Command) -> None:
-    """`--mode inpaint` and `--mode colorize`."""
+    """`--mode inpaint` and `--mode colorize`, each a task of `--mode restore`."""
+    restore(command, task=command.mode)
+
+
+def restore(command: Command, task: str = "") -> None:
+    """`--mode restore`."""
     options = command.options
-    complete_images(
+    restore_images(
         command.config,
         command.workdir,
-        command.mode,
+        task,
         source=options["input"],
-        mask=options["mask"] or "middle",
+        measured=options["measured"],
         num_images=options["num_samples"] or 8,
         completions=options["completions"] or 4,
         **_of_checkpoint(command),

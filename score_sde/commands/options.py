@@ -109,18 +109,32 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
         "other name for a folder of diffusers; for ema, NAME.pt; for plot, NAME.png, NAME.pdf or "
         "NAME.svg.",
     )
-    flags.DEFINE(
-        _Text(),
-        "mask",
-        None,
-        "What to inpaint: middle (default), left, right, top, bottom, scattered, or a picture, "
-        "white where images are known.",
-        **here,
+    for name, text in (
+        (
+            "mask",
+            "What to inpaint: middle (default), left, right, top, bottom, scattered, or a "
+            "picture, white where images are known.",
+        ),
+        (
+            "task",
+            "What to restore: inpaint (default), super_resolution, deblur, or another row of "
+            "score_sde.posteriors:TASKS.",
+        ),
+        (
+            "posterior",
+            "How: auto (default), replacement, ddrm, twisted, or a row of "
+            "score_sde.posteriors:POSTERIORS.",
+        ),
+    ):
+        flags.DEFINE(_Text(), name, None, text, **here)
+    flags.DEFINE_integer("factor", None, "How many times smaller images are (default 2).", **here)
+    flags.DEFINE_float(
+        "noise", None, "Std of the noise of what is given, in units of [0, 1] pixels.", **here
     )
     flags.DEFINE_integer(
         "num_samples",
         None,
-        "How many images to draw (default 64), to compare (100), or to inpaint or colorize (8).",
+        "How many images to draw (default 64), to compare (100), or to restore (8).",
         lower_bound=1,
         **here,
     )
@@ -174,6 +188,7 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
         **here,
     )
     for name, text in (
+        ("measured", "The images of --input are what was measured, not images to measure."),
         ("raw", "Use the raw weights, not their moving average."),
         ("smoke", "Try the recipe at reduced width, in a minute."),
         ("print_config", "Print the resolved config and stop."),
@@ -185,18 +200,24 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
     return values
 
 
-def set_short(chosen: Mapping[str, Any], overrides: dict[str, object], config: Any) -> None:
+def set_short(
+    chosen: Mapping[str, Any],
+    overrides: dict[str, object],
+    config: Any,
+    short: Mapping[str, str],
+) -> None:
     """Sets the fields that options are short for, in a config and among its overrides.
 
     Args:
         chosen: options by name, None where they were not given.
         overrides: fields given on the command line.
         config: of the command.
+        short: those of its mode, beside `SHORT_FOR`.
 
     Raises:
         ValueError: option and field are both given.
     """
-    for option, name in SHORT_FOR.items():
+    for option, name in {**SHORT_FOR, **short}.items():
         if chosen[option] is None:
             continue
         if name in overrides:
@@ -248,7 +269,7 @@ SHORT_FOR = {
     "guidance": "sampling.guidance",
     "fit": "sampling.fit",
 }
-"""Options that are short for a field of the config."""
+"""Options that are short for a field of the config, in every mode."""
 
 EVERY_MODE = ("mode", "workdir", "print_config", "help_config", "debug", "help")
 """Options that belong to no mode."""

@@ -46,6 +46,7 @@ GROUPS = {
     "data": "the images",
     "model": "SDE and network; a recipe holds those that its parts set",
     "optim": "the optimiser",
+    "restore": "what --mode restore, inpaint and colorize measure of images, and how they fit it",
 }
 """Groups of fields, in the order in which they are listed."""
 
@@ -111,6 +112,11 @@ _free = partial(Field, resume="free")
 _allowed = partial(Field, resume="on_request")
 _model = partial(Field, from_checkpoint="yes")
 _images = partial(_model, resume="images")
+
+
+def _restore(default: Any, help: str, holds: Number | Names | FilePath | None = None) -> Field:
+    """Fields that runs did not have; at their defaults they are in no digest."""
+    return Field(default, help, holds, resume="free", older=default)
 
 
 def _at_least_1(instead: str, most: int = LARGEST_INT) -> Number:
@@ -473,6 +479,80 @@ FIELDS: dict[str, Field] = {
             "a limit of 0 makes every gradient 0: give a number above 0, or a negative one for "
             "no limit",
         ),
+    ),
+    "restore.task": _restore(
+        "inpaint", "what is measured of images", Names(table="score_sde.posteriors:TASKS")
+    ),
+    "restore.noise": _restore(
+        0.0, "std of the noise of what is measured, in units of [0, 1] pixels", AT_LEAST_0
+    ),
+    "restore.posterior": _restore(
+        "auto",
+        "how images are drawn that fit: replacement, ddrm and twisted particles take steps of a "
+        "grid, posterior scores run on every sampler; auto: replacement where there is no noise "
+        "and a decomposition is known, else pigdm",
+        Names(
+            "auto",
+            table="score_sde.config.build.restoring:RESTORERS",
+            more="score_sde.posteriors:POSTERIORS",
+        ),
+    ),
+    "restore.mask": _restore(
+        "middle",
+        "of inpaint and soft_inpaint: what is hidden (middle, left, right, top, bottom, "
+        "scattered), or a picture that is white where images are known",
+        PATH,
+    ),
+    "restore.mask_floor": _restore(
+        0.9, "of soft_inpaint: how well black pixels of the mask are seen", PROBABILITY
+    ),
+    "restore.factor": _restore(
+        2, "of super_resolution: how many times smaller each side is", one_to(65536)
+    ),
+    "restore.downsampling": _restore(
+        "box",
+        "of super_resolution: means of blocks, or a bicubic filter",
+        Names(table="score_sde.posteriors.tasks:DOWNSAMPLINGS"),
+    ),
+    "restore.blur_width": _restore(1.0, "of deblur: std of the Gaussian in pixels", ABOVE_0),
+    "restore.blur_length": _restore(
+        5.0, "of motion_deblur: length of the line in pixels", ABOVE_0
+    ),
+    "restore.blur_angle": _restore(
+        0.0, "of motion_deblur: in degrees, 0 along rows and 90 along columns", FINITE
+    ),
+    "restore.share": _restore(
+        0.25,
+        "of compressed_sensing and fourier: which part of directions or frequencies is measured",
+        PROBABILITY,
+    ),
+    "restore.data_std": _restore(
+        0.25,
+        "of pigdm: std of the data about their mean, in units of [0, 1] pixels",
+        ABOVE_0,
+    ),
+    "restore.strength": _restore(1.0, "of diffpir: of the tie to the denoised image", ABOVE_0),
+    "restore.tolerance": _restore(
+        1e-4, "of moment_matching: relative residual of its linear equations", ABOVE_0
+    ),
+    "restore.max_iterations": _restore(
+        5, "of moment_matching: conjugate gradients at each evaluation, at most", AT_LEAST_1
+    ),
+    "restore.eta": _restore(
+        0.85, "of ddrm: how much of the noise that is not measured is fresh", PROBABILITY
+    ),
+    "restore.eta_b": _restore(1.0, "of ddrm: how far what is measured is followed", PROBABILITY),
+    "restore.twist": _restore(
+        "pigdm",
+        "of twisted: the posterior score that is proposal and twist",
+        Names(table="score_sde.posteriors:POSTERIORS"),
+    ),
+    "restore.particles": _restore(16, "of twisted: particles of each sample", one_to(2**20)),
+    "restore.resample_below": _restore(
+        0.5,
+        "of twisted: part of the particles that the effective sample size falls below where they "
+        "are resampled",
+        PROBABILITY,
     ),
 }
 

@@ -16,7 +16,7 @@ from score_sde.data.batches import (
     to_unit,
     train_batches,
 )
-from score_sde.data.folder import Pictures, open_pictures, read_mask
+from score_sde.data.folder import Pictures, open_pictures, read_mask, read_soft_mask
 from score_sde.data.named import DATASETS, canonical_name, open_source
 from score_sde.data.pixels import conform
 from score_sde.data.sources import (
@@ -47,6 +47,7 @@ __all__ = [
     "open_source",
     "opened",
     "read_mask",
+    "read_soft_mask",
     "scale",
     "to_unit",
     "train_batches",

@@ -184,7 +184,12 @@ def _refuse_many_sizes(root: Path, names: Sequence[str], sizes: list[Size], fit:
 
 
 def read_mask(path: Path, image_size: tuple[int, int], fit: str = "resize") -> Tensor:
-    """A picture as a mask, brought to its size as images are: bool (1, H, W), True where white.
+    """A picture as a mask: bool (1, H, W), True where it is white; else as `read_soft_mask`."""
+    return read_soft_mask(path, image_size, fit) > 0.5
+
+
+def read_soft_mask(path: Path, image_size: tuple[int, int], fit: str = "resize") -> Tensor:
+    """A picture as a mask, brought to its size as images are: float32 (1, H, W), 1 where white.
 
     Args:
         path: the picture.
@@ -210,7 +215,7 @@ def read_mask(path: Path, image_size: tuple[int, int], fit: str = "resize") -> T
             f"{shown(path)} has transparent parts: save it without, white where images are known "
             "and black where they are hidden"
         )
-    return FileDecoder(path.parent, (path.name,), image_size, 1, fit=fit)(0) > 127
+    return FileDecoder(path.parent, (path.name,), image_size, 1, fit=fit)(0) / 255
 
 
 def source_of_files(

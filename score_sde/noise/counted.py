@@ -45,6 +45,7 @@ class Stream(IntEnum):
     DATA = 7  # data that are computed, such as exact draws from a mixture
     LABEL = 8  # which labels training leaves out
     RESAMPLE = 9  # which particles of sequential Monte Carlo go on
+    MEASURE = 10  # the noise of measurements that are made of images
 
 
 def philox(counter: Sequence[Tensor], key: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

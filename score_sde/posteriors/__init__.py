@@ -4,7 +4,8 @@
 scores by DPS, ΠGDM, DiffPIR and moment matching, which every sampler runs on; `replacement`:
 measurements as what `samplers.completion` keeps; `twisted`: particles by twisted sequential Monte
 Carlo, exact in the limit; `ddrm`: a step for measurements whose singular value decomposition is
-known; `conjugate_gradients`: linear equations, each sample by itself.
+known; `conjugate_gradients`: linear equations, each sample by itself; `tasks`: what is
+measured, by the name of the task.
 """
 
 from score_sde.posteriors.ddrm import DDRM, draw_ddrm
@@ -18,6 +19,7 @@ from score_sde.posteriors.scores import (
     PiGDM,
     PosteriorScore,
 )
+from score_sde.posteriors.tasks import TASKS, Task
 from score_sde.posteriors.twisted import Particles, TwistedSMC
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "DPS",
     "MEASUREMENTS",
     "POSTERIORS",
+    "TASKS",
     "DiffPIR",
     "Measurement",
     "MomentMatching",
@@ -33,6 +36,7 @@ __all__ = [
     "PosteriorScore",
     "Replaced",
     "SpectralMeasurement",
+    "Task",
     "TwistedSMC",
     "draw_ddrm",
 ]

@@ -58,15 +58,19 @@ class DDRM(Step):
         eta_b: float = 1.0,
     ) -> None:
         super().__init__(sde)
-        spectral = measurement.spectral
-        if spectral is None:
-            raise ValueError(
-                f"ddrm does not run on {measurement.name}: it needs a singular value "
-                "decomposition; take pigdm or moment_matching"
-            )
+        refusal, spectral = self.measures(measurement), measurement.spectral
+        if refusal is not None or spectral is None:
+            raise ValueError(f"ddrm does not run on {measurement.name}: {refusal}")
         if not (0 <= eta <= 1 and 0 <= eta_b <= 1):
             raise ValueError(f"eta={eta:g}, eta_b={eta_b:g}: both lie between 0 and 1")
         self.measurement, self.y, self.eta, self.eta_b = spectral, y, eta, eta_b
+
+    @staticmethod
+    def measures(measurement: Measurement) -> str | None:
+        """None where it runs on this measurement, else the reason why it does not."""
+        if measurement.spectral is not None:
+            return None
+        return "it needs a singular value decomposition; take pigdm or moment_matching"
 
     def start(self, x: Tensor, t: Tensor) -> Tensor:
         """A draw from the prior with what y says: N(ȳ, l² − τ²) where l ≥ τ, in coordinates.

@@ -27,18 +27,22 @@ class Replaced:
     """
 
     def __init__(self, measurement: Measurement, y: Tensor) -> None:
-        spectral = measurement.spectral
-        if spectral is None:
-            raise ValueError(
-                f"replacement does not run on {measurement.name}: it needs a singular value "
-                "decomposition; take pigdm or moment_matching"
-            )
-        if not spectral.noise_free:
-            raise ValueError(
-                "replacement keeps what is measured as it is, and this has noise: take ddrm, "
-                "pigdm or moment_matching"
-            )
+        refusal, spectral = self.accepts(measurement), measurement.spectral
+        if refusal is not None or spectral is None:
+            raise ValueError(f"replacement does not run on {measurement.name}: {refusal}")
         self.measurement, self.value = spectral, spectral.pseudo_inverse(y)
+
+    @staticmethod
+    def accepts(measurement: Measurement) -> str | None:
+        """None where it runs on this measurement, else the reason why it does not."""
+        if measurement.spectral is None:
+            return "it needs a singular value decomposition; take pigdm or moment_matching"
+        if measurement.spectral.noise_free:
+            return None
+        return (
+            "it keeps what is measured as it is, and this has noise; take ddrm, pigdm or "
+            "moment_matching"
+        )
 
     def put(self, x: Tensor, value: Tensor) -> Tensor:
         """The images x with what is measured of `value`, as x."""

@@ -31,6 +31,7 @@ Symbols as in `sde`; P particles, K steps.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -94,6 +95,9 @@ class TwistedSMC:
     depend on how many particles there are, and particle 0 has the noise that the sample has
     elsewhere.
 
+    Attributes:
+        grid: the kind of `solvers.grids.time_grid` that suits it.
+
     Args:
         sde: the forward SDE.
         times: the grid on the CPU, decreasing from T (see `solvers.grids`) to a time with noise.
@@ -105,6 +109,8 @@ class TwistedSMC:
         ValueError: times that do not decrease or end without noise, no particles, or a threshold
             outside of [0, 1].
     """
+
+    grid: ClassVar[str] = "log_snr"
 
     def __init__(self, sde: SDE, times: Tensor, particles: int, *, threshold: float = 0.5) -> None:
         if times.ndim != 1 or len(times) < 2 or bool((times.diff() >= 0).any()):

@@ -1,9 +1,11 @@
 """Config → objects: one `build_*` per concept.
 
 Below this layer nothing sees a config. `objects` makes SDE, network, objective, training and data,
-`scores` the scores that samples are drawn with, `sampling` what draws them.
+`scores` the scores that samples are drawn with, `sampling` what draws them; `measuring` what is
+measured of images, `restoring` what draws those that fit.
 """
 
+from score_sde.config.build.measuring import build_measurement, build_task
 from score_sde.config.build.objects import (
     Config,
     allow_tf32,
@@ -31,6 +33,7 @@ from score_sde.config.build.objects import (
     open_split,
     set_tf32,
 )
+from score_sde.config.build.restoring import ByParticles, Measured, Restorer, build_restorer
 from score_sde.config.build.sampling import build_sampler, draw, optimise_grid
 from score_sde.config.build.scores import (
     build_score_for,
@@ -42,15 +45,20 @@ from score_sde.config.build.scores import (
 )
 
 __all__ = [
+    "ByParticles",
     "Config",
+    "Measured",
+    "Restorer",
     "allow_tf32",
     "augment_dim",
     "autocast_dtype",
     "build_device",
     "build_inverse_scaler",
+    "build_measurement",
     "build_network",
     "build_objective",
     "build_parameterisation",
+    "build_restorer",
     "build_sampler",
     "build_scaler",
     "build_score",
@@ -58,6 +66,7 @@ __all__ = [
     "build_sde",
     "build_sources",
     "build_state",
+    "build_task",
     "build_train_step",
     "channels_last",
     "check_guidance",

@@ -1,6 +1,7 @@
 """Config → what draws samples: sampler, grid, samples by their index."""
 
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -91,6 +92,25 @@ def build_sampler(config: Config, sde: SDE, times: Tensor | None = None) -> Samp
         corrector_first=sampling.corrector_first,
         resample=field(config, "sampling.resample"),
     )
+
+
+def build_times(config: Config, sde: SDE, kind: str, times: Tensor | None = None) -> Tensor:
+    """The grid of steps that are no row of a table, by `sampling.grid`.
+
+    Args:
+        config: of the network.
+        sde: that it was trained for.
+        kind: of `time_grid`, for auto.
+        times: instead of those, as `optimise_grid` finds them.
+    """
+    sampling = config.sampling
+    if times is not None:
+        return times
+    if not config.training.continuous:
+        return chain_grid(sde, sampling.num_steps or sde.N - 1)
+    kinds = {"auto": kind, "optimised": "log_snr"}
+    chosen = cast(GridKind, kinds.get(sampling.grid, sampling.grid))
+    return time_grid(sde, sampling.num_steps or sde.N, chosen, sampling.eps or sde.eps)
 
 
 def _adaptive_sampler(config: Config, sde: SDE, eps: float) -> Sampler:

@@ -61,6 +61,13 @@ class Measurement(ABC):
         """The same with its singular value decomposition; None where that is not known."""
         return None
 
+    @property
+    def in_pixels(self) -> bool:
+        """Whether y is a picture with the grey levels of x: of a constant image that constant."""
+        ones = torch.ones(1, *self.shape)
+        y = self.forward(ones)
+        return y.ndim == 4 and torch.allclose(y, self.measured(torch.ones_like(y)), atol=1e-4)
+
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """A x: (B, C, H, W) → (B, ...)."""
