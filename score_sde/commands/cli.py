@@ -93,6 +93,12 @@ MODES: dict[str, Mode] = {
         ("init_from", "allow", "smoke"),
         goes_on=True,
     ),
+    "train_classifier": Mode(
+        "score_sde.commands.modes:train_classifier",
+        "train a classifier of noisy images, or resume it, in the work directory's classifier/",
+        ("allow",),
+        goes_on=True,
+    ),
     "sample": Mode("score_sde.commands.modes:sample", "draw images", _DRAWING),
     "eval": Mode(
         "score_sde.commands.modes:evaluate",

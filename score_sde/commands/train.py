@@ -2,19 +2,24 @@
 
 import math
 import signal
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from score_sde import checkpoints, noise, pictures
 from score_sde.commands import advice
 from score_sde.commands.drawing import draw_with_film, save_grid_and_film
-from score_sde.commands.first_screen import FIRST_STEPS, first_screen
+from score_sde.commands.first_screen import (
+    FIRST_STEPS,
+    activation_bytes,
+    first_screen,
+    of_samples,
+)
 from score_sde.commands.progress import Clock, advice_on_memory, duration
 from score_sde.commands.signals import Interrupted, Stop, stop_signals
 from score_sde.commands.terminal import guarded
@@ -39,24 +44,52 @@ from score_sde.config.build import (
 from score_sde.config.check import check_config, check_data
 from score_sde.data import Source, to_unit, train_batches
 from score_sde.logbook import Logbook
-from score_sde.objectives import Objective
 from score_sde.sde import SDE
 from score_sde.solvers.grids import level_parts
 from score_sde.training import (
     StepRecord,
     TrainingDiverged,
     TrainState,
+    TrainStep,
     check_finite,
     loss_by_level,
 )
+from score_sde.training.step import Objective
 
 LEVELS = 5  # parts of the noise levels that the loss is logged for
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What is trained, and all that one loop has to know of it.
+
+    Attributes:
+        state: config → network with fresh weights, average and optimiser.
+        objective: config, SDE → what is minimised.
+        step: config, objective → one update.
+        labelled: whether the network is given labels, or learns them.
+        label_dropout: share of labels that are left out.
+        screen: config, SDE → what `first_screen` says of it: `network`, `activations`,
+            `snapshots`.
+        held_out: run → what is measured on test images, by name.
+        snapshot: what is made beside a checkpoint that is kept.
+    """
+
+    state: Callable[[Config], TrainState]
+    objective: Callable[[Config, SDE], Objective]
+    step: Callable[[Config, Objective], TrainStep]
+    labelled: Callable[[Config], bool]
+    label_dropout: Callable[[Config], float]
+    screen: Callable[[Config, SDE], dict[str, Any]]
+    held_out: Callable[["Run"], dict[str, float]]
+    snapshot: Callable[["Run"], None]
+
+
 @dataclass
-class _Run:
+class Run:
     """What the parts of a training run share."""
 
+    kind: Kind
     config: Config
     workdir: Path
     log: Logbook
@@ -75,10 +108,12 @@ class _Run:
 
     @property
     def checkpoints(self) -> Path:
+        """Where checkpoints go."""
         return self.workdir / "checkpoints"
 
     @property
     def averages(self) -> Path:
+        """Where snapshots of averages of several lengths go."""
         return self.workdir / "averages"
 
 
@@ -91,6 +126,7 @@ def train(
     allow: Collection[str] = (),
     sources: tuple[Source, Source] | None = None,
     quiet: bool = False,
+    kind: Kind | None = None,
 ) -> None:
     """Trains until `config.training.n_iters` updates are made, from the newest checkpoint if any.
 
@@ -101,6 +137,7 @@ def train(
         allow: what a resumed run may change: names of fields, and "data" for other images.
         sources: training and test images; the config's own by default.
         quiet: leave the screen alone.
+        kind: what is trained; the recipe's score network by default.
 
     Raises:
         ValueError: a config that cannot run, data or checkpoints that do not fit it.
@@ -109,6 +146,7 @@ def train(
         SystemExit: with 130, 143 or 129, after a save, when asked to stop by Ctrl-C, SIGTERM or
             SIGHUP.
     """
+    kind = kind or SCORE_NETWORK
     check_config(config, copies=5)
     changes.check_allowed(allow, config)
     reports: list[str] = []
@@ -127,7 +165,7 @@ def train(
     torch.manual_seed(config.seed)
     sde = build_sde(config)
     with advice_on_memory(advice.less_memory(config)):
-        state = build_state(config)
+        state = kind.state(config)
     if saved:
         state.load_state_dict(checkpoints.fitted(saved, state.network, path))
         checkpoints.restore_rng(saved["rng"])
@@ -138,9 +176,10 @@ def train(
         if saved:  # the run may have been killed between a save and the end of the one before
             checkpoints.delete_old(workdir / "checkpoints", state.step, **_kept(config))
         device = build_device(config)
-        objective = build_objective(config, sde)
+        objective = kind.objective(config, sde)
         data = (train_source, test_source)
-        run = _Run(
+        run = Run(
+            kind,
             config,
             workdir,
             log,
@@ -169,17 +208,19 @@ def train(
             log.say(str(line))
         history.record(config, workdir, origin=origin, changes=changes.plain(run.changes))
         infos = (train_source.info, test_source.info)
-        log.say(first_screen(config, state, sde, device, *infos, workdir))
+        log.say(
+            first_screen(config, state, sde, device, *infos, workdir, **kind.screen(config, sde))
+        )
         with advice_on_memory(advice.less_memory(config)):
             _loop(run)
 
 
-def _loop(run: _Run) -> None:
+def _loop(run: Run) -> None:
     config, state, log, stop = run.config, run.state, run.log, run.stop
     scale = build_scaler(config)
-    labelled = num_classes(config) > 0
+    labelled = run.kind.labelled(config)
     set_tf32(config)
-    step = build_train_step(config, run.objective)
+    step = run.kind.step(config, run.objective)
     bare, memory = state.network, channels_last(config, run.device)
     state.network = compiled(config, bare, run.device)
     batches = train_batches(
@@ -190,7 +231,7 @@ def _loop(run: _Run) -> None:
         device=run.device,
         random_flip=config.data.random_flip,
         dequantise=config.data.uniform_dequantization,
-        label_dropout=label_dropout(config),
+        label_dropout=run.kind.label_dropout(config),
     )
     bar = log.progress(config.training.n_iters, state.step)
     clock = Clock(config.training.batch_size)
@@ -228,7 +269,7 @@ def _loop(run: _Run) -> None:
     )
 
 
-def _after_step(run: _Run, clock: Clock) -> None:
+def _after_step(run: Run, clock: Clock) -> None:
     """What the schedule asks for after an update."""
     training, step = run.config.training, run.state.step
     last = step == training.n_iters
@@ -244,7 +285,7 @@ def _after_step(run: _Run, clock: Clock) -> None:
     if log or last:
         _log_progress(run, clock)
     if (step % training.eval_freq == 0 or last) and len(run.test_source):
-        run.log.scalars(step, {"held_out_loss": held_out_loss(run)})
+        run.log.scalars(step, run.kind.held_out(run))
     if run.state.averages and (step % training.average_freq == 0 or last):
         check_finite(run.records)  # before the checkpoint, which a resumed run begins after
         checkpoints.save_snapshot(run.averages, step, run.state.averages)
@@ -252,19 +293,21 @@ def _after_step(run: _Run, clock: Clock) -> None:
         _save(run)
     if snapshot and training.snapshot_sampling:
         with clock.paused():
-            _snapshot(run)
+            run.kind.snapshot(run)
 
 
-def _log_progress(run: _Run, clock: Clock) -> None:
+def _log_progress(run: Run, clock: Clock) -> None:
     records, step = run.records, run.state.step
     losses = torch.cat([record.losses for record in records])
     t = torch.cat([record.t for record in records])
-    per_dimension = run.objective.per_dimension(math.prod(image_shape(run.config)))
     levels = loss_by_level(t, losses, level_parts(run.sde, LEVELS))
     mean = losses.mean().item()
+    factor = getattr(run.objective, "per_dimension", None)  # of a loss that has dimensions
+    dimensions = math.prod(image_shape(run.config))
+    per_dimension = {"loss_per_dimension": mean * factor(dimensions)} if factor else {}
     values = {
         "loss": mean,
-        "loss_per_dimension": mean * per_dimension,
+        **per_dimension,
         "learning_rate": records[-1].lr,
         "grad_norm": records[-1].grad_norm.item(),
         "images_per_sec": clock.images_per_sec(),
@@ -280,11 +323,20 @@ def _log_progress(run: _Run, clock: Clock) -> None:
 
 
 @torch.no_grad()
-def held_out_loss(run: _Run) -> float:
+def held_out_loss(run: Run) -> float:
     """The objective on test images, at times and noise that never change, with averaged weights.
 
     It draws from its own stream of noise, so that training goes on as if it had not been.
     """
+    x_0, t, z, label = held_out_batch(run)
+    with averaged(run) as network:
+        classes = label if run.kind.labelled(run.config) else None
+        losses = run.objective(network, x_0, t, z, classes)
+    return losses.mean().item()
+
+
+def held_out_batch(run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The first test images x_0 (B, ...), times (B,), noise z (B, ...), classes int64 (B,)."""
     config, seed = run.config, run.config.seed
     n = min(config.training.batch_size, len(run.test_source))
     index = torch.arange(n)
@@ -294,13 +346,17 @@ def held_out_loss(run: _Run) -> float:
     label = run.test_source.labels(index).to(run.device)
     t = run.objective.times(n, run.device, torch.Generator(run.device).manual_seed(seed))
     z = noise.normal(seed, index.to(run.device), 0, x_0.shape[1:], stream=noise.Stream.HELD_OUT)
+    return x_0, t, z, label
+
+
+@contextmanager
+def averaged(run: Run) -> Iterator[nn.Module]:
+    """Within this the network has its averaged weights and is in evaluation mode."""
     with run.state.ema.applied(run.state.network), _evaluating(run.state.network):
-        classes = label if num_classes(config) else None
-        losses = run.objective(run.state.network, x_0, t, z, classes)
-    return losses.mean().item()
+        yield run.state.network
 
 
-def _save(run: _Run, **more: str) -> None:
+def _save(run: Run, **more: str) -> None:
     info = run.train_source.info
     position = {
         "images_seen": run.images_seen,
@@ -324,14 +380,14 @@ def _kept(config: Config) -> dict[str, int]:
     return {"keep": training.keep_checkpoints, "milestone_every": training.snapshot_freq}
 
 
-def _save_what_was_made(run: _Run) -> None:
+def _save_what_was_made(run: Run) -> None:
     if run.saved_step < run.state.step and run.state.whole:
         check_finite(run.records)
         _save(run)
 
 
 @contextmanager
-def _saving_what_was_made(run: _Run, generators: dict[str, Any] | None = None) -> Iterator[None]:
+def _saving_what_was_made(run: Run, generators: dict[str, Any] | None = None) -> Iterator[None]:
     """Whatever fails here, such as a data worker or a user's network, what was made is saved.
 
     Args:
@@ -352,7 +408,7 @@ def _saving_what_was_made(run: _Run, generators: dict[str, Any] | None = None) -
 
 
 @contextmanager
-def _reading(run: _Run) -> Iterator[None]:
+def _reading(run: Run) -> Iterator[None]:
     """Where images are read within: one that can't be ends the run, after a save.
 
     The checkpoint then says so, by which repaired images are known (`changes.of_images`).
@@ -369,7 +425,7 @@ def _reading(run: _Run) -> Iterator[None]:
         raise ValueError(words) from error
 
 
-def _stopped(run: _Run, number: int) -> SystemExit:
+def _stopped(run: Run, number: int) -> SystemExit:
     """Answers a signal: saves, says so, and gives what ends the run."""
     _save_what_was_made(run)
     saved = f"step {run.state.step} is saved, " if run.state.step else ""
@@ -377,7 +433,7 @@ def _stopped(run: _Run, number: int) -> SystemExit:
     return SystemExit(128 + number)
 
 
-def _snapshot(run: _Run) -> None:
+def _snapshot(run: Run) -> None:
     """A sample grid, its film and the loss curve; first also a grid of the raw weights."""
     config, step, folder = run.config, run.state.step, run.workdir / "samples"
     network = run.state.network
@@ -398,12 +454,17 @@ def _snapshot(run: _Run) -> None:
         return
     grid = save_grid_and_film(folder / f"step_{step:08d}.png", images, frames)
     run.log.images(step, "samples", grid)
+    draw_losses(run)
+    run.log.say(f"samples of step {step}: {folder / f'step_{step:08d}.png'}")
+
+
+def draw_losses(run: Run) -> None:
+    """The curve of the losses so far, `loss.png`."""
     steps, losses = run.log.history("loss")
     if any(map(math.isfinite, losses)):
         pictures.loss_curve(
             run.workdir / "loss.png", steps, losses, held_out=run.log.history("held_out_loss")
         )
-    run.log.say(f"samples of step {step}: {folder / f'step_{step:08d}.png'}")
 
 
 @contextmanager
@@ -413,3 +474,24 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         network.train()
+
+
+def _of_score_network(config: Config, sde: SDE) -> dict[str, Any]:
+    return {
+        "network": config.model.name,
+        "activations": activation_bytes(config),
+        "snapshots": of_samples(config, sde),
+    }
+
+
+SCORE_NETWORK = Kind(
+    state=build_state,
+    objective=build_objective,
+    step=build_train_step,
+    labelled=lambda config: num_classes(config) > 0,
+    label_dropout=label_dropout,
+    screen=_of_score_network,
+    held_out=lambda run: {"held_out_loss": held_out_loss(run)},
+    snapshot=_snapshot,
+)
+"""The score network of a recipe."""

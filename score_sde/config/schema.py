@@ -46,6 +46,7 @@ GROUPS = {
     "data": "the images",
     "model": "SDE and network; a recipe holds those that its parts set",
     "optim": "the optimiser",
+    "classifier": "the classifier of noisy images that --mode train_classifier trains",
 }
 """Groups of fields, in the order in which they are listed."""
 
@@ -454,6 +455,25 @@ FIELDS: dict[str, Field] = {
             "a limit of 0 makes every gradient 0: give a number above 0, or a negative one for "
             "no limit",
         ),
+    ),
+    # Free: they are none of a score network's. What a classifier is made of its own run holds.
+    "classifier.name": _free(
+        "half_unet",
+        "the network",
+        Names(table="score_sde.networks.table:CLASSIFIERS"),
+        older="half_unet",
+    ),
+    "classifier.nf": _free(32, "channels of the first level", one_to(65536), older=32),
+    "classifier.ch_mult": _free(
+        (1, 2, 2), "channels of each level, in units of nf", LEVELS, older=(1, 2, 2)
+    ),
+    "classifier.num_res_blocks": _free(1, "residual blocks of each level", one_to(64), older=1),
+    "classifier.attn_resolutions": _free(
+        (), "sides of the levels with attention", SIDES, older=()
+    ),
+    "classifier.dropout": _free(0.1, "share of activations dropped in training", SHARE, older=0.1),
+    "classifier.num_classes": _free(
+        0, "class labels; 0: those of the training images", up_to(10**7), older=0
     ),
 }
 

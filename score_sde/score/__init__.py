@@ -2,10 +2,12 @@
 
 `conversions`: between these three; `predictions`: what a network may put out; `conventions`: how a
 network is told the time, and how its output is read; `network`: the score that it stands for;
-`guidance`: one led by another, or by a classifier; `exact`: mixtures of Gaussians, whose score is
+`guidance`: one led by another, or by a classifier; `classifier`: what a network that classifies
+noisy images is given; `exact`: mixtures of Gaussians, whose score is
 known.
 """
 
+from score_sde.score.classifier import NoisyClassifier
 from score_sde.score.conventions import (
     ContinuousNoise,
     ContinuousScore,
@@ -37,6 +39,7 @@ __all__ = [
     "GuidedScore",
     "Network",
     "NetworkScore",
+    "NoisyClassifier",
     "Parameterisation",
     "Prediction",
     "Scales",

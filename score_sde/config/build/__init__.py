@@ -1,9 +1,16 @@
 """Config → objects: one `build_*` per concept.
 
 Below this layer nothing sees a config. `objects` makes SDE, network, objective, training and data,
-`scores` the scores that samples are drawn with, `sampling` what draws them.
+`classifiers` a classifier of noisy images, `scores` the scores that samples are drawn with,
+`sampling` what draws them.
 """
 
+from score_sde.config.build.classifiers import (
+    build_classification,
+    build_classifier,
+    build_classifier_state,
+    empty_classifier,
+)
 from score_sde.config.build.objects import (
     Config,
     allow_tf32,
@@ -45,6 +52,9 @@ __all__ = [
     "allow_tf32",
     "augment_dim",
     "autocast_dtype",
+    "build_classification",
+    "build_classifier",
+    "build_classifier_state",
     "build_device",
     "build_inverse_scaler",
     "build_network",
@@ -63,6 +73,7 @@ __all__ = [
     "compiled",
     "data_root",
     "draw",
+    "empty_classifier",
     "empty_network",
     "field",
     "guided",
