@@ -290,8 +290,8 @@ def test_the_short_options_set_the_fields_and_belong_to_sample(tmp_path):
             cli.parse(command(tmp_path, word, mode="sample"))
     with pytest.raises(ValueError, match="which is given as well: leave one out"):
         cli.parse(command(tmp_path, "--label=3", "--config.sampling.label=2", mode="sample"))
-    with pytest.raises(ValueError, match="--guidance has no use in --mode eval"):
-        cli.parse(command(tmp_path, "--guidance=3", mode="eval"))
+    with pytest.raises(ValueError, match="--guidance has no use in --mode stats"):
+        cli.parse(command(tmp_path, "--guidance=3", mode="stats"))
 
 
 def test_python_snapshots_and_completions_draw_as_the_fields_say(trained, tmp_path, capsys):

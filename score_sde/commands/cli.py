@@ -103,14 +103,14 @@ MODES: dict[str, Mode] = {
     "eval": Mode(
         "score_sde.commands.modes:evaluate",
         "compute losses, bits/dim and distances",
-        ("checkpoint", "raw", "eval_folder", "wait"),
+        ("checkpoint", "raw", "eval_folder", "wait", *options.SHORT_FOR),
         several_processes=True,
         goes_on=True,
     ),
     "compare": Mode(
         "score_sde.commands.modes:compare",
         "compare samplers by what each evaluation of the network buys",
-        ("checkpoint", "raw", "num_samples", "preset", "exact", "exact_std"),
+        ("checkpoint", "raw", "num_samples", "preset", "exact", "exact_std", *options.SHORT_FOR),
         several_processes=True,
         goes_on=True,
     ),
@@ -267,10 +267,13 @@ def parse(argv: Sequence[str]) -> Command:
         options.set_short(chosen, overrides, config)
         _check_steps(overrides, config)
     default = recipes.default_workdir(recipe) if recipe else Path("runs")
+    workdir = values.workdir or default
+    if config is not None:
+        options.set_classifier(overrides, config, workdir)
     return Command(
         config=config,
         overrides=overrides,
-        workdir=values.workdir or default,
+        workdir=workdir,
         mode=mode,
         options=chosen | {"print_config": values.print_config},
     )

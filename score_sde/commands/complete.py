@@ -20,9 +20,9 @@ from score_sde.config.build import (
     build_sampler,
     build_scaler,
     build_sde,
+    drawn_classes,
     guided,
     image_shape,
-    num_classes,
     thresholded,
 )
 from score_sde.config.holds import expanded
@@ -88,7 +88,7 @@ def complete(
     reports += given.info.notes
     row = torch.arange(min(num_images, len(given)))
     images = to_unit(given.images(row), given.info.levels)
-    labels = given.labels(row) if given.info.num_classes and num_classes(config) else None
+    labels = given.labels(row) if given.info.num_classes and drawn_classes(config) else None
     name = f"{task}_{Path(mask).stem}" if task == "inpaint" else task
     default = workdir / "samples" / f"step_{state['step']:08d}_{name}"
     known = known_of(build_scaler(config)(images))

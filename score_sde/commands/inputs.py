@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from score_sde.config.build import Config, field, image_shape, num_classes, open_split
+from score_sde.config.build import Config, drawn_classes, field, image_shape, open_split
 from score_sde.data import Source, open_pictures
 
 
@@ -25,7 +25,7 @@ def open_input(config: Config, path: Path | None, count: int) -> Source:
         source = open_split(config, "test")
     else:
         source = open_pictures(path, (height, width), channels, count)
-    classes = num_classes(config)
+    classes = drawn_classes(config)
     if classes and source.info.num_classes != classes and field(config, "sampling.label") < 0:
         raise ValueError(
             f"the network has {classes} classes and the images of {source.info.name} do not say "

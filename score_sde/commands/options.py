@@ -139,6 +139,23 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
         "--config.sampling.guidance.",
         **here,
     )
+    path(
+        "classifier",
+        "Lead images to their class by this classifier of noisy images: a checkpoint of --mode "
+        "train_classifier, or its work directory. Short for --config.sampling.classifier.",
+    )
+    flags.DEFINE_float(
+        "classifier_scale",
+        None,
+        "How far (default 1); alone it takes the classifier of the workdir. Short for "
+        "--config.sampling.classifier_scale.",
+        **here,
+    )
+    path(
+        "guide",
+        "A weaker network that --guidance leads away from, instead of the network's own score of "
+        "no class: a checkpoint, or a work directory. Short for --config.sampling.guide.",
+    )
     flags.DEFINE_integer(
         "completions", None, "How many of each image (default 4).", lower_bound=1, **here
     )
@@ -197,7 +214,17 @@ def set_short(chosen: Mapping[str, Any], overrides: dict[str, object], config: A
             )
         group, _, leaf = name.rpartition(".")
         with config.unlocked():
-            config[group][leaf] = overrides[name] = chosen[option]
+            value = chosen[option]
+            value = str(value) if isinstance(value, Path) else value
+            config[group][leaf] = overrides[name] = value
+
+
+def set_classifier(overrides: dict[str, object], config: Any, workdir: Path) -> None:
+    """Takes the classifier of the work directory where a scale is given, and no file."""
+    given = "sampling.classifier_scale" in overrides and config.sampling.classifier_scale
+    if given and not config.sampling.classifier:
+        with config.unlocked():
+            config.sampling.classifier = str(workdir / "classifier")
 
 
 def with_flagfiles(words: Sequence[str], within: tuple[Path, ...] = ()) -> list[str]:
@@ -235,7 +262,10 @@ _FLAGFILE_BYTES = 2**20
 MOST_IMAGES = 10**7
 """What may be drawn by one command; it knows the number of each, which takes eight bytes."""
 
-SHORT_FOR = {"label": "sampling.label", "guidance": "sampling.guidance"}
+SHORT_FOR = {
+    name: f"sampling.{name}"
+    for name in ("label", "guidance", "classifier", "classifier_scale", "guide")
+}
 """Options that are short for a field of the config."""
 
 EVERY_MODE = ("mode", "workdir", "print_config", "help_config", "debug", "help")

@@ -38,6 +38,9 @@ from score_sde.config.holds import (
     up_to,
 )
 
+Config = Any
+"""An `ml_collections.ConfigDict`; its fields have no static types."""
+
 GROUPS = {
     "": "of the whole run",
     "training": "objective, lengths, logging",
@@ -251,6 +254,23 @@ FIELDS: dict[str, Field] = {
         "noise levels std/mean scale between which it acts; (): at all",
         INTERVAL,
         older=(),
+    ),
+    "sampling.classifier": _free(
+        "",
+        "a classifier of noisy images that leads samples: its checkpoint, or its work directory; "
+        "empty: none",
+        PATH,
+        older="",
+    ),
+    "sampling.classifier_scale": _free(
+        1.0, "scale v of its gradient, v grad log p(c | x_t); 0: none", AT_LEAST_0, older=1.0
+    ),
+    "sampling.guide": _free(
+        "",
+        "a weaker network that guidance leads away from (Karras et al. 2024): its checkpoint, or "
+        "its work directory; empty: the network's own score of no class",
+        PATH,
+        older="",
     ),
     "sampling.eps": _free(
         0.0, "time at which sampling ends, but on a discrete chain; 0: the SDE's own", AT_LEAST_0

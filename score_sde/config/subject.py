@@ -19,10 +19,12 @@ from score_sde.config.build import (
     build_scaler,
     build_score_for,
     build_sde,
+    check_guides,
     data_root,
     draw,
     field,
     image_shape,
+    led_by,
     num_classes,
 )
 from score_sde.config.holds import FilePath, expanded
@@ -123,7 +125,11 @@ def _draw_facts(config: Config, sde: SDE) -> dict[str, Any]:
     Where later code draws other samples for some settings, an entry for these alone says so: what
     was kept of them is then computed again, and nothing else is.
     """
-    facts: dict[str, Any] = {"sampling": history.of_group(config, "sampling")}
+    check_guides(config, sde)
+    # Of a classifier or guide the digest of its file counts, not its place.
+    facts: dict[str, Any] = {
+        "sampling": {**history.of_group(config, "sampling"), **led_by(config)}
+    }
     facts |= _code_of(config, "sampling.method", "sampling.predictor", "sampling.corrector")
     if (solver := field(config, "sampling.ode_solver")) != "rk45":
         facts["ode_solver"] = repr(ODE_SOLVERS[solver])

@@ -193,6 +193,11 @@ class Subject:
         if (guidance := self.sampling.get("guidance", 1)) != 1:
             how["guidance"] = guidance
             how["guidance_interval"] = self.sampling["guidance_interval"]
+        for name in ("guide", "classifier"):
+            if self.sampling.get(name):
+                how[name] = self.sampling[name]
+        if "classifier" in how:
+            how["classifier_scale"] = self.sampling["classifier_scale"]
         how |= {"nfe": float(results["nfe"].mean()), "given_up": int((~finite).sum())}
         if self.keeps_x:
             how["sec_each"] = float(results["draw_sec"].mean())

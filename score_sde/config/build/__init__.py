@@ -2,7 +2,7 @@
 
 Below this layer nothing sees a config. `objects` makes SDE, network, objective, training and data,
 `classifiers` a classifier of noisy images, `scores` the scores that samples are drawn with,
-`sampling` what draws them.
+`guides` the other networks that lead them, `sampling` what draws them.
 """
 
 from score_sde.config.build.classifiers import (
@@ -11,6 +11,7 @@ from score_sde.config.build.classifiers import (
     build_classifier_state,
     empty_classifier,
 )
+from score_sde.config.build.guides import led_by
 from score_sde.config.build.objects import (
     Config,
     allow_tf32,
@@ -42,6 +43,8 @@ from score_sde.config.build.sampling import build_sampler, draw, optimise_grid
 from score_sde.config.build.scores import (
     build_score_for,
     check_guidance,
+    check_guides,
+    drawn_classes,
     guided,
     sample_labels,
     thresholded,
@@ -70,15 +73,18 @@ __all__ = [
     "build_train_step",
     "channels_last",
     "check_guidance",
+    "check_guides",
     "compiled",
     "data_root",
     "draw",
+    "drawn_classes",
     "empty_classifier",
     "empty_network",
     "field",
     "guided",
     "image_shape",
     "label_dropout",
+    "led_by",
     "num_classes",
     "open_split",
     "optimise_grid",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from score_sde.config import schema
 from score_sde.config.holds import expanded
+from score_sde.config.schema import Config
 from score_sde.data import Source, inverse_scale, open_source, scale
 from score_sde.networks.ema import ExponentialMovingAverage
 from score_sde.networks.power_average import PowerAverage
@@ -22,9 +23,6 @@ from score_sde.sde import SDE, SDES, Score
 from score_sde.tensor_ops import choose
 from score_sde.training import PARAMETERS, Augmentation, TrainState, TrainStep, make_optimizer
 from score_sde.training.step import Objective as TrainingObjective
-
-Config = Any
-"""An `ml_collections.ConfigDict`; its fields have no static types."""
 
 Built = TypeVar("Built")
 
