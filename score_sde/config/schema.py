@@ -322,6 +322,13 @@ FIELDS: dict[str, Field] = {
         "samples that distances are computed of",
         _at_least_1("eval.enable_sampling=False computes none", 10**7),
     ),
+    "eval.labels": _free(
+        "equal",
+        "classes of the samples, where sampling.label names none: each equally often, or in the "
+        "proportions of the training images",
+        Names("equal", "proportional"),
+        older="equal",
+    ),
     "eval.begin_ckpt": _free(
         0, "first step of the checkpoints to evaluate; both 0: the newest", AT_LEAST_0
     ),

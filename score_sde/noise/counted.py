@@ -45,6 +45,7 @@ class Stream(IntEnum):
     DATA = 7  # data that are computed, such as exact draws from a mixture
     LABEL = 8  # which labels training leaves out
     RESAMPLE = 9  # which particles of sequential Monte Carlo go on
+    CLASS = 14  # of which class a sample is, where classes are drawn in proportion
 
 
 def philox(counter: Sequence[Tensor], key: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -46,6 +46,7 @@ from score_sde.config.build.scores import (
     check_guides,
     drawn_classes,
     guided,
+    proportional_labels,
     sample_labels,
     thresholded,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "num_classes",
     "open_split",
     "optimise_grid",
+    "proportional_labels",
     "sample_labels",
     "set_tf32",
     "thresholded",

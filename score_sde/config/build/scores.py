@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from score_sde import noise
 from score_sde.config.build.guides import (
     Guide,
     check_chain,
@@ -119,6 +120,23 @@ def sample_labels(config: Config) -> Labels | None:
     if not classes:
         return None
     return (lambda index: index % classes) if label < 0 else lambda i: torch.full_like(i, label)
+
+
+def proportional_labels(counts: Tensor, seed: int) -> Labels:
+    """Classes as frequent as in a data set, by sample indices: a function of (seed, index).
+
+    Args:
+        counts: int64 (K,) images of each class, one of them above 0.
+        seed: of the draws.
+    """
+    ends = counts.cumsum(0)
+
+    def labels(index: Tensor) -> Tensor:
+        index, stream = index.cpu(), noise.Stream.CLASS
+        u = noise.uniform(seed, index, 0, (1,), stream=stream, dtype=torch.float64)[:, 0]
+        return torch.searchsorted(ends, (u * ends[-1]).long(), right=True)
+
+    return labels
 
 
 def build_score_for(
