@@ -23,7 +23,6 @@ from score_sde.sde import VESDE, VPSDE
 
 TINY = (
     *FOUR_STEPS,
-    "--config.training.snapshot_sampling=True",
     "--config.training.snapshot_freq_for_preemption=1",
     "--config.classifier.nf=8",
     "--config.classifier.ch_mult=(1,2)",
@@ -54,7 +53,7 @@ def assert_equal(one, other):
 def trained(tmp_path_factory):
     """The work directory of a classifier of four steps, never interrupted."""
     workdir = tmp_path_factory.mktemp("classifier") / "run"
-    assert cli.main(command(workdir)) == 0
+    assert cli.main(command(workdir, "--config.training.snapshot_sampling=True")) == 0
     return workdir
 
 
@@ -123,8 +122,6 @@ def test_beside_a_score_network_it_touches_nothing_of_it(trained, tmp_path):
     from score_sde.commands.train import train
 
     config = cli.parse(command(tmp_path)).config
-    with config.unlocked():
-        config.training.snapshot_sampling = False
     train(config, tmp_path, quiet=True)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     assert cli.main(command(tmp_path, "--config.optim.lr=0.001")) == 0  # its own learning rate
@@ -147,7 +144,7 @@ def test_beside_a_score_network_it_touches_nothing_of_it(trained, tmp_path):
 )
 def test_it_learns_at_the_times_of_every_recipe(recipe, words, tmp_path):
     chain = ("--config.training.time_sampling=uniform",) if "continuous" in str(words) else ()
-    given = ("--config.training.snapshot_sampling=False", *words, *chain)
+    given = (*words, *chain)
     assert cli.main(command(tmp_path, *given, steps=1, recipe=recipe)) == 0
     config = cli.parse(command(tmp_path, *given, recipe=recipe)).config
     sde = build_sde(config)
@@ -194,12 +191,12 @@ def test_a_classifier_of_two_gaussians_learns_their_posterior():
     objective = build_classification(config, sde)
     net = build_classifier(config).double()
     optimizer = torch.optim.Adam(net.parameters(), 5e-3)
-    for _ in range(250):
-        label = torch.randint(2, (256,))
-        x_0 = (2.0 * label - 1) * m + s * torch.randn(256)
+    for _ in range(150):
+        label = torch.randint(2, (128,))
+        x_0 = (2.0 * label - 1) * m + s * torch.randn(128)
         x_0 = x_0.double()[:, None, None, None].expand(-1, 1, 2, 2)
-        z = torch.randn(256, 1, 1, 1, dtype=torch.float64).expand(-1, 1, 2, 2)
-        loss = objective(net, x_0, objective.times(256).double(), z, label).mean()
+        z = torch.randn(128, 1, 1, 1, dtype=torch.float64).expand(-1, 1, 2, 2)
+        loss = objective(net, x_0, objective.times(128).double(), z, label).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -171,7 +171,7 @@ def accuracy_by_level(run: Run, network: nn.Module) -> tuple[list[float], list[f
     levels = _levels(sde)
     right = torch.zeros(len(levels), dtype=torch.int64)
     classifier = NoisyClassifier(network, sde)
-    for part in index.split(config.training.batch_size):
+    for part in index.split(config.eval.batch_size):
         images = to_unit(source.images(part), source.info.levels)
         x_0 = build_scaler(config)(images.to(run.device))
         label = source.labels(part).to(run.device)
