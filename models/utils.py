@@ -130,7 +130,8 @@ def get_score_fn(
     """
     if not isinstance(model, nn.Module) and not hasattr(model, "eval"):
         return model
-    return NetworkScore(get_model_fn(model, train), sde, continuous)
+    network: Any = model
+    return NetworkScore(get_model_fn(network, train), sde, continuous)
 
 
 def get_sigmas(config: Any) -> np.ndarray:

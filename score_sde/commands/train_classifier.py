@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from score_sde import checkpoints, noise, pictures
 from score_sde.atomic import write_whole
 from score_sde.commands.first_screen import kept_bytes
+from score_sde.commands.loop import Kind, Run, averaged, draw_losses, held_out_batch
 from score_sde.commands.signals import Interrupted
-from score_sde.commands.train import Kind, Run, averaged, draw_losses, held_out_batch, train
+from score_sde.commands.train import train
 from score_sde.config.build import (
     Config,
     build_classification,
