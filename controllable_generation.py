@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.utils import get_score_fn
-from sampling import Scaler, device_of, draw_prior, paper_sampler, placed
+from sampling import Scaler, device_of, draw_prior, paper_sampler, placed, score_of
 from score_sde.noise import Noise
 from score_sde.samplers.completion import Known, Replacement, known_gray, known_pixels
 from score_sde.samplers.grid import GridSampler
@@ -136,6 +135,5 @@ class _Released:
         ) -> tuple[Tensor, Tensor]:
             return keep(x, x if self.parity else x_mean, t, t_next)
 
-        model.eval()
-        score = get_score_fn(self.sde, model, train=False, continuous=self.continuous)
+        score = score_of(self.sde, model, self.continuous)
         return self.make().run(x, score, noise, constraint=constraint)[0]

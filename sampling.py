@@ -140,7 +140,9 @@ def get_pc_sampler(
             generator by default.
 
     Returns:
-        fn(model) → (images, nfe).
+        fn(model) → (images, nfe); the model is a network, or a score of the library, (x, t) → the
+        shape of x (guided, exact, or of a network with labels), which `continuous` does not
+        concern.
 
     Raises:
         ValueError: where a name is unknown, or the combination has no meaning.
@@ -149,11 +151,10 @@ def get_pc_sampler(
     paper_sampler(sde, *steps)  # what does not fit is refused now
 
     @torch.no_grad()
-    def pc_sampler(model: nn.Module) -> tuple[Tensor, int]:
-        model.eval()
+    def pc_sampler(model: nn.Module | Score) -> tuple[Tensor, int]:
         place = device_of(model) if device in (None, "auto") else device
         x = draw_prior(sde, shape, noise).to(place)
-        score = get_score_fn(sde, model, train=False, continuous=continuous)
+        score = score_of(sde, model, continuous)
         # Made now, as the SDE's N may have been changed.
         x, nfe = paper_sampler(sde, *steps).run(x, score, placed(noise, place))
         return inverse_scaler(x), nfe
@@ -217,16 +218,15 @@ def get_ode_sampler(
         noise: as in `get_pc_sampler`: the prior, then one draw for the denoising step.
 
     Returns:
-        fn(model, z=None) → (images, nfe); z (B, ...) is a latent to begin from instead of the
-        prior's draw.
+        fn(model, z=None) → (images, nfe); the model is a network, or a score of the library, as in
+        `get_pc_sampler`; z (B, ...) is a latent to begin from instead of the prior's draw.
     """
 
     @torch.no_grad()
-    def ode_sampler(model: nn.Module, z: Tensor | None = None) -> tuple[Tensor, int]:
-        model.eval()
+    def ode_sampler(model: nn.Module | Score, z: Tensor | None = None) -> tuple[Tensor, int]:
         place = device_of(model) if device in (None, "auto") else device
         x = draw_prior(sde, shape, noise) if z is None else z
-        score = CountedScore(get_score_fn(sde, model, train=False, continuous=True))
+        score = CountedScore(score_of(sde, model, continuous=True))
         x = _solve_jointly(sde, score, x.to(place, torch.float32), eps, rtol, atol, method)
         if denoise:
             t = x.new_full((len(x),), eps)
@@ -324,8 +324,20 @@ def draw_prior(sde: SDE, shape: Sequence[int], noise: Noise | None) -> Tensor:
     return sde.prior_sampling(shape, noise=noise)
 
 
+def score_of(sde: SDE, model: Any, continuous: bool) -> Score:
+    """The score to draw by: a network's, in evaluation mode, or one of the library as it is."""
+    if hasattr(model, "eval"):
+        model.eval()
+    return get_score_fn(sde, model, train=False, continuous=continuous)
+
+
 def device_of(model: Any) -> torch.device:
-    """Where the tensors of a network are; the CPU if it has none."""
+    """Where the tensors of a network are, or of the one inside a score; the CPU if it has none."""
+    while not hasattr(model, "parameters"):
+        inside = getattr(model, "score", None) or getattr(model, "net", None)
+        if inside is None:
+            break
+        model = inside
     of = (getattr(model, name, tuple)() for name in ("parameters", "buffers"))
     tensor = next(itertools.chain.from_iterable(of), None)
     return torch.device("cpu") if tensor is None else tensor.device

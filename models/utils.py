@@ -16,7 +16,7 @@ from models.ncsnv2 import NCSN, NCSNv2, NCSNv2_128, NCSNv2_256
 from score_sde.config.build import build_device, build_network
 from score_sde.networks.table import NETWORKS
 from score_sde.score import NetworkScore
-from score_sde.sde import SDE
+from score_sde.sde import SDE, Score
 from score_sde.tensor_ops import choose
 
 _OURS: dict[str, type[FromConfig]] = {
@@ -113,20 +113,25 @@ def get_model_fn(model: nn.Module, train: bool = False) -> Callable[..., Tensor]
 
 
 def get_score_fn(
-    sde: SDE, model: nn.Module, train: bool = False, continuous: bool = False
-) -> NetworkScore:
-    """The score that a network stands for.
+    sde: SDE, model: nn.Module | Score, train: bool = False, continuous: bool = False
+) -> Score:
+    """The score that a network stands for; a score of the library is one already.
 
     Args:
         sde: the SDE that the network was trained for.
-        model: called as model(x, cond).
+        model: called as model(x, cond). What is no network (it has no mode to set by `eval()`),
+            such as a `score_sde.score.GuidedScore` or an exact score, is called as model(x, t) and
+            given back as it is.
         train: training mode; evaluation mode otherwise.
         continuous: trained on continuous times; False for the chains of SMLD and DDPM.
 
     Returns:
         score_fn(x, t) → ∇ log p_t(x), with the shape of x.
     """
-    return NetworkScore(get_model_fn(model, train), sde, continuous)
+    if not isinstance(model, nn.Module) and not hasattr(model, "eval"):
+        return model
+    network: Any = model
+    return NetworkScore(get_model_fn(network, train), sde, continuous)
 
 
 def get_sigmas(config: Any) -> np.ndarray:

@@ -36,6 +36,7 @@ TINY = (
 TABLES = {
     "SDES": "score_sde.sde",
     "NETWORKS": "score_sde.networks.table",
+    "CLASSIFIERS": "score_sde.networks.table",
     "PREDICTIONS": "score_sde.score",
     "OBJECTIVES": "score_sde.objectives",
     "PREDICTORS": "score_sde.solvers.predictors",

@@ -4,13 +4,15 @@ import pytest
 import torch
 from conftest import assert_close
 from ml_collections import ConfigDict
-from problems import SDES, Gaussian, make_sde
+from problems import SDES, Gaussian, Mixture, make_sde
 from recorded import AnalyticNet, Bank, golden_rows
 from torch import nn
 
 import sampling
+from controllable_generation import get_pc_inpainter
 from sampling import get_ode_sampler, get_pc_sampler, get_sampling_fn
 from score_sde.noise import normal
+from score_sde.score import ClassifierGuidedScore, GuidedScore, NetworkScore
 from score_sde.sde import VESDE, VPSDE, subVPSDE
 from score_sde.solvers.ode import solve, solve_scipy
 from score_sde.solvers.predictors import ReverseDiffusionPredictor
@@ -281,3 +283,90 @@ def test_get_sampling_fn_reads_a_config_of_the_release():
     assert torch.equal(ode, expected)
     with pytest.raises(ValueError, match=r"sampling.method='ddim'.*'pc' and 'ode'"):
         get_sampling_fn(original_config("ddim"), sde, (4, 2), scaler, 1e-3)
+
+
+# Scores of the library in the place of a network
+
+MEANS = torch.tensor([[-1.0, 0.5, 0.2], [0.8, -0.3, 0.0], [0.0, 1.0, -0.7]])
+
+
+def parts_of(sde):
+    """Data of two classes: the scores of both and of each, and the exact classifier's logits."""
+    weights = torch.tensor([0.2, 0.5, 0.3])
+    both, one = (Mixture(sde, MEANS[rows], weights[rows]) for rows in ([0, 1, 2], [0]))
+    other = Mixture(sde, MEANS[1:], weights[1:])  # weights need not sum to 1: the rest is constant
+
+    def logits(x, t):
+        terms = both._log_terms(x, t)[0]
+        return torch.stack([terms[:, 0], terms[:, 1:].logsumexp(1)], dim=1)
+
+    return both.score, one.score, other.score, logits
+
+
+@pytest.mark.parametrize("kind", SDES)
+@pytest.mark.parametrize("corrector", ["LangevinCorrector", "NoneCorrector"])
+def test_a_score_led_by_the_exact_classifier_draws_what_the_conditional_one_draws(kind, corrector):
+    sde = {"ve": lambda: VESDE(0.01, 10.0, N=30)}.get(kind, lambda: SDES[kind](N=30))()
+    both, one, other, logits = parts_of(sde)
+    label = torch.arange(10) % 2
+
+    def conditional(x, t):
+        return torch.where(label[:, None] == 0, one(x, t), other(x, t))
+
+    def drawn(score):
+        torch.manual_seed(0)
+        given = (
+            sde,
+            (10, 3),
+            sampling.ReverseDiffusionPredictor,
+            getattr(sampling, corrector),
+            lambda x: x,
+            0.16,
+        )
+        return get_pc_sampler(*given)(score)
+
+    found, nfe = drawn(ClassifierGuidedScore(both, logits, label))
+    expected, calls = drawn(conditional)
+    assert_close(found, expected, 1e-4)  # in float32
+    assert nfe == 2 * calls == 2 * (30 if corrector == "NoneCorrector" else 60)
+    nearest = torch.cdist(found, MEANS).argmin(1).clamp_max(1)
+    assert (nearest == label).float().mean() > 0.8
+
+
+def test_the_ode_sampler_and_the_inpainter_take_scores_too():
+    sde = VPSDE(N=20)
+    both, _, other, logits = parts_of(sde)
+    label, z = torch.ones(6, dtype=torch.int64), sde.prior_sampling((6, 3))
+    led = ClassifierGuidedScore(both, logits, label)
+    sampler = get_ode_sampler(sde, (6, 3), lambda x: x, rtol=1e-4, atol=1e-4)
+    (found, nfe), (expected, calls) = sampler(led, z=z), sampler(other, z=z)
+    assert_close(found, expected, 1e-3)
+    assert nfe % 2 == 0  # each call is two, though rounding may choose another step
+    assert calls < nfe
+    inpaint = get_pc_inpainter(sde, "euler_maruyama", "none", lambda x: x, 0.16)
+    known = torch.zeros(6, 3)
+    mask = torch.tensor([1.0, 0.0, 0.0]).expand(6, 3)
+    torch.manual_seed(1)
+    one = inpaint(led, known, mask)
+    torch.manual_seed(1)
+    assert_close(one, inpaint(other, known, mask), 1e-4)
+
+
+def test_a_networks_score_with_labels_is_drawn_on_the_networks_device():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor(0.5, device="meta"))
+
+        def forward(self, x, cond, label):
+            return label[:, None] * x
+
+    sde, label = VPSDE(N=3), torch.arange(4.0)
+    score = NetworkScore(Net(), sde, label=label)
+    both = GuidedScore(score, score, sde, 2.0)
+    assert sampling.device_of(score) == sampling.device_of(both) == torch.device("meta")
+    given = (sde, (4, 3), "reverse_diffusion", "none", lambda x: x, 0.16)
+    torch.manual_seed(0)
+    images, nfe = get_pc_sampler(*given, device="cpu")(both)
+    assert images.isfinite().all()
+    assert nfe == 6

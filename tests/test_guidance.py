@@ -246,6 +246,42 @@ def test_samples_led_by_a_classifier_are_those_of_the_conditional_score(kind, na
     assert (nearest == torch.arange(len(found)) % 2).float().mean() > 0.85
 
 
+def conditional_on(sde, label):
+    """The score of one class for all samples, and one that the exact classifier leads to it."""
+
+    def led(index):
+        of = torch.full_like(index, label)
+        return ClassifierGuidedScore(mixture(sde).score, classifier(sde), of)
+
+    return (lambda index: mixture(sde, label).score), led
+
+
+@pytest.mark.parametrize("kind", PAPERS)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "sde"])
+def test_moments_are_those_of_the_class_but_for_the_samplers_own_bias(kind, name):
+    sde, n = PAPERS[kind](), 1500
+    sampler = samplers(sde)[name]
+    own, led = conditional_on(sde, 0)
+    weight = (WEIGHTS / WEIGHTS[CLASSES == 0].sum())[CLASSES == 0]
+    means = MEANS[CLASSES == 0].double()
+    true = weight @ means
+    square = weight @ means**2 + 0.05
+    error = ((square - true**2) / n).sqrt()
+
+    def moments(score_for, seed):
+        given = {"seed": seed, "batch_size": n, "device": "cpu", "dtype": DOUBLE}
+        x = torch.cat([p.x for p in sampler.draw(score_for, torch.arange(n), (3,), **given)])
+        return x.mean(0), x.square().mean(0)
+
+    (mean, squares), (mean_own, squares_own) = moments(led, 0), moments(own, 1)
+    # Noise is other noise: within Monte Carlo error of what the conditional score draws.
+    assert ((mean - mean_own).abs() <= 4.5 * 2**0.5 * error).all()
+    bias = (mean_own - true).abs(), (squares_own - square).abs()
+    assert ((mean - true).abs() <= 4.5 * error + bias[0] + 4.5 * error).all()
+    spread = (torch.tensor(2.0) ** 0.5 * square / n**0.5 + 2 * true.abs() * error) * 4.5
+    assert ((squares - square).abs() <= 2 * spread + bias[1]).all()
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("interval", [(0.0, math.inf), (0.2, 1.5)])
 def test_evaluations_are_those_really_made(name, interval):

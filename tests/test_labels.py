@@ -1,8 +1,10 @@
 """Networks of classes: training that leaves labels out, and what is drawn of which class."""
 
+import json
 import math
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,9 +19,18 @@ from score_sde import checkpoints
 from score_sde.commands import cli
 from score_sde.commands.drawing import draw_with_film
 from score_sde.config import history, parts
-from score_sde.config.build import build_score_for, build_sde, draw, optimise_grid, sampling
+from score_sde.config.build import (
+    build_score_for,
+    build_sde,
+    draw,
+    open_split,
+    optimise_grid,
+    proportional_labels,
+    sampling,
+)
 from score_sde.config.check import check_config
 from score_sde.config.presets import Row, as_row
+from score_sde.evaluation import LeftOut, quality
 from score_sde.score import GuidedScore, NetworkScore, evaluations_at
 from score_sde.tensor_ops import expand_to
 
@@ -290,8 +301,8 @@ def test_the_short_options_set_the_fields_and_belong_to_sample(tmp_path):
             cli.parse(command(tmp_path, word, mode="sample"))
     with pytest.raises(ValueError, match="which is given as well: leave one out"):
         cli.parse(command(tmp_path, "--label=3", "--config.sampling.label=2", mode="sample"))
-    with pytest.raises(ValueError, match="--guidance has no use in --mode eval"):
-        cli.parse(command(tmp_path, "--guidance=3", mode="eval"))
+    with pytest.raises(ValueError, match="--guidance has no use in --mode stats"):
+        cli.parse(command(tmp_path, "--guidance=3", mode="stats"))
 
 
 def test_python_snapshots_and_completions_draw_as_the_fields_say(trained, tmp_path, capsys):
@@ -338,3 +349,84 @@ def test_an_exact_score_has_no_classes_to_be_led_to(tmp_path, capsys):
     words = ("--exact=points", "--config.sampling.guidance=2")
     assert cli.main(command(tmp_path, *words, mode="compare")) == 1
     assert "--exact takes no network, and so draws of all classes" in capsys.readouterr().err
+
+
+# Evaluation
+
+
+def test_labels_in_proportion_are_a_function_of_seed_and_index():
+    counts = torch.tensor([100, 0, 300, 1200])
+    labels = proportional_labels(counts, seed=3)
+    index = torch.arange(8000)
+    drawn = labels(index)
+    shares = drawn.bincount(minlength=4) / len(drawn)
+    expected = counts / counts.sum()
+    assert shares[1] == 0
+    assert ((shares - expected).abs() <= 4 * (expected * (1 - expected) / len(drawn)).sqrt()).all()
+    some = torch.tensor([7999, 5, 4096])
+    assert torch.equal(labels(some), drawn[some])
+    assert not torch.equal(proportional_labels(counts, seed=4)(index), drawn)
+
+
+def test_samples_are_evaluated_in_the_proportions_of_the_training_images(trained, tmp_path):
+    few = ("--config.eval.num_samples=40", "--config.eval.enable_bpd=False")
+    few += ("--config.eval.enable_loss=False", "--config.sampling.num_steps=2")
+    few += (f"--config.eval.stats_folder={tmp_path / 'stats'}",)
+    folder = tmp_path / "eval"
+    reports = []
+    for words in ((), ("--config.eval.labels=proportional",)):
+        given = (*few, *words, f"--eval_folder={folder}")
+        assert cli.main(command(trained, *given, mode="eval")) == 0
+        reports.append(json.loads((folder / "step_00000004.json").read_text()))
+    assert len([*(folder / "shards").glob("samples_*")]) == 2
+    equal, proportional = (report["fd_by_class"] for report in reports)
+    assert equal["labels"] == "each class equally often"
+    assert proportional["labels"] == "in the proportions of the training images"
+    assert [row["n"] for row in equal["by_class"]] == [4] * 10
+    # Of the training images the digits are about equally many, but not exactly.
+    train = open_split(digits.get_config(), "train")
+    counts = train.labels(torch.arange(len(train))).bincount(minlength=10)
+    expected = proportional_labels(counts, seed=42)(torch.arange(40)).bincount(minlength=10)
+    assert [row["n"] for row in proportional["by_class"]] == expected.tolist()
+    assert sum(row["against"] for row in equal["by_class"]) == 300  # against the test images
+    values = [row["value"] for row in equal["by_class"]]
+    assert equal["value"] == pytest.approx(sum(values) / 10)
+
+
+def test_the_distance_of_a_class_is_that_of_its_samples_to_its_own_images(monkeypatch):
+    # Features of class c are N(c, 1) and of its samples N(c + 1, 4): a distance of 1 + 1 each.
+    n, generator = 4000, torch.Generator().manual_seed(0)
+    label = torch.arange(n) % 2
+    real = label[:, None] + torch.randn(n, 3, generator=generator)
+    fake = label[:, None] + 1 + 2 * torch.randn(n, 3, generator=generator)
+    info = SimpleNamespace(name="two", num_classes=3, split="test")
+    source = type("Two", (), {"info": info, "__len__": lambda _: n})()
+    source.labels = lambda index: label
+    samples = SimpleNamespace(features=fake, index=torch.arange(n), how={})
+    network = SimpleNamespace(label="two", name="two", fingerprint="", dimensions=3)
+    reference = SimpleNamespace(facts=SimpleNamespace(split="test", n=n), features=real)
+    compared = quality._Comparison(samples, network, reference)
+    monkeypatch.setattr(quality, "_compared", lambda subject: compared)
+    options = {"reference_split": "test", "reference": ""}
+    subject = SimpleNamespace(
+        labels=lambda index: index % 2, sources={"test": source}, options=options, seed=0
+    )
+    figure = quality.frechet_by_class(subject)
+    rows = figure["by_class"]
+    assert [(row["n"], row["against"]) for row in rows] == [(2000, 2000)] * 2 + [(0, 0)]
+    assert rows[2]["value"] is None
+    for row in rows[:2]:
+        assert row["value"] == pytest.approx(3 * (1 + 1), rel=0.05)
+    assert (figure["key"], figure["n"]) == ("fd_by_class", n)
+    for changed, why in (
+        ({"reference": "x.npz"}, "does not say which class"),
+        ({"reference_split": "none"}, "have no classes"),
+    ):
+        bare = type("Bare", (), {"info": SimpleNamespace(name="bare", num_classes=0)})()
+        subject.options, subject.sources["none"] = options | changed, bare
+        with pytest.raises(LeftOut, match=why):
+            quality.frechet_by_class(subject)
+    subject.labels = None
+    with pytest.raises(LeftOut) as silent:
+        quality.frechet_by_class(subject)
+    assert not silent.value.why

@@ -318,7 +318,7 @@ def test_a_missing_compiler_is_named_with_the_remedy(tmp_path, capsys, monkeypat
         def forward(self, *_: object) -> None:
             raise TorchDynamoException("no compiler found\nmany more lines")
 
-    monkeypatch.setattr("score_sde.commands.train.compiled", lambda *_: Failing())
+    monkeypatch.setattr("score_sde.commands.loop.compiled", lambda *_: Failing())
     assert train(tmp_path, 2) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert "no compiler found" in said

@@ -85,7 +85,8 @@ class Mode:
             function(command)
 
 
-_DRAWING = ("checkpoint", "raw", "num_samples", "output", "label", "guidance")
+_LED = ("label", "guidance", "classifier", "classifier_scale", "guide")
+_DRAWING = ("checkpoint", "raw", "num_samples", "output", *_LED)
 _COMPLETING = (*_DRAWING, "input", "fit", "completions")
 _RESTORING = {name: f"restore.{name}" for name in ("mask", "task", "factor", "noise", "posterior")}
 
@@ -96,18 +97,24 @@ MODES: dict[str, Mode] = {
         ("init_from", "allow", "smoke"),
         goes_on=True,
     ),
+    "train_classifier": Mode(
+        "score_sde.commands.modes:train_classifier",
+        "train a classifier of noisy images, or resume it, in the work directory's classifier/",
+        ("allow",),
+        goes_on=True,
+    ),
     "sample": Mode("score_sde.commands.modes:sample", "draw images", _DRAWING),
     "eval": Mode(
         "score_sde.commands.modes:evaluate",
         "compute losses, bits/dim and distances",
-        ("checkpoint", "raw", "eval_folder", "wait"),
+        ("checkpoint", "raw", "eval_folder", "wait", *_LED),
         several_processes=True,
         goes_on=True,
     ),
     "compare": Mode(
         "score_sde.commands.modes:compare",
         "compare samplers by what each evaluation of the network buys",
-        ("checkpoint", "raw", "num_samples", "preset", "exact", "exact_std"),
+        ("checkpoint", "raw", "num_samples", "preset", "exact", "exact_std", *_LED),
         several_processes=True,
         goes_on=True,
     ),
@@ -271,10 +278,13 @@ def parse(argv: Sequence[str]) -> Command:
         options.set_short(chosen, overrides, config, MODES[mode].short)
         _check_steps(overrides, config)
     default = recipes.default_workdir(recipe) if recipe else Path("runs")
+    workdir = values.workdir or default
+    if config is not None:
+        options.set_classifier(overrides, config, workdir)
     return Command(
         config=config,
         overrides=overrides,
-        workdir=values.workdir or default,
+        workdir=workdir,
         mode=mode,
         options=chosen | {"print_config": values.print_config},
     )

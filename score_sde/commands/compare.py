@@ -93,10 +93,10 @@ def compare(
             "and --mode compare has many of both: set it to auto, uniform, log_snr or edm"
         )
     led = field(config, "sampling.label") >= 0 or field(config, "sampling.guidance") != 1
-    if exact and led:
+    if exact and (led or field(config, "sampling.classifier")):
         raise ValueError(
             "--exact takes no network, and so draws of all classes, without guidance: leave out "
-            "sampling.label and sampling.guidance, or leave out --exact"
+            "sampling.label, sampling.guidance and sampling.classifier, or leave out --exact"
         )
     if not exact and checkpoint is None and not checkpoints.steps(workdir / "checkpoints"):
         raise none_in(workdir / "checkpoints")

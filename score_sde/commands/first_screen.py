@@ -1,6 +1,7 @@
 """The screen that a training run begins with: what it is, what it takes, where everything goes."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -31,36 +32,53 @@ def first_screen(
     train: DatasetInfo,
     test: DatasetInfo,
     workdir: Path,
+    network: str,
+    activations: int,
+    snapshots: str,
 ) -> str:
-    """What begins here, what it takes, and where everything goes, in about ten lines."""
+    """What begins here, what it takes, and where everything goes, in about ten lines.
+
+    Args:
+        config: of the run.
+        state: what it trains.
+        sde: the forward process.
+        device: where.
+        train: the training images.
+        test: those held out.
+        workdir: of the run.
+        network: its name.
+        activations: bytes that it keeps of one image, see `kept_bytes`.
+        snapshots: what is made at each, in words.
+    """
     training = config.training
     weights = sum(p.numel() for p in state.network.parameters())
     # In float32: weights, gradients, their averages, and two moments of Adam. A checkpoint holds
     # all but the gradients, a snapshot of the averages of several lengths these alone.
     megabytes = weights * 4 / 2**20
     at_once = training.batch_size // training.accumulation
-    activations = activation_bytes(config) * at_once / 2**20
+    kept_of_images = activations * at_once / 2**20
     kept = training.keep_checkpoints + training.n_iters // training.snapshot_freq
     averages = len(state.averages)
-    snapshots = averages * math.ceil(training.n_iters / training.average_freq)
-    more = f", {snapshots * megabytes:,.0f} MB of averages" if snapshots else ""
+    saved = averages * math.ceil(training.n_iters / training.average_freq)
+    more = f", {saved * megabytes:,.0f} MB of averages" if saved else ""
     parts = f" in {training.accumulation} parts" if training.accumulation > 1 else ""
     notes = "".join(f"\n            {note}" for note in dict.fromkeys(train.notes + test.notes))
-    return f"""network     {config.model.name}, {weights:,} parameters, on {device}
+    return f"""network     {network}, {weights:,} parameters, on {device}
 data        {train.name}: {train.num_images:,} images of {train.shape}, {train.policy}
             held out: {test.num_images:,}{notes}
 sde         {sde.name}, {"continuous" if training.continuous else f"{sde.N} scales"}
 memory      {(5 + averages) * megabytes:,.0f} MB for weights and optimiser, \
-about {activations:,.0f} MB for the activations of {at_once} images
+about {kept_of_images:,.0f} MB for the activations of {at_once} images
 steps       {training.n_iters - state.step:,} of {training.n_iters:,} to go, \
 {training.batch_size} images each{parts}
 time        estimated after {FIRST_STEPS} steps
 disk        up to {(4 + averages) * megabytes * kept:,.0f} MB of checkpoints{more}
-snapshots   {_snapshots(config, sde)}
+snapshots   {snapshots}
 everything  goes to {workdir}"""
 
 
-def _snapshots(config: Config, sde: SDE) -> str:
+def of_samples(config: Config, sde: SDE) -> str:
+    """What a score network's snapshots are."""
     training = config.training
     if not training.snapshot_sampling:
         return "none (training.snapshot_sampling=False)"
@@ -73,12 +91,16 @@ def _slow(sampler: Sampler) -> str:
     return ", slow at first" if sampler.num_steps is None else ""
 
 
-def activation_bytes(config: Config) -> int:
-    """What the network keeps of one image for its gradient, in float32 and not compiled.
+def kept_bytes(network: nn.Module, forward: Callable[[nn.Module], Tensor]) -> int:
+    """What a network keeps of one image for its gradient, in float32 and not compiled.
 
     It is counted on the meta device, where a network runs without memory and without computing.
+
+    Args:
+        network: on the meta device.
+        forward: calls it with one image.
     """
-    network = empty_network(config).train()
+    network.train()
     weights = {p.untyped_storage()._cdata for p in network.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -89,13 +111,15 @@ def activation_bytes(config: Config) -> int:
         return saved
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda saved: saved):
-        _forward(config, network)
+        forward(network)
     return sum(storage.nbytes() for storage in kept.values())
 
 
-def _forward(config: Config, network: nn.Module) -> Tensor:
+def activation_bytes(config: Config) -> int:
+    """`kept_bytes` of a config's score network."""
     x = torch.zeros(1, *image_shape(config), device="meta")
     sde = build_sde(config)
     cond = build_parameterisation(config, sde).label(torch.tensor([sde.T])).to("meta")
     label = torch.zeros(1, dtype=torch.long, device="meta")
-    return network(x, cond, label if num_classes(config) else None)
+    given = x, cond, label if num_classes(config) else None
+    return kept_bytes(empty_network(config), lambda network: network(*given))

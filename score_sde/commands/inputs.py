@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from score_sde.config.build import Config, field, image_shape, num_classes, open_split
+from score_sde.config.build import Config, drawn_classes, field, image_shape, open_split
 from score_sde.data import Pictures, Source, open_pictures
 
 
@@ -44,7 +44,7 @@ def open_input(
             f"--fit={fit} is for images of one's own, and the recipe's test images have the "
             "network's size: name images with --input, or leave it out"
         )
-    classes = num_classes(config)
+    classes = drawn_classes(config)
     if classes and source.info.num_classes != classes and field(config, "sampling.label") < 0:
         raise ValueError(
             f"the network has {classes} classes and the images of {source.info.name} do not say "

@@ -14,6 +14,7 @@ from score_sde.commands.smoke import smoke
 from score_sde.commands.stats import stats as compute_statistics
 from score_sde.commands.terminal import show
 from score_sde.commands.train import train as train_network
+from score_sde.commands.train_classifier import train_classifier as train_noisy_classifier
 from score_sde.commands.tune import tune as tune_levels
 from score_sde.commands.weights import convert as convert_checkpoint
 from score_sde.config.holds import expanded
@@ -30,6 +31,11 @@ def train(command: Command) -> None:
             init_from=command.options["init_from"],
             allow=_names(command, "allow"),
         )
+
+
+def train_classifier(command: Command) -> None:
+    """`--mode train_classifier`."""
+    train_noisy_classifier(command.config, command.workdir, allow=_names(command, "allow"))
 
 
 def sample(command: Command) -> None:

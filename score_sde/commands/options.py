@@ -161,6 +161,23 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
         "keeps theirs. Short for --config.sampling.fit.",
         **here,
     )
+    path(
+        "classifier",
+        "Lead images to their class by this classifier of noisy images: a checkpoint of --mode "
+        "train_classifier, or its work directory. Short for --config.sampling.classifier.",
+    )
+    flags.DEFINE_float(
+        "classifier_scale",
+        None,
+        "How far (default 1); alone it takes the classifier of the workdir. Short for "
+        "--config.sampling.classifier_scale.",
+        **here,
+    )
+    path(
+        "guide",
+        "A weaker network that --guidance leads away from, instead of the network's own score of "
+        "no class: a checkpoint, or a work directory. Short for --config.sampling.guide.",
+    )
     flags.DEFINE_integer(
         "completions", None, "How many of each image (default 4).", lower_bound=1, **here
     )
@@ -226,7 +243,17 @@ def set_short(
             )
         group, _, leaf = name.rpartition(".")
         with config.unlocked():
-            config[group][leaf] = overrides[name] = chosen[option]
+            value = chosen[option]
+            value = str(value) if isinstance(value, Path) else value
+            config[group][leaf] = overrides[name] = value
+
+
+def set_classifier(overrides: dict[str, object], config: Any, workdir: Path) -> None:
+    """Takes the classifier of the work directory where a scale is given, and no file."""
+    given = "sampling.classifier_scale" in overrides and config.sampling.classifier_scale
+    if given and not config.sampling.classifier:
+        with config.unlocked():
+            config.sampling.classifier = str(workdir / "classifier")
 
 
 def with_flagfiles(words: Sequence[str], within: tuple[Path, ...] = ()) -> list[str]:
@@ -265,9 +292,8 @@ MOST_IMAGES = 10**7
 """What may be drawn by one command; it knows the number of each, which takes eight bytes."""
 
 SHORT_FOR = {
-    "label": "sampling.label",
-    "guidance": "sampling.guidance",
-    "fit": "sampling.fit",
+    name: f"sampling.{name}"
+    for name in ("label", "guidance", "classifier", "classifier_scale", "guide", "fit")
 }
 """Options that are short for a field of the config, in every mode."""
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from score_sde.config import history
-from score_sde.config.build import Config
+from score_sde.config.build import Config, led_by
 
 
 def origin_of(
@@ -30,7 +30,7 @@ def origin_of(
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(tensors[name].cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    sampling = history.of_group(config, "sampling")
+    sampling = {**history.of_group(config, "sampling"), **led_by(config)}  # not their places
     if sampling.get("norms") != "batch":
         sampling.pop("batch_size", None)  # how many are drawn at a time changes none
     settings = {"seed": config.seed, "sampling": sampling, **facts}

@@ -25,7 +25,7 @@ from score_sde.config.build import (
     build_scaler,
     build_sde,
     build_task,
-    num_classes,
+    drawn_classes,
 )
 from score_sde.data import Source, to_unit
 from score_sde.logbook import Logbook
@@ -100,7 +100,7 @@ def restore(
     row = torch.arange(min(num_images, len(given)))
     pixels = to_unit(given.images(row), given.info.levels)
     truth = None if measured else pixels
-    labels = given.labels(row) if given.info.num_classes and num_classes(config) else None
+    labels = given.labels(row) if given.info.num_classes and drawn_classes(config) else None
     known = _measure(config, measurement, pixels, labels, measured)
     own = inside_of(given)
     if own is not None:  # what surrounds a padded image is not its own, and scores nothing
@@ -257,8 +257,8 @@ def _within(restorer: Restorer, measured: Measured, own: Tensor) -> Measured:
     both = known.mask & own
     if not both.flatten(1).any(1).all():
         raise ValueError(
-            f"--mask {restorer.config.restore.mask} leaves nothing known of a padded image: paint a part "
-            "of its middle white"
+            f"--mask {restorer.config.restore.mask} leaves nothing known of a padded image: paint "
+            "a part of its middle white"
         )
     value = torch.where(both, known.value, 0.0)
     return dataclasses.replace(measured, known=dataclasses.replace(known, mask=both, value=value))

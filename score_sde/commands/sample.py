@@ -24,8 +24,8 @@ from score_sde.config.build import (
     build_sampler,
     build_sde,
     draw,
+    drawn_classes,
     field,
-    num_classes,
     sample_labels,
 )
 from score_sde.logbook import Logbook
@@ -99,7 +99,7 @@ def sample(
 
 def _grid(config: Config, images: Tensor) -> np.ndarray:
     """The first images; of each class a row, where all classes have their turn."""
-    classes, n = num_classes(config), len(images)
+    classes, n = drawn_classes(config), len(images)
     if not classes or n <= classes or field(config, "sampling.label") >= 0:
         return pictures.grid(images)
     columns = -(-n // classes)

@@ -85,6 +85,7 @@ def _key(config: Config, network: nn.Module) -> str:
     heeded = arguments_of(FEW_STEP[config.sampling.method]).values()
     heeded = {"method", "num_steps", "eps", "noise_removal", "threshold", *heeded}
     heeded |= {"label", "guidance", "guidance_interval"}
+    heeded |= {"classifier", "classifier_scale", "guide"}
     alone, defaults = config.copy_and_resolve_references(), schema.defaults("sampling")
     with alone.unlocked():
         alone.sampling.update({k: v for k, v in defaults.items() if k not in heeded})

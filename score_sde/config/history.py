@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from score_sde import __version__, atomic
-from score_sde.config.build import Config
 from score_sde.config.parts import COMMON, REQUIRED, as_config, by_dotted_name
-from score_sde.config.schema import FIELDS
+from score_sde.config.schema import FIELDS, Config
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "ml_collections")
 

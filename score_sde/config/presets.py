@@ -154,8 +154,9 @@ def as_row(config: Config, row: Row) -> Config:
 
 def _fit_budget(config: Config, budget: int) -> None:
     """Sets `sampling.num_steps` to the most steps that cost no more evaluations than that."""
-    # Guided scores evaluate the network twice, if not at all times.
+    # Guided scores evaluate two networks, if not at all times, and a classifier is one more.
     each = 1 if config.sampling.get("guidance", 1.0) in (0, 1) else 2
+    each += bool(config.sampling.get("classifier") and config.sampling.get("classifier_scale", 1))
     sde = build_sde(config)
     for steps in range(budget, 0, -1):
         with config.unlocked():

@@ -38,6 +38,9 @@ from score_sde.config.holds import (
     up_to,
 )
 
+Config = Any
+"""An `ml_collections.ConfigDict`; its fields have no static types."""
+
 GROUPS = {
     "": "of the whole run",
     "training": "objective, lengths, logging",
@@ -47,6 +50,7 @@ GROUPS = {
     "model": "SDE and network; a recipe holds those that its parts set",
     "optim": "the optimiser",
     "restore": "what --mode restore, inpaint and colorize measure of images, and how they fit it",
+    "classifier": "the classifier of noisy images that --mode train_classifier trains",
 }
 """Groups of fields, in the order in which they are listed."""
 
@@ -276,6 +280,23 @@ FIELDS: dict[str, Field] = {
         SHARE,
         older=0.5,
     ),
+    "sampling.classifier": _free(
+        "",
+        "a classifier of noisy images that leads samples: its checkpoint, or its work directory; "
+        "empty: none",
+        PATH,
+        older="",
+    ),
+    "sampling.classifier_scale": _free(
+        1.0, "scale v of its gradient, v grad log p(c | x_t); 0: none", AT_LEAST_0, older=1.0
+    ),
+    "sampling.guide": _free(
+        "",
+        "a weaker network that guidance leads away from (Karras et al. 2024): its checkpoint, or "
+        "its work directory; empty: the network's own score of no class",
+        PATH,
+        older="",
+    ),
     "sampling.eps": _free(
         0.0, "time at which sampling ends, but on a discrete chain; 0: the SDE's own", AT_LEAST_0
     ),
@@ -325,6 +346,13 @@ FIELDS: dict[str, Field] = {
         50000,
         "samples that distances are computed of",
         _at_least_1("eval.enable_sampling=False computes none", 10**7),
+    ),
+    "eval.labels": _free(
+        "equal",
+        "classes of the samples, where sampling.label names none: each equally often, or in the "
+        "proportions of the training images",
+        Names("equal", "proportional"),
+        older="equal",
     ),
     "eval.begin_ckpt": _free(
         0, "first step of the checkpoints to evaluate; both 0: the newest", AT_LEAST_0
@@ -553,6 +581,25 @@ FIELDS: dict[str, Field] = {
         "of twisted: part of the particles that the effective sample size falls below where they "
         "are resampled",
         PROBABILITY,
+    ),
+    # Free: they are none of a score network's. What a classifier is made of its own run holds.
+    "classifier.name": _free(
+        "half_unet",
+        "the network",
+        Names(table="score_sde.networks.table:CLASSIFIERS"),
+        older="half_unet",
+    ),
+    "classifier.nf": _free(32, "channels of the first level", one_to(65536), older=32),
+    "classifier.ch_mult": _free(
+        (1, 2, 2), "channels of each level, in units of nf", LEVELS, older=(1, 2, 2)
+    ),
+    "classifier.num_res_blocks": _free(1, "residual blocks of each level", one_to(64), older=1),
+    "classifier.attn_resolutions": _free(
+        (), "sides of the levels with attention", SIDES, older=()
+    ),
+    "classifier.dropout": _free(0.1, "share of activations dropped in training", SHARE, older=0.1),
+    "classifier.num_classes": _free(
+        0, "class labels; 0: those of the training images", up_to(10**7), older=0
     ),
 }
 

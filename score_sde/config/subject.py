@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from score_sde.config import history
@@ -19,11 +20,16 @@ from score_sde.config.build import (
     build_scaler,
     build_score_for,
     build_sde,
+    check_guides,
     data_root,
     draw,
+    drawn_classes,
     field,
     image_shape,
+    led_by,
     num_classes,
+    proportional_labels,
+    sample_labels,
 )
 from score_sde.config.holds import FilePath, expanded
 from score_sde.config.schema import FIELDS
@@ -32,7 +38,7 @@ from score_sde.evaluation.code import fingerprint
 from score_sde.evaluation.figures import each_sample
 from score_sde.evaluation.references import References
 from score_sde.evaluation.shards import Shards
-from score_sde.evaluation.subject import Subject
+from score_sde.evaluation.subject import Labels, Subject
 from score_sde.sde import SDE
 from score_sde.solvers.correctors import OWN_NORMS_FROM
 from score_sde.solvers.ode import ODE_SOLVERS
@@ -87,6 +93,7 @@ def build_subject(
     on_times: dict[str, Any] = (
         {} if times is None else {"sampler": build_sampler(config, sde, times)}
     )
+    labels, more = _labels(config, sources)
     facts = {
         "seed": config.seed,
         "device": device.type,
@@ -106,9 +113,12 @@ def build_subject(
         scale=build_scaler(config),
         inverse_scale=build_inverse_scaler(config),
         score_for=partial(build_score_for, config, network, sde),
-        draw=lambda index: draw(config, network, sde, index, device, **on_times),
+        draw=lambda index: draw(config, network, sde, index, device, labels=labels, **on_times),
+        labels=labels,
         num_steps=lambda: build_sampler(config, sde).num_steps,
-        draw_facts=_draw_facts(config, sde) | ({} if times is None else {"times": times.tolist()}),
+        draw_facts=_draw_facts(config, sde)
+        | ({} if times is None else {"times": times.tolist()})
+        | more,
         objective=build_objective(config, sde),
         sources=sources,
         references=references,
@@ -117,13 +127,33 @@ def build_subject(
     )
 
 
+def _labels(config: Config, sources: Mapping[str, Source]) -> tuple[Labels | None, dict[str, Any]]:
+    """The classes that samples are drawn of, by index, and what of them names their shards."""
+    in_turn, train = sample_labels(config), sources.get("train")
+    drawn = config.eval.enable_sampling and field(config, "sampling.label") < 0
+    if in_turn is None or field(config, "eval.labels") == "equal" or not drawn or train is None:
+        return in_turn, {}
+    classes = drawn_classes(config)
+    if train.info.num_classes != classes:
+        raise ValueError(
+            f"config.eval.labels='proportional': the training images of {train.info.name} are of "
+            f"{train.info.num_classes} classes and samples are drawn of {classes}: set 'equal'"
+        )
+    counts = train.labels(torch.arange(len(train))).bincount(minlength=classes)
+    return proportional_labels(counts, config.seed), {"labels": counts.tolist()}
+
+
 def _draw_facts(config: Config, sde: SDE) -> dict[str, Any]:
     """What samples depend on beside the checkpoint; it names the folder of their shards.
 
     Where later code draws other samples for some settings, an entry for these alone says so: what
     was kept of them is then computed again, and nothing else is.
     """
-    facts: dict[str, Any] = {"sampling": history.of_group(config, "sampling")}
+    check_guides(config, sde)
+    # Of a classifier or guide the digest of its file counts, not its place.
+    facts: dict[str, Any] = {
+        "sampling": {**history.of_group(config, "sampling"), **led_by(config)}
+    }
     facts |= _code_of(config, "sampling.method", "sampling.predictor", "sampling.corrector")
     if (solver := field(config, "sampling.ode_solver")) != "rk45":
         facts["ode_solver"] = repr(ODE_SOLVERS[solver])

@@ -44,6 +44,7 @@ FIGURES: dict[str, FigureOf] = {
     "bound_train": partial(likelihood.bound, split="train"),
     "bits_per_dim_train": partial(likelihood.bits_per_dim, split="train"),
     "fid": quality.frechet,
+    "fid_by_class": quality.frechet_by_class,
     "kid": quality.kernel,
     "precision": partial(quality.covered, real=False),
     "recall": partial(quality.covered, real=True),

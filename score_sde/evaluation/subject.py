@@ -77,6 +77,7 @@ class Subject:
             the score for these samples.
         draw: sample indices, int64 (n,) → `samplers.Samples`, some at a time.
         num_steps: gives those of the sampler's grid; None where each sample has its own.
+        labels: sample indices → the classes that they are drawn of; None where there are none.
         draw_facts: what the draws depend on beside `shards.facts`; it names their shards.
         objective: what the network was trained to minimise, an `objectives.Objective`.
         sources: images by split, `train` and `test`, as far as they are needed.
@@ -107,6 +108,7 @@ class Subject:
     shards: Shards
     each_sample: Mapping[str, Measure] = field(default_factory=dict)
     keeps_x: bool = False
+    labels: Labels | None = None
     results: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def once(self, name: str, compute: Callable[[], Value]) -> Value:
@@ -187,12 +189,19 @@ class Subject:
             how["method"] = f"pc ({self.sampling['predictor']}, {self.sampling['corrector']})"
         if (num_steps := self.num_steps()) is not None:
             how["num_steps"] = num_steps
-        if self.num_classes:
+        if self.labels is not None:
             label = self.sampling.get("label", -1)
-            how["labels"] = "each class equally often" if label < 0 else f"class {label} alone"
+            how["labels"] = f"class {label} alone" if label >= 0 else "each class equally often"
+            if "labels" in self.draw_facts:
+                how["labels"] = "in the proportions of the training images"
         if (guidance := self.sampling.get("guidance", 1)) != 1:
             how["guidance"] = guidance
             how["guidance_interval"] = self.sampling["guidance_interval"]
+        for name in ("guide", "classifier"):
+            if self.sampling.get(name):
+                how[name] = self.sampling[name]
+        if "classifier" in how:
+            how["classifier_scale"] = self.sampling["classifier_scale"]
         how |= {"nfe": float(results["nfe"].mean()), "given_up": int((~finite).sum())}
         if self.keeps_x:
             how["sec_each"] = float(results["draw_sec"].mean())

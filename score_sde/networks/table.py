@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from score_sde.networks.ddpm import DDPM
+from score_sde.networks.half_unet import HalfUNet
 from score_sde.networks.ncsnpp import NCSNpp
 from score_sde.networks.ncsnv2 import NCSN, NCSNv2
 from score_sde.networks.refinenet import RefineNet
@@ -97,3 +98,21 @@ NETWORKS: dict[str, Callable[[Mapping[str, Any], Shape], nn.Module]] = {
     "ncsnv2_256": _ncsnv2(256),
 }
 """Name in configs (`model.name`) → the network of plain fields and an image's shape."""
+
+
+def _half_unet(fields: Mapping[str, Any], shape: Shape) -> nn.Module:
+    plain = _some(fields, "num_classes", "nf", "num_res_blocks", "dropout")
+    return HalfUNet(
+        image_size=shape[1:],
+        num_channels=shape[0],
+        ch_mult=tuple(fields["ch_mult"]),
+        attn_resolutions=tuple(fields["attn_resolutions"]),
+        **plain,
+    )
+
+
+CLASSIFIERS: dict[str, Callable[[Mapping[str, Any], Shape], nn.Module]] = {
+    "half_unet": _half_unet,
+}
+"""Name in configs (`classifier.name`) → the classifier of noisy images, net(x, cond) → logits, of
+the plain fields of a config's group `classifier` and an image's shape."""

@@ -46,6 +46,7 @@ class Stream(IntEnum):
     LABEL = 8  # which labels training leaves out
     RESAMPLE = 9  # which particles of sequential Monte Carlo go on
     MEASURE = 10  # the noise of measurements that are made of images
+    CLASS = 14  # of which class a sample is, where classes are drawn in proportion
 
 
 def philox(counter: Sequence[Tensor], key: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

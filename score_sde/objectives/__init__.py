@@ -2,6 +2,7 @@
 
 from score_sde.objectives.chain import ELBO, SMLD, NoisePrediction, elbo_weights
 from score_sde.objectives.choice import OBJECTIVES, Options, make_objective
+from score_sde.objectives.classification import Classification
 from score_sde.objectives.edm import EDMLoss, LogNormalTimes
 from score_sde.objectives.losses import Objective, PredictionLoss, ScoreMatching
 from score_sde.objectives.times import (
@@ -18,6 +19,7 @@ __all__ = [
     "OBJECTIVES",
     "SMLD",
     "TIME_SAMPLERS",
+    "Classification",
     "EDMLoss",
     "ImportanceTimes",
     "LogNormalTimes",

@@ -11,7 +11,7 @@ from score_sde.pictures.images import (
     stream_npz,
     to_uint8,
 )
-from score_sde.pictures.plots import Curve, evaluation_sheet, loss_curve
+from score_sde.pictures.plots import Curve, accuracy_curve, evaluation_sheet, loss_curve
 from score_sde.pictures.study import Panel, Points, quality_plot, sample_sheet
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "NotFiniteError",
     "Panel",
     "Points",
+    "accuracy_curve",
     "check_finite",
     "evaluation_sheet",
     "grid",

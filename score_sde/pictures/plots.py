@@ -116,6 +116,37 @@ def evaluation_sheet(
     save(path, lambda file: figure.savefig(file, format="png"))
 
 
+def accuracy_curve(
+    path: str | Path,
+    title: str,
+    levels: Sequence[float],
+    shares: Mapping[str, Sequence[float]],
+    chance: float,
+) -> None:
+    """Draws shares of images whose class is known over the noise level, as a PNG file.
+
+    Args:
+        path: where to.
+        title: of the plot.
+        levels: noise levels σ/α, above 0.
+        shares: at each of them, by label.
+        chance: the share that guessing gives.
+
+    Raises:
+        OSError: if the file can't be written, in one sentence.
+    """
+    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    panel = figure.subplots()
+    for colour, (label, values) in zip(_COLOURS, shares.items(), strict=False):
+        panel.plot(levels, values, color=colour, marker="o", markersize=3, label=label)
+    panel.axhline(chance, color="#9a9a9a", linewidth=0.8, linestyle=":", label="by chance")
+    frame(panel, title, "noise level σ/α", "accuracy")
+    panel.set_xscale("log")
+    panel.set_ylim(0, 1.02)
+    panel.legend(frameon=False, fontsize=8)
+    save(path, lambda file: figure.savefig(file, format="png"))
+
+
 def running_mean(values: Sequence[float], width: int) -> np.ndarray:
     """Mean of the last `width` values, or of as many as there are."""
     total = np.cumsum(np.concatenate([[0.0], np.asarray(values, dtype=np.float64)]))

@@ -2,10 +2,12 @@
 
 `conversions`: between these three; `predictions`: what a network may put out; `conventions`: how a
 network is told the time, and how its output is read; `network`: the score that it stands for;
-`guidance`: one led by another, or by a classifier; `tiling`: that of a larger image, of its tiles;
-`exact`: mixtures of Gaussians, whose score is known.
+`guidance`: one led by another, or by a classifier; `classifier`: what a network that classifies
+noisy images is given; `tiling`: that of a larger image, of its tiles; `exact`: mixtures of
+Gaussians, whose score is known.
 """
 
+from score_sde.score.classifier import NoisyClassifier
 from score_sde.score.conventions import (
     ContinuousNoise,
     ContinuousScore,
@@ -38,6 +40,7 @@ __all__ = [
     "GuidedScore",
     "Network",
     "NetworkScore",
+    "NoisyClassifier",
     "Parameterisation",
     "Prediction",
     "Scales",

@@ -1,10 +1,18 @@
 """Config → objects: one `build_*` per concept.
 
 Below this layer nothing sees a config. `objects` makes SDE, network, objective, training and data,
-`scores` the scores that samples are drawn with, `sampling` what draws them; `measuring` what is
+`classifiers` a classifier of noisy images, `scores` the scores that samples are drawn with,
+`guides` the other networks that lead them, `sampling` what draws them; `measuring` what is
 measured of images, `restoring` what draws those that fit.
 """
 
+from score_sde.config.build.classifiers import (
+    build_classification,
+    build_classifier,
+    build_classifier_state,
+    empty_classifier,
+)
+from score_sde.config.build.guides import led_by
 from score_sde.config.build.measuring import build_measurement, build_task
 from score_sde.config.build.objects import (
     Config,
@@ -38,7 +46,10 @@ from score_sde.config.build.sampling import build_sampler, draw, optimise_grid
 from score_sde.config.build.scores import (
     build_score_for,
     check_guidance,
+    check_guides,
+    drawn_classes,
     guided,
+    proportional_labels,
     sample_labels,
     thresholded,
     tiled,
@@ -52,6 +63,9 @@ __all__ = [
     "allow_tf32",
     "augment_dim",
     "autocast_dtype",
+    "build_classification",
+    "build_classifier",
+    "build_classifier_state",
     "build_device",
     "build_inverse_scaler",
     "build_measurement",
@@ -70,17 +84,22 @@ __all__ = [
     "build_train_step",
     "channels_last",
     "check_guidance",
+    "check_guides",
     "compiled",
     "data_root",
     "draw",
+    "drawn_classes",
+    "empty_classifier",
     "empty_network",
     "field",
     "guided",
     "image_shape",
     "label_dropout",
+    "led_by",
     "num_classes",
     "open_split",
     "optimise_grid",
+    "proportional_labels",
     "sample_labels",
     "set_tf32",
     "thresholded",

@@ -4,7 +4,7 @@ Fields that configs of the 2021 release lack have the
 defaults of `schema` where such configs lead here without being completed (`load_official`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from score_sde.config import schema
 from score_sde.config.holds import expanded
+from score_sde.config.schema import Config
 from score_sde.data import Source, inverse_scale, open_source, scale
 from score_sde.networks.ema import ExponentialMovingAverage
 from score_sde.networks.power_average import PowerAverage
@@ -21,9 +22,7 @@ from score_sde.score import Network, NetworkScore, Parameterisation, parameteris
 from score_sde.sde import SDE, SDES, Score
 from score_sde.tensor_ops import choose
 from score_sde.training import PARAMETERS, Augmentation, TrainState, TrainStep, make_optimizer
-
-Config = Any
-"""An `ml_collections.ConfigDict`; its fields have no static types."""
+from score_sde.training.step import Objective as TrainingObjective
 
 Built = TypeVar("Built")
 
@@ -53,7 +52,7 @@ def build_device(config: Config) -> torch.device:
 def field(config: Config, name: str) -> Any:
     """A field by its dotted name; the default of `schema` where the config lacks it."""
     group, _, leaf = name.rpartition(".")
-    return config[group].get(leaf, schema.FIELDS[name].default)
+    return config.get(group, {}).get(leaf, schema.FIELDS[name].default)
 
 
 def image_shape(config: Config) -> tuple[int, int, int]:
@@ -220,7 +219,13 @@ def build_objective(config: Config, sde: SDE) -> Objective:
 
 def build_state(config: Config) -> TrainState:
     """A network with fresh weights, its moving averages and its optimiser."""
-    network, optim = build_network(config), config.optim
+    network = build_network(config)
+    return state_of(config, network, field(config, "model.ema_lengths"))
+
+
+def state_of(config: Config, network: nn.Module, lengths: Sequence[float] = ()) -> TrainState:
+    """What training changes of a network, with averages of further lengths."""
+    optim = config.optim
     optimizer = make_optimizer(
         network.named_parameters(),
         name=optim.optimizer,
@@ -234,13 +239,15 @@ def build_state(config: Config) -> TrainState:
         network,
         ExponentialMovingAverage(network, config.model.ema_rate),
         optimizer,
-        averages=[PowerAverage(network, one) for one in field(config, "model.ema_lengths")],
+        averages=[PowerAverage(network, one) for one in lengths],
     )
 
 
-def build_train_step(config: Config, objective: Objective) -> TrainStep:
-    """One update with the optimiser's schedule."""
-    share = field(config, "training.augment")
+def build_train_step(
+    config: Config, objective: TrainingObjective, augmented: bool = True
+) -> TrainStep:
+    """One update with the optimiser's schedule; without augmentation for networks untold of it."""
+    share = field(config, "training.augment") if augmented else 0.0
     return TrainStep(
         objective,
         lr=config.optim.lr,

@@ -13,7 +13,7 @@ from score_sde.config.build.objects import (
     field,
     image_shape,
 )
-from score_sde.config.build.scores import guided, thresholded
+from score_sde.config.build.scores import Labels, guided, thresholded
 from score_sde.samplers import (
     SAMPLERS,
     AdaptiveSampler,
@@ -214,6 +214,7 @@ def draw(
     sampler: Sampler | None = None,
     seed: int | None = None,
     score_for: ScoreFor | None = None,
+    labels: Labels | None = None,
 ) -> Iterator[Samples]:
     """Samples by their index, of the classes and led as the config says.
 
@@ -227,9 +228,10 @@ def draw(
         sampler: another one than that of `config.sampling`.
         seed: another one than `config.seed`.
         score_for: another score than that of the network, which is then not asked, nor led.
+        labels: classes by sample indices, where `sampling.label` is -1; each in turn by default.
     """
     if score_for is None:
-        score_for = guided(config, network, sde)
+        score_for = guided(config, network, sde, labels)
     return (sampler or build_sampler(config, sde)).draw(
         thresholded(config, sde, score_for),
         index,

@@ -5,6 +5,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from score_sde import noise
+from score_sde.config.build.guides import (
+    Guide,
+    check_chain,
+    check_fits,
+    classifier_of,
+    guide_of,
+)
 from score_sde.config.build.objects import (
     Config,
     build_parameterisation,
@@ -14,7 +22,14 @@ from score_sde.config.build.objects import (
     num_classes,
 )
 from score_sde.samplers.thresholding import ThresholdedScore
-from score_sde.score import GuidedScore, Network, NetworkScore, ScoreFor
+from score_sde.score import (
+    ClassifierGuidedScore,
+    GuidedScore,
+    Network,
+    NetworkScore,
+    NoisyClassifier,
+    ScoreFor,
+)
 from score_sde.score.guidance import EVERYWHERE
 from score_sde.score.tiling import TiledScore, Tiling
 from score_sde.sde import SDE, Score
@@ -23,39 +38,107 @@ Labels = Callable[[Tensor], Tensor]
 """int64 (b,) sample indices → their classes, int64 (b,)."""
 
 
+def drawn_classes(config: Config) -> int:
+    """Classes that samples are drawn of: the network's, or those of the classifier that leads it.
+
+    0 for an unconditional network that no classifier leads.
+    """
+    classifier = None if num_classes(config) else classifier_of(config)
+    return classifier.classes if classifier else num_classes(config)
+
+
 def check_guidance(config: Config) -> None:
     """Refuses classes and guidance that the config's network does not know.
 
     Raises:
-        ValueError: a class that is none of the network's, or guidance without the score of no
-            class.
+        OSError: no such file of a classifier or guide.
+        ValueError: a class that is none of the network's or classifier's, guidance without the
+            score of no class or a guide, or a guide without guidance.
     """
-    classes, label = num_classes(config), field(config, "sampling.label")
+    classes, label = drawn_classes(config), field(config, "sampling.label")
     scale = field(config, "sampling.guidance")
+    classifier, guide = classifier_of(config), guide_of(config)
     if label >= classes:
-        remedy = "no classes: set -1"
+        remedy = "no classes: set -1, or lead it by a classifier (--classifier FILE)"
         if classes:
             remedy = f"the classes 0 to {classes - 1}: give one of them, or -1 for each in turn"
         raise ValueError(f"config.sampling.label={label}: this network knows {remedy}")
-    if scale != 1 and not classes:
+    if classifier and classifier.classes != classes:
+        raise ValueError(
+            f"--classifier {classifier.path} tells {classifier.classes} classes apart, and the "
+            f"network knows {classes}: name one that was trained on the same images"
+        )
+    if guide:
+        _check_guide(guide, classes, scale)
+    elif scale != 1:
+        _check_null_class(config, scale)
+
+
+def _check_guide(guide: Guide, classes: int, scale: float) -> None:
+    if scale == 1:
+        raise ValueError(
+            f"--guide {guide.path} has no say at sampling.guidance=1: give --guidance 2, or "
+            "another scale than 1, or leave --guide out"
+        )
+    if guide.classes not in (0, classes):
+        raise ValueError(
+            f"--guide {guide.path} takes {guide.classes} classes, and the network that it is to "
+            f"lead {classes or 'none'}: name one of the same classes"
+        )
+
+
+def _check_null_class(config: Config, scale: float) -> None:
+    if not num_classes(config):
         raise ValueError(
             f"config.sampling.guidance={scale:g}: this network has no classes to be led to; set "
-            "1, or train one with config.model.num_classes and config.model.label_dropout above 0"
+            "1, train one with config.model.num_classes and config.model.label_dropout above 0, "
+            "or name a weaker network to lead it (--guide FILE)"
         )
-    if scale != 1 and not label_dropout(config):
+    if not label_dropout(config):
         raise ValueError(
             f"config.sampling.guidance={scale:g}: this network has not learnt the score of no "
-            "class, as config.model.label_dropout was 0 in its training; set 1, or train one with "
-            "--config.model.label_dropout=0.1"
+            "class, as config.model.label_dropout was 0 in its training; set 1, train one with "
+            "--config.model.label_dropout=0.1, or name a weaker network to lead it (--guide FILE)"
         )
+
+
+def check_guides(config: Config, sde: SDE) -> None:
+    """Refuses a classifier or a guide that does not fit the network's images or SDE.
+
+    Raises:
+        OSError, ValueError: as `check_guidance`, `check_fits` and `check_chain`.
+    """
+    check_guidance(config)
+    if classifier := classifier_of(config):
+        check_fits(classifier, config, sde, "--classifier")
+    if guide := guide_of(config):
+        check_fits(guide, config, sde, "--guide")
+        check_chain(guide, config, sde, "--guide")
 
 
 def sample_labels(config: Config) -> Labels | None:
-    """The classes that samples are drawn of, by their indices; None for a network without."""
-    classes, label = num_classes(config), field(config, "sampling.label")
+    """The classes that samples are drawn of, by their indices; None where there are none."""
+    classes, label = drawn_classes(config), field(config, "sampling.label")
     if not classes:
         return None
     return (lambda index: index % classes) if label < 0 else lambda i: torch.full_like(i, label)
+
+
+def proportional_labels(counts: Tensor, seed: int) -> Labels:
+    """Classes as frequent as in a data set, by sample indices: a function of (seed, index).
+
+    Args:
+        counts: int64 (K,) images of each class, one of them above 0.
+        seed: of the draws.
+    """
+    ends = counts.cumsum(0)
+
+    def labels(index: Tensor) -> Tensor:
+        index, stream = index.cpu(), noise.Stream.CLASS
+        u = noise.uniform(seed, index, 0, (1,), stream=stream, dtype=torch.float64)[:, 0]
+        return torch.searchsorted(ends, (u * ends[-1]).long(), right=True)
+
+    return labels
 
 
 def build_score_for(
@@ -82,7 +165,10 @@ def build_score_for(
 
 
 def guided(config: Config, network: Network, sde: SDE, labels: Labels | None = None) -> ScoreFor:
-    """The scores that samples are drawn with: of their classes, led by `sampling.guidance`.
+    """The scores that samples are drawn with: of their classes, led as the group `sampling` says.
+
+    s_u + w (s_c − s_u) + v ∇ log p(c | x_t), with w of `guidance`, away from the score of no class
+    or from that of `guide`, and v of `classifier_scale`, by the gradient of `classifier`.
 
     Args:
         config: of the network.
@@ -91,18 +177,33 @@ def guided(config: Config, network: Network, sde: SDE, labels: Labels | None = N
         labels: classes of samples that have some of their own, where `sampling.label` is -1.
 
     Raises:
-        ValueError: as `check_guidance`.
+        OSError, ValueError: as `check_guides`.
     """
-    check_guidance(config)
+    check_guides(config, sde)
     if labels is None or field(config, "sampling.label") >= 0:
         labels = sample_labels(config)
+    led = _led(config, network, sde, labels)
+    classifier, scale = classifier_of(config), field(config, "sampling.classifier_scale")
+    if classifier is None or labels is None:
+        return led
+    logits, of = NoisyClassifier(classifier.network, sde), labels
+    return lambda index: ClassifierGuidedScore(
+        led(index), logits, of(index).to(index.device), scale
+    )
+
+
+def _led(config: Config, network: Network, sde: SDE, labels: Labels | None) -> ScoreFor:
+    """The scores of the network, led by `sampling.guidance`."""
     of_class = build_score_for(config, network, sde, labels)
-    scale, null = field(config, "sampling.guidance"), num_classes(config)
+    scale, null, guide = field(config, "sampling.guidance"), num_classes(config), guide_of(config)
     if scale == 1:
         return of_class
-    of_none = build_score_for(config, network, sde, lambda index: torch.full_like(index, null))
+    if guide:
+        other = build_score_for(guide.config, guide.network, sde, labels)
+    else:
+        other = build_score_for(config, network, sde, lambda index: torch.full_like(index, null))
     interval = tuple(field(config, "sampling.guidance_interval")) or EVERYWHERE
-    return lambda index: GuidedScore(of_class(index), of_none(index), sde, scale, interval)
+    return lambda index: GuidedScore(of_class(index), other(index), sde, scale, interval)
 
 
 def tiled(config: Config, score_for: ScoreFor, shape: Sequence[int]) -> ScoreFor:
