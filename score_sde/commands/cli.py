@@ -83,7 +83,8 @@ class Mode:
             function(command)
 
 
-_DRAWING = ("checkpoint", "raw", "num_samples", "output", *options.SHORT_FOR)
+_EVERY = tuple(name for name in options.SHORT_FOR if name not in options.OF_ONE_MODE)
+_DRAWING = ("checkpoint", "raw", "num_samples", "output", *_EVERY)
 _COMPLETING = (*_DRAWING, "input", "completions")
 
 MODES: dict[str, Mode] = {
@@ -116,6 +117,21 @@ MODES: dict[str, Mode] = {
     ),
     "colorize": Mode(
         "score_sde.commands.modes:complete", "draw the colours of images", _COMPLETING
+    ),
+    "edit": Mode(
+        "score_sde.commands.modes:edit",
+        "noise images part of the way and lead them back",
+        (*_COMPLETING, "strength"),
+    ),
+    "encode": Mode(
+        "score_sde.commands.modes:encode",
+        "compute the latents of images, and what they are decoded to",
+        (*_DRAWING, "input"),
+    ),
+    "interpolate": Mode(
+        "score_sde.commands.modes:interpolate",
+        "draw images between images, along arcs of their latents",
+        (*_DRAWING, "input", "frames", "random"),
     ),
     "tune": Mode("score_sde.commands.modes:tune", "compute noise levels from the training images"),
     "ema": Mode(

@@ -120,7 +120,8 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
     flags.DEFINE_integer(
         "num_samples",
         None,
-        "How many images to draw (default 64), to compare (100), or to inpaint or colorize (8).",
+        "How many images to draw or encode (default 64), to compare (100), or to inpaint, "
+        "colorize or edit (8); pairs to interpolate between (4).",
         lower_bound=1,
         **here,
     )
@@ -138,6 +139,16 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
         "How far images are led to their class: 1 as trained (default), 0 not at all. Short for "
         "--config.sampling.guidance.",
         **here,
+    )
+    flags.DEFINE_float(
+        "strength",
+        None,
+        "How much of images is forgotten: the share of the sampler's steps that they are led back "
+        "along (default 0.5), 1 all. Short for --config.sampling.strength.",
+        **here,
+    )
+    flags.DEFINE_integer(
+        "frames", None, "Images from one end to the other (default 9).", lower_bound=2, **here
     )
     flags.DEFINE_integer(
         "completions", None, "How many of each image (default 4).", lower_bound=1, **here
@@ -167,6 +178,7 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
     )
     for name, text in (
         ("raw", "Use the raw weights, not their moving average."),
+        ("random", "Take latents drawn from the prior, not those of images."),
         ("smoke", "Try the recipe at reduced width, in a minute."),
         ("print_config", "Print the resolved config and stop."),
         ("help_config", "Show every field of a config and stop."),
@@ -235,8 +247,15 @@ _FLAGFILE_BYTES = 2**20
 MOST_IMAGES = 10**7
 """What may be drawn by one command; it knows the number of each, which takes eight bytes."""
 
-SHORT_FOR = {"label": "sampling.label", "guidance": "sampling.guidance"}
+SHORT_FOR = {
+    "label": "sampling.label",
+    "guidance": "sampling.guidance",
+    "strength": "sampling.strength",
+}
 """Options that are short for a field of the config."""
+
+OF_ONE_MODE = ("strength",)
+"""Those of them that not all modes heed that draw images."""
 
 EVERY_MODE = ("mode", "workdir", "print_config", "help_config", "debug", "help")
 """Options that belong to no mode."""

@@ -12,6 +12,7 @@ two such folders, the folders are the classes, sorted by name. Otherwise there a
 import hashlib
 import math
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -115,14 +116,16 @@ def open_pictures(
         root, names = path.parent, (path.name,)
         if path.suffix.lower() in ARRAY_EXTENSIONS:
             stored, _ = read_images(path)
-            return _pictures(path, conform_array(stored[:count], image_size, num_channels))
+            images = conform_array(stored[:count], image_size, num_channels)
+            return _pictures(path, images, [f"{path.name}[{k}]" for k in range(len(images))])
         if not formats.is_picture(path.name):
             raise ValueError(
                 f"{shown(path)} is no image: give one that ends in {formats.endings()}, a folder "
                 "of them, or a .npy or .npz file"
             )
     decode = FileDecoder(root, names, image_size, num_channels)
-    return _pictures(path, torch.stack([decode(index) for index in range(len(names))]), notes)
+    images = torch.stack([decode(index) for index in range(len(names))])
+    return _pictures(path, images, names, notes)
 
 
 def read_mask(path: Path, image_size: tuple[int, int]) -> Tensor:
@@ -143,7 +146,9 @@ def read_mask(path: Path, image_size: tuple[int, int]) -> Tensor:
     return FileDecoder(path.parent, (path.name,), image_size, 1)(0) > 127
 
 
-def _pictures(path: Path, images: Tensor, notes: tuple[str, ...] = ()) -> MemorySource:
+def _pictures(
+    path: Path, images: Tensor, names: Sequence[str], notes: tuple[str, ...] = ()
+) -> MemorySource:
     info = DatasetInfo(
         name=shown(path),
         split="test",
@@ -156,7 +161,7 @@ def _pictures(path: Path, images: Tensor, notes: tuple[str, ...] = ()) -> Memory
         policy="",
         notes=notes,
     )
-    return MemorySource(info, images)
+    return MemorySource(info, images, names=names)
 
 
 def source_of_files(
