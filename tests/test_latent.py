@@ -1,7 +1,5 @@
 """Latents of the probability-flow ODE: arcs between them, their images, temperature."""
 
-import math
-
 import pytest
 import torch
 from conftest import assert_close
@@ -222,6 +220,7 @@ def test_temperature_scales_the_latent(method):
     sde = VPSDE()
     data = Gaussian(sde, 0.0, 0.25)
     flow = {"method": method, "probability_flow": method == "pc"}
+    flow |= {"predictor": "euler_maruyama"} if method == "pc" else {}
     plain, one, cold = (
         drawn(build_sampler(config_with(**flow, **fields), sde), data.score)
         for fields in ({}, {"temperature": 1.0}, {"temperature": 0.7})
@@ -235,7 +234,7 @@ def test_temperature_scales_the_latent(method):
     "fields",
     [
         {"method": "pc"},
-        {"method": "pc", "probability_flow": True, "corrector": "langevin"},
+        {"predictor": "euler_maruyama", "probability_flow": True, "corrector": "langevin"},
         {"method": "adaptive_sde"},
         {"method": "heun", "s_churn": 5.0},
         {"method": "ddim", "eta": 1.0},
@@ -253,11 +252,3 @@ def test_a_sampler_that_draws_noise_refuses_a_temperature_in_python_too():
     GridSampler(sde, time_grid(sde, 4), DDIM(sde), temperature=0.5)
     with pytest.raises(ValueError, match=r"temperature=0\.5 .* forget it"):
         GridSampler(sde, time_grid(sde, 4), AncestralSamplingPredictor(sde), temperature=0.5)
-
-
-def test_a_cold_sampler_draws_narrower_data():
-    sde = VPSDE()
-    data = Gaussian(sde, 0.0, 0.25)
-    sampler = ODESampler(sde, 1e-5, 1e-5, temperature=0.6)
-    x = drawn(sampler, data.score, 200)
-    assert x.std().item() == pytest.approx(0.6 * 0.5, rel=4 / math.sqrt(2 * x.numel()))
