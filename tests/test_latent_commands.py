@@ -35,8 +35,10 @@ FEW = {
 }
 
 
-def run(place, *words):
-    recipe = ("main.py", "--config=configs/vp/digits.py", f"--workdir={place / 'run'}")
+def run(place, *words, recipe="ve"):
+    # On VE a network that has hardly learnt leaves images much as they are, and its flow is well
+    # conditioned; VP's would shrink them to nothing at T.
+    recipe = ("main.py", f"--config=configs/{recipe}/digits.py", f"--workdir={place / 'run'}")
     few = (f"--config.{name}={value}" for name, value in FEW.items())  # the last of each counts
     return cli.main([*recipe, *TINY, *CLASSES, *few, *map(str, words)])
 
@@ -45,9 +47,9 @@ def read(path):
     return np.asarray(Image.open(path)).astype(int)
 
 
-def refused(place, capsys, *words):
+def refused(place, capsys, *words, **recipe):
     capsys.readouterr()
-    assert run(place, *words) == 1
+    assert run(place, *words, **recipe) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     return said
@@ -69,12 +71,12 @@ def test_encoded_images_come_back_and_their_latents_are_kept(place, tmp_path):
     assert [row["name"] for row in report["images"]] == kept["name"].tolist()
     assert [row["nfe"] for row in report["images"]] == kept["nfe"].tolist()
     assert all(row["status"] == "DONE" for row in report["images"])
-    assert (report["rtol"], report["atol"], report["eps"]) == (1e-3, 1e-3, 1e-3)
+    assert (report["rtol"], report["atol"], report["eps"]) == (1e-3, 1e-3, 1e-5)
     for k, (name, row) in enumerate(zip(kept["name"], report["images"], strict=True)):
         off = np.abs(read(out / f"{k:06d}.png") - read(mine / name)) / 255
         assert off.max() <= row["max"] + 0.002  # which is told before they are rounded
-        assert np.sqrt((off**2).mean()) == pytest.approx(row["rms"], abs=0.002)
-    assert report["max"] == max(row["max"] for row in report["images"]) < 0.2
+        assert np.sqrt((off**2).mean()) <= row["rms"] + 0.002
+    assert 0 < report["max"] == max(row["max"] for row in report["images"]) < 0.05
     # Three images, their latents and their reconstructions, each 8 pixels enlarged to 64.
     assert read(tmp_path / "out_grid.png").shape == (3 * 66 + 2, 3 * 66 + 2)
 
@@ -87,7 +89,7 @@ def test_a_finer_tolerance_brings_images_nearer_and_costs_more(place, tmp_path):
         words = ("--mode=encode", "--num_samples=2", *fields, f"--output={out}")
         assert run(place, *words) == 0
         reports.append(json.loads((out / "round_trip.json").read_text()))
-    assert reports[1]["max"] < reports[0]["max"] / 10
+    assert reports[1]["max"] < reports[0]["max"] / 3
     assert reports[1]["nfe"] > reports[0]["nfe"]
     assert reports[0]["images"][1]["name"] == "digits test 1"
 
@@ -171,7 +173,8 @@ def test_edits_begin_with_the_image_and_the_less_noise_the_nearer_they_stay(plac
             (read(out / f"{k:06d}.png"), read(mine / f"{'abc'[k // 2]}.png")) for k in range(6)
         )
         off.append(np.mean([np.abs(one - other).mean() for one, other in pairs]))
-    assert off[0] < 0.5 * off[1] < 0.5 * off[2]
+    assert off[0] < 0.2 * off[1]
+    assert off[1] < off[2]
     first, second = (read(tmp_path / "0.5" / f"00000{k}.png") for k in (0, 1))
     assert (first != second).mean() > 0.5
     # In each row the image, what the first edit begins with and two edits.
@@ -209,7 +212,7 @@ def test_methods_that_choose_their_times_begin_at_that_part_of_the_sdes_grid(
         words = (f"--config.sampling.method={method}", "--config.sampling.sde_rtol=0.5")
         few = ("--mode=edit", "--strength=0.4", "--num_samples=1", "--completions=1")
         assert run(place, *words, *few, f"--output={tmp_path / method}") == 0
-        assert "from t=0.401 on (strength 0.4)" in capsys.readouterr().out  # 1e-3 + 0.4 (1 − 1e-3)
+        assert "from t=0.4 on (strength 0.4)" in capsys.readouterr().out
 
 
 def test_another_strength_is_another_origin(place, tmp_path, capsys):
@@ -256,9 +259,10 @@ def test_one_image_is_no_pair(place, capsys):
 def test_networks_of_discrete_chains_are_edited_but_not_encoded(tmp_path, capsys):
     chain = ("--config.training.continuous=False", "--config.training.time_sampling=uniform")
     chain += ("--config.model.num_scales=20", "--config.sampling.num_steps=0")
-    assert run(tmp_path, *chain, "--mode=train") == 0
+    assert run(tmp_path, *chain, "--mode=train", recipe="vp") == 0
     for mode in ("encode", "interpolate"):
-        assert "discrete chain only" in refused(tmp_path, capsys, *chain, f"--mode={mode}")
+        said = refused(tmp_path, capsys, *chain, f"--mode={mode}", recipe="vp")
+        assert "discrete chain only" in said
     few = ("--mode=edit", "--strength=0.25", "--num_samples=1", "--completions=1")
-    assert run(tmp_path, *chain, *few, f"--output={tmp_path / 'x'}") == 0
+    assert run(tmp_path, *chain, *few, f"--output={tmp_path / 'x'}", recipe="vp") == 0
     assert "1 edits, 5.0 network evaluations each" in capsys.readouterr().out

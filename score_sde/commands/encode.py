@@ -116,8 +116,8 @@ def encode(
             pictures.save_png(grid, _sheet(inputs.images, shown(sde, latents), drawn))
             log.say(
                 f"{len(inputs)} latents: {output / 'latents.npz'}; reconstructions are off by "
-                f"{report['max']:.2g} at most, {report['rms']:.2g} in the mean (RMS), of pixels "
-                f"in [0, 1]; {nfe:.1f} network evaluations each; sheet: {grid}"
+                f"{report['max']:.2g} at most and by {report['rms']:.2g} (RMS) in the mean, of "
+                f"pixels in [0, 1]; {nfe:.1f} network evaluations each; sheet: {grid}"
             )
     return output
 
@@ -186,7 +186,8 @@ def _report(
         "max": max(row["max"] for row in rows),
         "rms": sum(row["rms"] for row in rows) / len(rows),
         "nfe": sum(row["nfe"] for row in rows) / len(rows),
-        **{name: options[name] for name in ("rtol", "atol", "eps", "method")},
+        **{name: options[name] for name in ("rtol", "atol", "eps")},
+        "ode_solver": options["method"],
         "images": rows,
     }
 
