@@ -11,6 +11,7 @@ from PIL import Image
 from configs.vp import digits
 from score_sde.commands import cli, interpolate
 from score_sde.config.build import open_split
+from score_sde.data import to_unit
 
 CLASSES = ("--config.model.num_classes=10", "--config.model.label_dropout=0.3")
 
@@ -108,13 +109,15 @@ def test_latents_are_the_same_whatever_comes_with_them(place, tmp_path):
 
 def test_a_strip_leads_from_one_image_to_the_other_and_a_grid_between_four(place, tmp_path):
     out = tmp_path / "out"
-    fine = [f"--config.sampling.{name}=1e-5" for name in ("rtol", "atol")]
+    fine = [f"--config.sampling.{name}=1e-4" for name in ("rtol", "atol")]
+    fine += ["--config.sampling.batch_size=16"]
     words = ("--mode=interpolate", "--num_samples=2", "--frames=3", f"--output={out}")
     assert run(place, *words, *fine) == 0
     assert len(list(out.iterdir())) == 6
-    test = open_split(digits.get_config(), "test").images(torch.arange(4)) * 255 / 16
+    source = open_split(digits.get_config(), "test")
+    test = 255 * to_unit(source.images(torch.arange(4)), source.info.levels)
     for frame, image in ((0, 0), (2, 1), (3, 2), (5, 3)):
-        assert np.abs(read(out / f"{frame:06d}.png") - test[image, 0].numpy()).max() < 2
+        assert np.abs(read(out / f"{frame:06d}.png") - test[image, 0].numpy()).max() < 4
     assert read(tmp_path / "out_grid.png").shape == (2 * 66 + 2, 3 * 66 + 2)
     square = read(tmp_path / "out_corners.png")
     assert square.shape == (3 * 66 + 2, 3 * 66 + 2)
