@@ -134,6 +134,22 @@ MODES: dict[str, Mode] = {
         (*_COMPLETING, "measured", *_RESTORING),
         short=_RESTORING,
     ),
+    "edit": Mode(
+        "score_sde.commands.modes:edit",
+        "noise images part of the way and lead them back",
+        (*_COMPLETING, "strength"),
+        short={"strength": "sampling.strength"},
+    ),
+    "encode": Mode(
+        "score_sde.commands.modes:encode",
+        "compute the latents of images, and what they are decoded to",
+        (*_DRAWING, "input"),
+    ),
+    "interpolate": Mode(
+        "score_sde.commands.modes:interpolate",
+        "draw images between images, along arcs of their latents",
+        (*_DRAWING, "input", "frames", "random"),
+    ),
     "tune": Mode("score_sde.commands.modes:tune", "compute noise levels from the training images"),
     "ema": Mode(
         "score_sde.commands.modes:average",

@@ -1,12 +1,49 @@
 """The images that a command begins with: a user's own, or the recipe's test images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from score_sde.config.build import Config, drawn_classes, field, image_shape, open_split
-from score_sde.data import Pictures, Source, open_pictures
+from score_sde.data import MemorySource, Pictures, Source, open_pictures, to_unit
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The images that a command begins with.
+
+    Attributes:
+        images: (N, C, H, W) in [0, 1].
+        labels: int64 (N,) the classes that the network is to take them for; None for a network
+            without.
+        names: of the N images.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def read_input(
+    config: Config, path: Path | None, count: int, report: Callable[[str], None]
+) -> Inputs:
+    """The first `count` images of `open_input`, whose notes are reported; errors as there."""
+    source = open_input(config, path, count)
+    for note in source.info.notes:
+        report(note)
+    row, label = torch.arange(min(count, len(source))), field(config, "sampling.label")
+    labels = None
+    if drawn_classes(config):
+        labels = source.labels(row).cpu() if label < 0 else torch.full_like(row, label)
+    known = source.names if isinstance(source, MemorySource) else ()
+    names = known or [f"{source.info.name} {source.info.split} {k}" for k in row.tolist()]
+    return Inputs(to_unit(source.images(row), source.info.levels), labels, list(names[: len(row)]))
 
 
 def open_input(

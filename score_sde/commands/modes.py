@@ -6,7 +6,10 @@ from score_sde import parallel
 from score_sde.commands.average import average as average_weights
 from score_sde.commands.cli import Command
 from score_sde.commands.compare import compare as compare_samplers
+from score_sde.commands.edit import edit as edit_images
+from score_sde.commands.encode import encode as encode_images
 from score_sde.commands.evaluate import evaluate as evaluate_checkpoints
+from score_sde.commands.interpolate import interpolate as interpolate_latents
 from score_sde.commands.plot import plot as plot_curves
 from score_sde.commands.restore import restore as restore_images
 from score_sde.commands.sample import sample as draw_samples
@@ -60,6 +63,50 @@ def restore(command: Command, task: str = "") -> None:
         measured=options["measured"],
         num_images=options["num_samples"] or 8,
         completions=options["completions"] or 4,
+        **_of_checkpoint(command),
+    )
+
+
+def edit(command: Command) -> None:
+    """`--mode edit`."""
+    options = command.options
+    edit_images(
+        command.config,
+        command.workdir,
+        source=options["input"],
+        num_images=options["num_samples"] or 8,
+        completions=options["completions"] or 4,
+        **_of_checkpoint(command),
+    )
+
+
+def encode(command: Command) -> None:
+    """`--mode encode`."""
+    encode_images(
+        command.config,
+        command.workdir,
+        source=command.options["input"],
+        num_images=command.options["num_samples"] or 64,
+        **_of_checkpoint(command),
+    )
+
+
+def interpolate(command: Command) -> None:
+    """`--mode interpolate`.
+
+    Raises:
+        ValueError: images and random latents are both asked for.
+    """
+    options = command.options
+    if options["random"] and options["input"] is not None:
+        raise ValueError("--random takes latents of no images: leave --input out, or --random")
+    interpolate_latents(
+        command.config,
+        command.workdir,
+        source=options["input"],
+        random=options["random"],
+        num_pairs=options["num_samples"] or 4,
+        frames=options["frames"] or 9,
         **_of_checkpoint(command),
     )
 

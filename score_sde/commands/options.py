@@ -134,7 +134,8 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
     flags.DEFINE_integer(
         "num_samples",
         None,
-        "How many images to draw (default 64), to compare (100), or to restore (8).",
+        "How many images to draw or encode (default 64), to compare (100), or to restore or edit "
+        "(8); pairs to interpolate between (4).",
         lower_bound=1,
         **here,
     )
@@ -178,6 +179,16 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
         "A weaker network that --guidance leads away from, instead of the network's own score of "
         "no class: a checkpoint, or a work directory. Short for --config.sampling.guide.",
     )
+    flags.DEFINE_float(
+        "strength",
+        None,
+        "How much of images is forgotten: the share of the sampler's steps that they are led back "
+        "along (default 0.5), 1 all. Short for --config.sampling.strength.",
+        **here,
+    )
+    flags.DEFINE_integer(
+        "frames", None, "Images from one end to the other (default 9).", lower_bound=2, **here
+    )
     flags.DEFINE_integer(
         "completions", None, "How many of each image (default 4).", lower_bound=1, **here
     )
@@ -207,6 +218,7 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
     for name, text in (
         ("measured", "The images of --input are what was measured, not images to measure."),
         ("raw", "Use the raw weights, not their moving average."),
+        ("random", "Take latents drawn from the prior, not those of images."),
         ("smoke", "Try the recipe at reduced width, in a minute."),
         ("print_config", "Print the resolved config and stop."),
         ("help_config", "Show every field of a config and stop."),

@@ -297,6 +297,18 @@ FIELDS: dict[str, Field] = {
         PATH,
         older="",
     ),
+    "sampling.temperature": _free(
+        1.0,
+        "what draws from the prior are scaled by, for methods without noise of their own",
+        ABOVE_0,
+        older=1.0,
+    ),
+    "sampling.strength": _free(
+        0.5,
+        "of --mode edit: the share of the sampler's grid that images are led back along",
+        Number("above 0 and up to 1", lambda x: 0 < x <= 1),
+        older=0.5,
+    ),
     "sampling.eps": _free(
         0.0, "time at which sampling ends, but on a discrete chain; 0: the SDE's own", AT_LEAST_0
     ),

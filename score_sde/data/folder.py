@@ -95,7 +95,13 @@ class Pictures(MemorySource):
     """
 
     def __init__(
-        self, path: Path, images: Tensor, sizes: list[Size], fit: str, notes: tuple[str, ...] = ()
+        self,
+        path: Path,
+        images: Tensor,
+        names: Sequence[str],
+        sizes: list[Size],
+        fit: str,
+        notes: tuple[str, ...] = (),
     ) -> None:
         _, channels, height, width = images.shape
         info = DatasetInfo(
@@ -110,7 +116,7 @@ class Pictures(MemorySource):
             policy="",
             notes=notes,
         )
-        super().__init__(info, images)
+        super().__init__(info, images, names=names)
         padded = fit == "pad" and set(sizes) != {(height, width)}
         owned = [inside(size, (height, width)) for size in sizes] if padded else []
         self.inside = torch.stack(owned) if padded else None
@@ -158,7 +164,8 @@ def open_pictures(
                 images = conform_array(stored[:count], image_size, num_channels, fit)
             except SizeError as error:
                 raise ValueError(f"each image of {shown(path)} {error}") from error
-            return Pictures(path, images, [stored.shape[1:3]] * len(images), fit)
+            names = tuple(f"{path.name}[{k}]" for k in range(len(images)))
+            return Pictures(path, images, names, [stored.shape[1:3]] * len(images), fit)
         if not formats.is_picture(path.name):
             raise ValueError(
                 f"{shown(path)} is no image: give one that ends in {formats.endings()}, a folder "
@@ -169,7 +176,7 @@ def open_pictures(
     if FITS[fit].keeps:
         _refuse_many_sizes(root, names, [size for _, size in decoded], fit)
     images, sizes = zip(*decoded, strict=True)
-    return Pictures(path, torch.stack(images), list(sizes), fit, notes)
+    return Pictures(path, torch.stack(images), names, list(sizes), fit, notes)
 
 
 def _refuse_many_sizes(root: Path, names: Sequence[str], sizes: list[Size], fit: str) -> None:

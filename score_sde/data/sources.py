@@ -7,7 +7,7 @@ by worker processes (`StreamingSource`).
 
 import hashlib
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,15 +133,23 @@ class MemorySource:
         info: the description.
         images: uint8 (N, C, H, W).
         labels: int64 (N,), or None for no labels.
+        names: of the images, where they have some.
 
     Raises:
         ValueError: images of another type or shape than the description says.
     """
 
-    def __init__(self, info: DatasetInfo, images: Tensor, labels: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        info: DatasetInfo,
+        images: Tensor,
+        labels: Tensor | None = None,
+        names: Sequence[str] = (),
+    ) -> None:
         wanted = (info.num_images, *info.shape)
         _check(images, torch.uint8, wanted, f"images of {info.name}")
         self.info = info
+        self.names = tuple(names)
         self._images = images
         self._labels = _labels_or_zeros(labels, info)
 
@@ -170,7 +178,9 @@ class MemorySource:
                 and self._images.nbytes > DEVICE_SHARE * free_bytes
             ):
                 return self
-        return MemorySource(self.info, self._images.to(device), self._labels.to(device))
+        return MemorySource(
+            self.info, self._images.to(device), self._labels.to(device), self.names
+        )
 
 
 class StreamingSource:

@@ -13,12 +13,20 @@ from score_sde.likelihoods.divergence import (
     hutchinson_probes,
     value_and_divergence,
 )
-from score_sde.likelihoods.flow import LogLikelihood, decode, encode, log_likelihood
+from score_sde.likelihoods.flow import (
+    LogLikelihood,
+    Reconstruction,
+    decode,
+    encode,
+    log_likelihood,
+    reconstruct,
+)
 
 __all__ = [
     "Bound",
     "HutchinsonType",
     "LogLikelihood",
+    "Reconstruction",
     "bin_width",
     "bits_per_dim",
     "continuous_bound",
@@ -27,5 +35,6 @@ __all__ = [
     "encode",
     "hutchinson_probes",
     "log_likelihood",
+    "reconstruct",
     "value_and_divergence",
 ]

@@ -20,12 +20,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from score_sde.likelihoods.divergence import value_and_divergence
-from score_sde.score import ScoreFor
+from score_sde.score import ScoreFor, evaluations_at
 from score_sde.sde import SDE, Score
 from score_sde.solvers.ode import ODEResult, RungeKutta, Status, solve
 
@@ -108,15 +109,17 @@ def encode(
     atol: float = 1e-5,
     eps: float = 1e-5,
     batch_size: int | None = None,
+    max_steps: int = 10_000,
     method: str | RungeKutta = "rk45",
     control: str = "i",
 ) -> ODEResult:
     """The latents of data: the flow from eps to T, without densities.
 
-    Arguments as of `log_likelihood`. Returns the latents as `y` (N, ...), with their status.
+    Arguments as of `log_likelihood`. Returns the latents as `y` (N, ...), with their status, and
+    `nfe` counting the evaluations of a guide too.
     """
     options = {"batch_size": batch_size, "method": method, "control": control}
-    solver = partial(solve, rtol=rtol, atol=atol, **options)
+    solver = partial(solve, rtol=rtol, atol=atol, max_steps=max_steps, **options)
     return _transport(sde, score_for, x, eps, sde.T, solver)
 
 
@@ -129,13 +132,54 @@ def decode(
     atol: float = 1e-5,
     eps: float = 1e-5,
     batch_size: int | None = None,
+    max_steps: int = 10_000,
     method: str | RungeKutta = "rk45",
     control: str = "i",
 ) -> ODEResult:
     """The inverse of `encode`: latents z (N, ...) at T → data at eps, as `y`."""
     options = {"batch_size": batch_size, "method": method, "control": control}
-    solver = partial(solve, rtol=rtol, atol=atol, **options)
+    solver = partial(solve, rtol=rtol, atol=atol, max_steps=max_steps, **options)
     return _transport(sde, score_for, z, sde.T, eps, solver)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What is known of N samples after `reconstruct`.
+
+    Attributes:
+        z: (N, ...) the latents at T.
+        x: (N, ...) what they are decoded to.
+        nfe: int64 (N,) evaluations made for each, there and back.
+        status: int64 (N,) of `solvers.ode.Status`: of the way that failed, if one did.
+        max_error: (N,) the largest |x − data| of each sample.
+        rms_error: (N,) the root of the mean of (x − data)².
+    """
+
+    z: Tensor
+    x: Tensor
+    nfe: Tensor
+    status: Tensor
+    max_error: Tensor
+    rms_error: Tensor
+
+
+def reconstruct(sde: SDE, score_for: ScoreFor, x: Tensor, **options: Any) -> Reconstruction:
+    """`encode`, then `decode`: what data lose on the way to their latents and back.
+
+    Both ways are solved with the same options, which are those of `encode`; so are the arguments.
+    The round trip's error is the solver's alone: the flow itself is invertible.
+    """
+    there = encode(sde, score_for, x, **options)
+    back = decode(sde, score_for, there.y, **options)
+    off = (back.y - x).flatten(1)
+    return Reconstruction(
+        there.y,
+        back.y,
+        there.nfe + back.nfe,
+        torch.where(there.status == Status.DONE, back.status, there.status),
+        off.abs().amax(1),
+        off.square().mean(1).sqrt(),
+    )
 
 
 def integrate(
@@ -196,7 +240,8 @@ def _transport(
     def field(x: Tensor, t: Tensor, row: Tensor) -> Tensor:
         return sde.reverse(score_for(row), probability_flow=True).sde(x, t)[0]
 
-    result = solver(field, _precise(x), start, end, eval_dtype=x.dtype)
+    cost = partial(evaluations_at, score_for(torch.arange(len(x[:1]), device=x.device)))
+    result = solver(field, _precise(x), start, end, eval_dtype=x.dtype, cost=cost)
     return replace(result, y=result.y.to(x.dtype))
 
 

@@ -60,7 +60,7 @@ class AdaptiveSDESampler(AdaptiveSampler):
         return solve_sde(
             equation,
             prior,
-            self.sde.T,
+            self.start,
             self.eps,
             draws,
             self.control,

@@ -8,6 +8,7 @@ A sampler draws samples by their index. Noise is a function of (seed, index, dra
 does not depend on how many are drawn at a time.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from score_sde.noise import Noise, SampleNoise
+from score_sde.samplers.beginning import StartFor, beginning, check_share
 from score_sde.score import ScoreFor, denoised_from_score, evaluations_at
 from score_sde.sde import SDE, Score
 from score_sde.solvers.correctors import NoneCorrector
@@ -25,7 +27,7 @@ from score_sde.tensor_ops import expand_to
 OnStep = Callable[[int, int, float, Tensor, Tensor], None]
 """Called with (k, total, t, x, x_mean) after k of `total` steps, when x (b, ...) stands at time t.
 
-At k = 0 that is the prior."""
+At k = 0 that is what the samples begin with."""
 
 Constraint = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 """(x, x_mean, t, t_next) → (x, x_mean): where inpainting and measurements take hold.
@@ -59,6 +61,21 @@ class Sampler(Protocol):
     """What draws samples: `GridSampler` and the children of `AdaptiveSampler`."""
 
     @property
+    def sde(self) -> SDE:
+        """The forward SDE."""
+        ...
+
+    @property
+    def start(self) -> float:
+        """The time where samples begin: T, but for the `last` part of a walk."""
+        ...
+
+    @property
+    def temperature(self) -> float:
+        """What draws from the prior are scaled by."""
+        ...
+
+    @property
     def num_steps(self) -> int | None:
         """How many steps every sample takes; None where each has its own."""
         ...
@@ -66,6 +83,17 @@ class Sampler(Protocol):
     @property
     def deterministic(self) -> bool:
         """Whether a sample is a function of its draw from the prior."""
+        ...
+
+    def last(self, share: float) -> "Sampler":
+        """The last part of the walk as a sampler, whose samples have to be given their start.
+
+        Args:
+            share: of the walk, above 0; 1 is the whole of it.
+
+        Raises:
+            ValueError: another share, or one that holds no step.
+        """
         ...
 
     def draw(
@@ -79,6 +107,7 @@ class Sampler(Protocol):
         device: torch.device | str,
         dtype: torch.dtype = torch.float32,
         on_step: OnStep | None = None,
+        start_for: StartFor | None = None,
     ) -> Iterator[Samples]:
         """Draws the samples with the given indices, some at a time.
 
@@ -91,12 +120,13 @@ class Sampler(Protocol):
             device: where they are drawn.
             dtype: of the state.
             on_step: called after every step of every batch.
+            start_for: gives what samples begin with; draws from the prior by default.
 
         Yields:
             `Samples` of one batch or several, in the order of `index`.
 
         Raises:
-            ValueError: where batch_size < 1.
+            ValueError: where batch_size < 1, or a walk that begins below T is given no start.
         """
         ...
 
@@ -136,10 +166,11 @@ class GridSampler:
         corrector_first: the order at each time; the other way round the corrector acts where the
             predictor arrives.
         resample: how often each step is taken where a constraint acts (see `completion`).
+        temperature: what draws from the prior are scaled by, for steps without noise.
 
     Raises:
-        ValueError: where the times are no decreasing grid from T, `tweedie` meets `chain`, or
-            steps cannot be taken so often.
+        ValueError: where the times are no decreasing grid from T, `tweedie` meets `chain`, steps
+            cannot be taken so often, or a temperature other than 1 meets steps that draw noise.
     """
 
     def __init__(
@@ -154,6 +185,7 @@ class GridSampler:
         tweedie: bool = False,
         corrector_first: bool = True,
         resample: int = 1,
+        temperature: float = 1.0,
     ) -> None:
         _check_times(sde, times, chain)
         if chain and tweedie:
@@ -177,6 +209,17 @@ class GridSampler:
         self.tweedie = tweedie and bool(sde.std(times[-1:]) > 0)
         self.corrector_first, self.resample = corrector_first, resample
         self.num_steps = len(self.times) - (0 if chain else 1)
+        self.whole, self.temperature = True, temperature
+        if temperature != 1 and not self.deterministic:
+            raise ValueError(
+                f"temperature={temperature:g} scales what an image is a function of, and steps "
+                "that draw noise forget it: take some without noise, or 1"
+            )
+
+    @property
+    def start(self) -> float:
+        """The first time of the grid."""
+        return self.times[0]
 
     @property
     def evaluations(self) -> int:
@@ -190,6 +233,23 @@ class GridSampler:
         """Whether a sample is a function of its draw from the prior: that of the ODE, or near."""
         return self.predictor.deterministic and self.corrector.deterministic
 
+    def last(self, share: float) -> "GridSampler":
+        """The last steps of the grid, rounded to a whole number; see `Sampler.last`.
+
+        Solvers of several steps begin anew there, and noise that is shared out over the steps of
+        a run (`Heun`) is shared out over these.
+        """
+        steps = round(check_share(share) * self.num_steps)
+        if not steps:
+            raise ValueError(
+                f"{share:g} of a grid of {self.num_steps} steps holds none of them: take a larger "
+                "part, or more steps"
+            )
+        part = copy.copy(self)
+        part.times = self.times[self.num_steps - steps :]
+        part.num_steps, part.whole = steps, self.whole and steps == self.num_steps
+        return part
+
     @torch.no_grad()
     def run(
         self,
@@ -200,10 +260,10 @@ class GridSampler:
         constraint: Constraint | None = None,
         on_step: OnStep | None = None,
     ) -> tuple[Tensor, int]:
-        """Carries samples of the prior down the grid.
+        """Carries samples down the grid.
 
         Args:
-            x: (B, ...) draws from the prior.
+            x: (B, ...) what they begin with, such as draws from the prior.
             score: (x, t) → ∇ log p_t(x).
             noise: gives standard normal noise of a shape, for the steps in their order.
             constraint: acts on the state after each corrector and each predictor.
@@ -235,16 +295,17 @@ class GridSampler:
         device: torch.device | str,
         dtype: torch.dtype = torch.float32,
         on_step: OnStep | None = None,
+        start_for: StartFor | None = None,
         constraint_for: ConstraintFor | None = None,
     ) -> Iterator[Samples]:
         """Draws `batch_size` samples at a time; arguments and errors are those of `Sampler.draw`.
 
         One is the grid's own: `constraint_for` gives the constraint of each batch, which also acts
-        on the prior.
+        on what samples begin with.
         """
         for part in batches(index, batch_size, device):
             noise = SampleNoise(seed, part, dtype=dtype)
-            x = self.sde.prior_sampling((len(part), *shape), noise=noise)
+            x = beginning(self, part, shape, noise, start_for)
             constraint = None if constraint_for is None else constraint_for(part, noise)
             if constraint is not None:
                 start = x.new_full((len(part),), self.times[0])

@@ -25,6 +25,7 @@ class ODESampler(AdaptiveSampler):
         max_steps: steps after which a sample is given up, with its `status` saying so.
         method: a row of `solvers.ode.ODE_SOLVERS`, by name, or a `RungeKutta` table.
         control: a row of `solvers.ode.STEP_CONTROLS`, by name.
+        temperature: what draws from the prior are scaled by.
         tweedie: ends with Tweedie's formula at eps, one more evaluation.
 
     Raises:
@@ -38,6 +39,7 @@ class ODESampler(AdaptiveSampler):
         "max_steps": "max_steps",
         "method": "ode_solver",
         "control": "step_control",
+        "temperature": "temperature",
     }
 
     def __init__(
@@ -50,9 +52,11 @@ class ODESampler(AdaptiveSampler):
         *,
         method: str | RungeKutta = "rk45",
         control: str = "i",
+        temperature: float = 1.0,
         tweedie: bool = False,
     ) -> None:
         super().__init__(sde, eps, tweedie=tweedie)
+        self.temperature = temperature
         self.method = choose(ODE_SOLVERS, method, "method") if isinstance(method, str) else method
         self.control, self.rtol, self.atol, self.max_steps = control, rtol, atol, max_steps
 
@@ -67,7 +71,7 @@ class ODESampler(AdaptiveSampler):
         return solve(
             drift,
             prior,
-            self.sde.T,
+            self.start,
             self.eps,
             rtol=self.rtol,
             atol=self.atol,

@@ -45,17 +45,37 @@ def time_grid(
         raise ValueError(f"eps={eps}: sampling must end between 0 and T={sde.T}, both excluded")
     check_name(kind, get_args(GridKind), "grid")
     fraction = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
+    times = _times_at(sde, fraction, kind, eps)
+    times[0], times[-1] = sde.T, eps
+    return times.float()
+
+
+def time_at(
+    sde: SDE, fraction: float, kind: GridKind = "uniform", eps: float | None = None
+) -> float:
+    """The time behind which that fraction of a `time_grid` lies, in the limit of many steps.
+
+    Args:
+        sde: whose noise levels the times stand for.
+        fraction: in [0, 1]; 0 gives T and 1 gives eps.
+        kind: as of `time_grid`.
+        eps: where the grid ends; the SDE's own by default.
+    """
+    eps = sde.eps if eps is None else eps
+    if fraction in (0, 1):
+        return eps if fraction else sde.T
+    return _times_at(sde, torch.tensor([fraction], dtype=torch.float64), kind, eps).item()
+
+
+def _times_at(sde: SDE, fraction: Tensor, kind: GridKind, eps: float) -> Tensor:
     ends = torch.tensor([sde.T, eps], dtype=torch.float64)
     if kind == "uniform":
-        times = torch.lerp(ends[0], ends[1], fraction)
-    elif kind == "log_snr":
+        return torch.lerp(ends[0], ends[1], fraction)
+    if kind == "log_snr":
         first, last = sde.noise_level(ends).log()
-        times = sde.time_of_noise_level(torch.lerp(first, last, fraction).exp())
-    else:
-        first, last = sde.noise_level(ends) ** (1 / _RHO)
-        times = sde.time_of_noise_level(torch.lerp(first, last, fraction) ** _RHO)
-    times[0], times[-1] = ends
-    return times.float()
+        return sde.time_of_noise_level(torch.lerp(first, last, fraction).exp())
+    first, last = sde.noise_level(ends) ** (1 / _RHO)
+    return sde.time_of_noise_level(torch.lerp(first, last, fraction) ** _RHO)
 
 
 def level_parts(sde: SDE, parts: int) -> Tensor:

@@ -75,6 +75,10 @@ def build_sampler(config: Config, sde: SDE, times: Tensor | None = None) -> Samp
             "config.sampling.num_steps=0 takes as many steps as the chain has scales, and "
             "config.sampling.grid='optimised' fits a grid to a few: set num_steps"
         )
+    corrector = _corrector(config, sde) if pc else None
+    temperature = _temperature(config, predictor.deterministic)
+    if corrector is not None:
+        _temperature(config, corrector.deterministic)
     if chain := pc and discrete and predictor.chain_steps and steps == sde.N:
         times = paper_grid(sde, eps=0.0)
     elif discrete:
@@ -85,12 +89,13 @@ def build_sampler(config: Config, sde: SDE, times: Tensor | None = None) -> Samp
         sde,
         times,
         predictor,
-        _corrector(config, sde) if pc else None,
+        corrector,
         chain=chain,
         denoise=sampling.noise_removal,
         tweedie=sampling.noise_removal and not pc,
         corrector_first=sampling.corrector_first,
         resample=field(config, "sampling.resample"),
+        temperature=temperature,
     )
 
 
@@ -136,7 +141,22 @@ def _adaptive_sampler(config: Config, sde: SDE, eps: float) -> Sampler:
         fields["sde_atol"] = (2 if config.data.centered else 1) / 256  # one grey level
     given = {name: fields[of] for name, of in arguments.items()}
     made = kind(sde, eps=eps, tweedie=config.sampling.noise_removal, **given)
-    return checked(made, AdaptiveSampler, f"SAMPLERS[{method!r}]")
+    sampler = checked(made, AdaptiveSampler, f"SAMPLERS[{method!r}]")
+    _temperature(config, "temperature" in arguments)
+    return sampler
+
+
+def _temperature(config: Config, heeded: bool) -> float:
+    """That of draws from the prior; refuses one that a sampler does not heed."""
+    temperature = field(config, "sampling.temperature")
+    if temperature != 1 and not heeded:
+        raise ValueError(
+            f"config.sampling.temperature={temperature:g} scales the noise that an image is a "
+            f"function of, and config.sampling.method={config.sampling.method!r} as it is set "
+            "draws more noise on the way, and forgets it: take a method without noise, such as "
+            "ode or ddim, or set 1"
+        )
+    return temperature
 
 
 def _predictor(config: Config, sde: SDE) -> Step:
