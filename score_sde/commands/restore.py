@@ -257,8 +257,8 @@ def _within(restorer: Restorer, measured: Measured, own: Tensor) -> Measured:
     both = known.mask & own
     if not both.flatten(1).any(1).all():
         raise ValueError(
-            f"--mask {restorer.config.restore.mask} leaves nothing known of a padded image: paint a part "
-            "of its middle white"
+            f"--mask {restorer.config.restore.mask} leaves nothing known of a padded image: paint "
+            "a part of its middle white"
         )
     value = torch.where(both, known.value, 0.0)
     return dataclasses.replace(measured, known=dataclasses.replace(known, mask=both, value=value))
