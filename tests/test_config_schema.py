@@ -364,7 +364,7 @@ def test_a_mode_for_one_process_says_so_under_torchrun(monkeypatch, capsys):
         (("--mode=inpaint", "--completions=-1"), "--completions=-1: -1 is not a positive integer"),
         (("--mode=eval", "--wait=nan"), "--wait nan: give a number of minutes"),
         (("--mode=eval", "--wait=inf"), "--wait inf: give a number of minutes"),
-        (("--mode=sampel",), "train|sample|eval"),
+        (("--mode=sampel",), "train|train_classifier|sample"),
     ],
 )
 def test_an_option_out_of_its_range_is_refused(words, said):
@@ -384,6 +384,7 @@ def test_the_command_line_locks_the_config_and_modes_name_options_that_exist():
 # ---- Values at which nothing happens ----
 
 ZERO_IS_FINE = {
+    "classifier.dropout",
     "seed",
     "sampling.label",
     "training.p_mean",
