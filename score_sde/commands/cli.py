@@ -97,7 +97,7 @@ MODES: dict[str, Mode] = {
     "eval": Mode(
         "score_sde.commands.modes:evaluate",
         "compute losses, bits/dim and distances",
-        ("checkpoint", "raw", "eval_folder", "wait"),
+        ("checkpoint", "raw", "eval_folder", "wait", "base"),
         several_processes=True,
         goes_on=True,
     ),
@@ -116,6 +116,11 @@ MODES: dict[str, Mode] = {
     ),
     "colorize": Mode(
         "score_sde.commands.modes:complete", "draw the colours of images", _COMPLETING
+    ),
+    "cascade": Mode(
+        "score_sde.commands.modes:cascade",
+        "upsample images that a base model draws",
+        (*_DRAWING, "upsampler", "input"),
     ),
     "tune": Mode("score_sde.commands.modes:tune", "compute noise levels from the training images"),
     "ema": Mode(

@@ -13,6 +13,7 @@ from score_sde.config.build import (
     build_sde,
     empty_network,
     image_shape,
+    low_resolution,
     num_classes,
 )
 from score_sde.data import DatasetInfo
@@ -98,4 +99,6 @@ def _forward(config: Config, network: nn.Module) -> Tensor:
     sde = build_sde(config)
     cond = build_parameterisation(config, sde).label(torch.tensor([sde.T])).to("meta")
     label = torch.zeros(1, dtype=torch.long, device="meta")
-    return network(x, cond, label if num_classes(config) else None)
+    smaller = low_resolution(config)
+    inputs = {"image": smaller.images(x)} if smaller else {}
+    return network(x, cond, label if num_classes(config) else None, **inputs)

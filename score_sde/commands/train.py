@@ -31,8 +31,10 @@ from score_sde.config.build import (
     build_train_step,
     channels_last,
     compiled,
+    given_of,
     image_shape,
     label_dropout,
+    low_resolution,
     num_classes,
     set_tf32,
 )
@@ -295,8 +297,9 @@ def held_out_loss(run: _Run) -> float:
     t = run.objective.times(n, run.device, torch.Generator(run.device).manual_seed(seed))
     z = noise.normal(seed, index.to(run.device), 0, x_0.shape[1:], stream=noise.Stream.HELD_OUT)
     with run.state.ema.applied(run.state.network), _evaluating(run.state.network):
-        classes = label if num_classes(config) else None
-        losses = run.objective(run.state.network, x_0, t, z, classes)
+        classes, smaller = label if num_classes(config) else None, low_resolution(config)
+        inputs = smaller.held_out(x_0, seed, index.to(run.device)) if smaller else {}
+        losses = run.objective(run.state.network, x_0, t, z, classes, **inputs)
     return losses.mean().item()
 
 
@@ -381,7 +384,10 @@ def _snapshot(run: _Run) -> None:
     """A sample grid, its film and the loss curve; first also a grid of the raw weights."""
     config, step, folder = run.config, run.state.step, run.workdir / "samples"
     network = run.state.network
-    what = (run.sde, torch.arange(config.training.snapshot_images), run.device, run.stop.check)
+    count, source = config.training.snapshot_images, run.test_source
+    with _reading(run):
+        given = given_of(config, source if len(source) else run.train_source, count)
+    what = (run.sde, torch.arange(count), run.device, run.stop.check, given)
     first = step == min(config.training.snapshot_freq, config.training.n_iters)
     try:
         with _evaluating(network):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from score_sde.networks.blocks import Attended, AttentionBlock, Conditioning
@@ -19,6 +20,7 @@ from score_sde.networks.layers import (
     conv3x3,
     pad_to_multiple,
 )
+from score_sde.networks.low_resolution import NEEDED
 from score_sde.tensor_ops import expand_to
 
 Factory = Callable[[int], nn.Module]  # width → module
@@ -156,6 +158,8 @@ class UNet(nn.Module):
         num_classes: Number of class labels; the null class is one more.
         augment_dim: Numbers that say how an image was augmented, which the network is given as
             `augment`; 0 for none.
+        upsampling_factor: How many times smaller the sides of an image are that the network is
+            given beside x, as `image`, and upsamples; 0 for none.
         head: width → module from features to image, or None where the output pyramid makes the
             image.
         noise_level: (B,) cond → (B,) σ by which the output is divided, or None.
@@ -165,10 +169,11 @@ class UNet(nn.Module):
             the last one only.
 
     Raises:
-        ValueError: Class labels or augmentations are wanted of an unconditional network.
+        ValueError: Class labels, augmentations or images beside are wanted of an unconditional
+            network.
 
     Attributes:
-        inputs: What else it takes, by name: "augment", or nothing.
+        inputs: What else it takes, by name: "augment", "image" and "image_noise", or nothing.
     """
 
     def __init__(
@@ -186,6 +191,7 @@ class UNet(nn.Module):
         conditional: bool,
         num_classes: int,
         augment_dim: int,
+        upsampling_factor: int,
         head: Factory | None,
         noise_level: nn.Module | None,
         centered: bool,
@@ -201,8 +207,14 @@ class UNet(nn.Module):
                 "an unconditional network cannot be told how images were augmented: set "
                 "conditional=True"
             )
+        if upsampling_factor and not conditional:
+            raise ValueError(
+                "an unconditional network cannot be told the noise of the images that it "
+                "upsamples: set conditional=True"
+            )
         super().__init__()
         self.centered = centered
+        self.upsampling_factor = upsampling_factor
         self.sigma_table = sigma_table
         self.temb_dim = 4 * nf
         self.divisor = 2 ** (len(ch_mult) - 1)
@@ -211,7 +223,8 @@ class UNet(nn.Module):
         widths = [nf * mult for mult in ch_mult]
         self.embedding = embedding
         self.cond_kind = embedding.cond_kind
-        self.inputs = ("augment",) if augment_dim else ()
+        beside = ("image", "image_noise") if upsampling_factor else ()
+        self.inputs = (*(("augment",) if augment_dim else ()), *beside)
         self.conditioning = None
         if conditional:
             self.conditioning = Conditioning(
@@ -220,9 +233,11 @@ class UNet(nn.Module):
                 act=act,
                 num_classes=num_classes,
                 augment_dim=augment_dim,
+                image_noise=upsampling_factor > 0,
             )
-        self.conv_in = conv3x3(num_channels, nf)
-        skips = self._build_down(parts, num_channels, nf, widths, num_res_blocks, attended)
+        channels_in = 2 * num_channels if upsampling_factor else num_channels
+        self.conv_in = conv3x3(channels_in, nf)
+        skips = self._build_down(parts, channels_in, nf, widths, num_res_blocks, attended)
         width = skips[-1]
         middle = [parts.attended_block(width, width, True), parts.block(width, width)]
         self.middle = nn.ModuleList(middle)
@@ -288,6 +303,8 @@ class UNet(nn.Module):
         cond: Tensor,
         label: Tensor | None = None,
         augment: Tensor | None = None,
+        image: Tensor | None = None,
+        image_noise: Tensor | None = None,
     ) -> Tensor:
         """Applies the network.
 
@@ -296,21 +313,26 @@ class UNet(nn.Module):
             cond: (B,) the noise level, as a label.
             label: int64 (B,) classes; None is the null class.
             augment: (B, augment_dim) how the images were augmented; None is not at all.
+            image: (B, C, h, w) low-resolution images to be upsampled, of the range of the images;
+                their pixels are repeated, and stand beside those of x as further channels.
+            image_noise: (B,) standard deviations of the noise on `image`; None is none.
 
         Returns:
             (B, C, H, W) of the dtype of `x`.
 
         Raises:
-            ValueError: Labels are given to a network without classes, or an augmentation to one
-                that is not told of it.
+            ValueError: Labels are given to a network without classes, an augmentation to one
+                that is not told of it; or an image to one that does not upsample, none to one
+                that does, or one of another size.
         """
         if label is not None and self.conditioning is None:
             raise ValueError("labels were given to an unconditional network: leave them out")
         height, width = x.shape[-2:]
         temb = None
         if self.conditioning is not None:
-            temb = self.conditioning(self.embedding(cond), label, augment)
-        pyramid = pad_to_multiple(x if self.centered else 2 * x - 1, self.divisor)
+            temb = self.conditioning(self.embedding(cond), label, augment, image_noise)
+        given = self._with_image(x, image)
+        pyramid = pad_to_multiple(given if self.centered else 2 * given - 1, self.divisor)
         skips = [self.conv_in(pyramid)]
         for level in self.down:
             outputs, pyramid = level(skips[-1], pyramid, temb)
@@ -325,3 +347,23 @@ class UNet(nn.Module):
         if self.noise_level is not None:
             out = out / expand_to(self.noise_level(cond), out)
         return out.to(x.dtype)
+
+    def _with_image(self, x: Tensor, image: Tensor | None) -> Tensor:
+        """The channels of x, and those of the low-resolution image, enlarged."""
+        factor = self.upsampling_factor
+        if image is None and not factor:
+            return x
+        if image is None:
+            raise ValueError(NEEDED)
+        if not factor:
+            raise ValueError(
+                "a low-resolution image was given to a network that does not upsample: set "
+                "upsampling_factor"
+            )
+        wanted = (len(x), x.shape[1], x.shape[2] // factor, x.shape[3] // factor)
+        if image.shape != wanted or any(side % factor for side in x.shape[2:]):
+            raise ValueError(
+                f"low-resolution images {tuple(image.shape)} for images {tuple(x.shape)}: this "
+                f"network enlarges each side {factor} times, so give it {wanted}"
+            )
+        return torch.cat([x, F.interpolate(image.to(x.dtype), scale_factor=factor)], dim=1)

@@ -4,6 +4,13 @@ Below this layer nothing sees a config. `objects` makes SDE, network, objective,
 `scores` the scores that samples are drawn with, `sampling` what draws them.
 """
 
+from score_sde.config.build.given import (
+    Given,
+    GivenFor,
+    given_images,
+    given_of,
+    low_resolution_shape,
+)
 from score_sde.config.build.objects import (
     Config,
     allow_tf32,
@@ -27,9 +34,11 @@ from score_sde.config.build.objects import (
     field,
     image_shape,
     label_dropout,
+    low_resolution,
     num_classes,
     open_split,
     set_tf32,
+    upsampling_factor,
 )
 from score_sde.config.build.sampling import build_sampler, draw, optimise_grid
 from score_sde.config.build.scores import (
@@ -42,6 +51,8 @@ from score_sde.config.build.scores import (
 
 __all__ = [
     "Config",
+    "Given",
+    "GivenFor",
     "allow_tf32",
     "augment_dim",
     "autocast_dtype",
@@ -65,13 +76,18 @@ __all__ = [
     "draw",
     "empty_network",
     "field",
+    "given_images",
+    "given_of",
     "guided",
     "image_shape",
     "label_dropout",
+    "low_resolution",
+    "low_resolution_shape",
     "num_classes",
     "open_split",
     "optimise_grid",
     "sample_labels",
     "set_tf32",
     "thresholded",
+    "upsampling_factor",
 ]

@@ -1,17 +1,21 @@
 """Config → the scores that samples are drawn with: of which class, led how, kept to the range."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from score_sde.config.build.given import Given
 from score_sde.config.build.objects import (
     Config,
     build_parameterisation,
     field,
     label_dropout,
     num_classes,
+    upsampling_factor,
 )
+from score_sde.networks.low_resolution import NEEDED
 from score_sde.samplers.thresholding import ThresholdedScore
 from score_sde.score import GuidedScore, Network, NetworkScore, ScoreFor
 from score_sde.score.guidance import EVERYWHERE
@@ -61,6 +65,7 @@ def build_score_for(
     network: Network,
     sde: SDE,
     labels: Labels | None = None,
+    given: Given | None = None,
 ) -> ScoreFor:
     """A callable: sample indices → the score for these samples, so that labels follow them.
 
@@ -69,17 +74,30 @@ def build_score_for(
         network: with its weights in place.
         sde: that it was trained for.
         labels: int64 (b,) sample indices → their classes; not asked where the network has none.
+        given: what a network that upsamples draws them from.
+
+    Raises:
+        ValueError: such a network, and nothing that is given.
     """
     labelled, read = num_classes(config) > 0, build_parameterisation(config, sde)
+    if upsampling_factor(config) and given is None:
+        raise ValueError(NEEDED)
 
     def score_for(index: Tensor) -> Score:
         label = labels(index).to(index.device) if labelled and labels else None
-        return NetworkScore(network, sde, label=label, parameterisation=read)
+        inputs = {} if given is None else given(index)
+        return NetworkScore(network, sde, label=label, parameterisation=read, **inputs)
 
     return score_for
 
 
-def guided(config: Config, network: Network, sde: SDE, labels: Labels | None = None) -> ScoreFor:
+def guided(
+    config: Config,
+    network: Network,
+    sde: SDE,
+    labels: Labels | None = None,
+    given: Given | None = None,
+) -> ScoreFor:
     """The scores that samples are drawn with: of their classes, led by `sampling.guidance`.
 
     Args:
@@ -87,18 +105,22 @@ def guided(config: Config, network: Network, sde: SDE, labels: Labels | None = N
         network: with its weights in place.
         sde: that it was trained for.
         labels: classes of samples that have some of their own, where `sampling.label` is -1.
+        given: what a network that upsamples draws them from.
 
     Raises:
-        ValueError: as `check_guidance`.
+        ValueError: as `check_guidance` and `build_score_for`.
     """
     check_guidance(config)
+    if labels is None and given is not None and given.labels is not None:
+        labels = given.label_of
     if labels is None or field(config, "sampling.label") >= 0:
         labels = sample_labels(config)
-    of_class = build_score_for(config, network, sde, labels)
+    of_class = build_score_for(config, network, sde, labels, given)
     scale, null = field(config, "sampling.guidance"), num_classes(config)
     if scale == 1:
         return of_class
-    of_none = build_score_for(config, network, sde, lambda index: torch.full_like(index, null))
+    none = partial(torch.full_like, fill_value=null)
+    of_none = build_score_for(config, network, sde, none, given)
     interval = tuple(field(config, "sampling.guidance_interval")) or EVERYWHERE
     return lambda index: GuidedScore(of_class(index), of_none(index), sde, scale, interval)
 
