@@ -27,6 +27,39 @@ NEEDED = (
 """Why a network that upsamples can't be used like others."""
 
 
+def with_image(x: Tensor, image: Tensor | None, factor: int) -> Tensor:
+    """What a network sees: x, and beside it the low-resolution image, whose pixels are repeated.
+
+    Args:
+        x: (B, C, H, W).
+        image: (B, C, h, w).
+        factor: H/h; 0 for a network that does not upsample, which sees x alone.
+
+    Returns:
+        (B, 2 C, H, W).
+
+    Raises:
+        ValueError: an image for a network that does not upsample, none for one that does, or one
+            of another size.
+    """
+    if image is None and not factor:
+        return x
+    if image is None:
+        raise ValueError(NEEDED)
+    if not factor:
+        raise ValueError(
+            "a low-resolution image was given to a network that does not upsample: set "
+            "upsampling_factor"
+        )
+    wanted = (len(x), x.shape[1], x.shape[2] // factor, x.shape[3] // factor)
+    if image.shape != wanted or any(side % factor for side in x.shape[2:]):
+        raise ValueError(
+            f"low-resolution images {tuple(image.shape)} for images {tuple(x.shape)}: this "
+            f"network enlarges each side {factor} times, so give it {wanted}"
+        )
+    return torch.cat([x, F.interpolate(image.to(x.dtype), scale_factor=factor)], dim=1)
+
+
 class LowResolution:
     """Low-resolution images of training images, for a network that upsamples.
 

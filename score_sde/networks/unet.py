@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from score_sde.networks.blocks import Attended, AttentionBlock, Conditioning
@@ -20,7 +19,7 @@ from score_sde.networks.layers import (
     conv3x3,
     pad_to_multiple,
 )
-from score_sde.networks.low_resolution import NEEDED
+from score_sde.networks.low_resolution import with_image
 from score_sde.tensor_ops import expand_to
 
 Factory = Callable[[int], nn.Module]  # width → module
@@ -331,7 +330,7 @@ class UNet(nn.Module):
         temb = None
         if self.conditioning is not None:
             temb = self.conditioning(self.embedding(cond), label, augment, image_noise)
-        given = self._with_image(x, image)
+        given = with_image(x, image, self.upsampling_factor)
         pyramid = pad_to_multiple(given if self.centered else 2 * given - 1, self.divisor)
         skips = [self.conv_in(pyramid)]
         for level in self.down:
@@ -347,23 +346,3 @@ class UNet(nn.Module):
         if self.noise_level is not None:
             out = out / expand_to(self.noise_level(cond), out)
         return out.to(x.dtype)
-
-    def _with_image(self, x: Tensor, image: Tensor | None) -> Tensor:
-        """The channels of x, and those of the low-resolution image, enlarged."""
-        factor = self.upsampling_factor
-        if image is None and not factor:
-            return x
-        if image is None:
-            raise ValueError(NEEDED)
-        if not factor:
-            raise ValueError(
-                "a low-resolution image was given to a network that does not upsample: set "
-                "upsampling_factor"
-            )
-        wanted = (len(x), x.shape[1], x.shape[2] // factor, x.shape[3] // factor)
-        if image.shape != wanted or any(side % factor for side in x.shape[2:]):
-            raise ValueError(
-                f"low-resolution images {tuple(image.shape)} for images {tuple(x.shape)}: this "
-                f"network enlarges each side {factor} times, so give it {wanted}"
-            )
-        return torch.cat([x, F.interpolate(image.to(x.dtype), scale_factor=factor)], dim=1)
