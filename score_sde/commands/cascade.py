@@ -145,7 +145,7 @@ def cascade(
     advice = f"with {batch} images at a time: lower --config.sampling.batch_size"
     index = torch.arange(num_samples)
     with advice_on_memory(advice):
-        base, facts = None, dict[str, object]()
+        base, facts = None, dict[str, Any]()
         if source is None:
             config, path, base_state = open_checkpoint(
                 config, checkpoint, workdir, overrides, reports.append
@@ -159,7 +159,9 @@ def cascade(
             index, labels, step = index[: len(images)], None, state["step"]
             facts["input"], what = str(source.absolute()), f"images of {source}"
         network = network_of(up, state, upsampler, raw=raw)
-        origin = origin_of(up, network.state_dict(), **facts)
+        # The first image stands for all: the same command may be repeated with more of them.
+        first = {} if images is None else {"given image": images[0]}
+        origin = origin_of(up, {**network.state_dict(), **first}, **facts)
         default = workdir / "samples" / f"step_{step:08d}_cascade"
         output, grid = prepare_output(output, default, origin, reports.append)
         with Logbook(workdir, beside=grid.parent, tensorboard=False) as log:

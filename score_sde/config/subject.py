@@ -121,7 +121,7 @@ def build_subject(
         num_steps=lambda: build_sampler(config, sde).num_steps,
         draw_facts=_draw_facts(config, sde)
         | ({} if times is None else {"times": times.tolist()})
-        | ({} if given is None else given.facts),
+        | ({} if given is None else dict(given.facts)),
         given="" if given is None else given.words,
         held_out_inputs=_held_out_inputs(config),
         objective=build_objective(config, sde),

@@ -339,10 +339,10 @@ class UNet(nn.Module):
         h = skips[-1]
         for block in self.middle:
             h = block(h, temb)
-        image = h  # not looked at by the lowest level
+        made = h  # not looked at by the lowest level
         for level in self.up:
-            h, image = level(h, skips, image, temb)
-        out = (image if self.head is None else self.head(h))[..., :height, :width]
+            h, made = level(h, skips, made, temb)
+        out = (made if self.head is None else self.head(h))[..., :height, :width]
         if self.noise_level is not None:
             out = out / expand_to(self.noise_level(cond), out)
         return out.to(x.dtype)

@@ -204,15 +204,14 @@ def draw(
         score_for: another score than that of the network, which is then not asked, nor led.
         given: what a network that upsamples draws from.
     """
-    if seed is None:
-        seed = config.seed if given is None else given.seed
+    own_seed = config.seed if given is None else given.seed
     if score_for is None:
         score_for = guided(config, network, sde, given=given)
     return (sampler or build_sampler(config, sde)).draw(
         thresholded(config, sde, score_for),
         index,
         image_shape(config),
-        seed=seed,
+        seed=own_seed if seed is None else seed,
         batch_size=config.sampling.batch_size,
         device=device,
         on_step=on_step,

@@ -86,7 +86,7 @@ def build_score_for(
     def score_for(index: Tensor) -> Score:
         label = labels(index).to(index.device) if labelled and labels else None
         inputs = {} if given is None else given(index)
-        return NetworkScore(network, sde, label=label, parameterisation=read, **inputs)
+        return NetworkScore(network, sde, True, label, parameterisation=read, **inputs)
 
     return score_for
 
