@@ -45,8 +45,8 @@ class Stream(IntEnum):
     DATA = 7  # data that are computed, such as exact draws from a mixture
     LABEL = 8  # which labels training leaves out
     RESAMPLE = 9  # which particles of sequential Monte Carlo go on
-    GIVEN = 10  # noise on the images that samples are drawn from
-    SEED = 11  # seeds that are made of one
+    GIVEN = 12  # noise on the images that samples are drawn from
+    SEED = 13  # seeds that are made of one
 
 
 def philox(counter: Sequence[Tensor], key: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
