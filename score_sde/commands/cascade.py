@@ -145,23 +145,19 @@ def cascade(
     advice = f"with {batch} images at a time: lower --config.sampling.batch_size"
     index = torch.arange(num_samples)
     with advice_on_memory(advice):
-        base, facts = None, dict[str, Any]()
+        base = images = labels = None
         if source is None:
-            config, path, base_state = open_checkpoint(
+            config, path, of_base = open_checkpoint(
                 config, checkpoint, workdir, overrides, reports.append
             )
             check_fit(config, up, upsampler)
-            base = Base.of(config, path, base_state, reports.append, raw=raw)
-            images, labels, step = None, base.labels(index), base.step
-            facts["base"], what = base.origin, f"images of {path}"
+            base = Base.of(config, path, of_base, reports.append, raw=raw)
+            labels, what, step = base.labels(index), f"images of {path}", base.step
         else:
             images = _own_images(up, source, num_samples, reports)
-            index, labels, step = index[: len(images)], None, state["step"]
-            facts["input"], what = str(source.absolute()), f"images of {source}"
+            index, what, step = index[: len(images)], f"images of {source}", state["step"]
         network = network_of(up, state, upsampler, raw=raw)
-        # The first image stands for all: the same command may be repeated with more of them.
-        first = {} if images is None else {"given image": images[0]}
-        origin = origin_of(up, {**network.state_dict(), **first}, **facts)
+        origin = _origin(up, network, base, source, images)
         default = workdir / "samples" / f"step_{step:08d}_cascade"
         output, grid = prepare_output(output, default, origin, reports.append)
         with Logbook(workdir, beside=grid.parent, tensorboard=False) as log:
@@ -173,16 +169,9 @@ def cascade(
             assert images is not None
             given = given_images(up, images.float() / WHITE, labels, seed=second_seed(up))
             parts = draw(up, network, sde, index, device, given=given)
-            drawn, nfe = write_images(
-                log,
-                up,
-                parts,
-                len(index),
-                output,
-                origin=origin,
-                network=network,
-                label_of=sample_labels(up) if labels is None else given.label_of,
-            )
+            label_of = sample_labels(up) if labels is None else given.label_of
+            more: Any = {"origin": origin, "network": network, "label_of": label_of}
+            drawn, nfe = write_images(log, up, parts, len(index), output, **more)
             low = images[:GRID_IMAGES]
             pictures.save_png(grid, side_by_side(low, drawn))
             log.say(
@@ -243,6 +232,23 @@ def side_by_side(low: Tensor, high: Tensor) -> Any:
     enlarged = F.interpolate(low.float(), size=high.shape[-2:]).to(torch.uint8)
     pairs = torch.stack([enlarged, high], dim=1).flatten(0, 1)
     return pictures.grid(pairs, columns=2 * max(1, math.ceil(math.sqrt(len(low) / 2))))
+
+
+def _origin(
+    up: Config,
+    network: nn.Module,
+    base: Base | None,
+    source: Path | None,
+    images: Tensor | None,
+) -> str:
+    """A digest of all that the images depend on beside their number.
+
+    Of own images the first one stands for all: a command may be repeated with more of them.
+    """
+    place = str(source.absolute()) if source else ""
+    facts: dict[str, Any] = {"base": base.origin} if base else {"input": place}
+    first = {} if images is None else {"given image": images[0]}
+    return origin_of(up, {**network.state_dict(), **first}, **facts)
 
 
 def _off(low: Tensor, high: Tensor) -> float:
