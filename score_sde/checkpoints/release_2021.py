@@ -112,6 +112,11 @@ def _(net: UNet) -> list[Entry]:
             f"the 2021 release has no class labels, but this network has "
             f"{net.conditioning.num_classes} classes: build it with num_classes=0"
         )
+    if net.upsampling_factor:
+        raise ValueError(
+            "the 2021 release has no network that upsamples, and this one does: build it with "
+            "upsampling_factor=0"
+        )
     if net.inputs:
         raise ValueError(
             "the 2021 release has no augmentation, and this network is told of it: build it with "

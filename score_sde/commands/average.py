@@ -50,7 +50,7 @@ def average(
     if output is not None and (output.suffix != ".pt" or output.exists()):
         fault = "exists" if output.exists() else "is no name in .pt"
         raise ValueError(f"--output {output} {fault}: give the name of a new file in .pt")
-    config, path, state = open_checkpoint(config, None, workdir, overrides)
+    config, path, state = open_checkpoint(config, None, workdir, overrides, upsampler=True)
     tracked = _tracked(config, length, path)
     network, step = empty_network(config), state["step"]
     state = checkpoints.fitted(state, network, path)

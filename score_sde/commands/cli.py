@@ -107,7 +107,7 @@ MODES: dict[str, Mode] = {
     "eval": Mode(
         "score_sde.commands.modes:evaluate",
         "compute losses, bits/dim and distances",
-        ("checkpoint", "raw", "eval_folder", "wait", *_LED),
+        ("checkpoint", "raw", "eval_folder", "wait", "base", *_LED),
         several_processes=True,
         goes_on=True,
     ),
@@ -149,6 +149,11 @@ MODES: dict[str, Mode] = {
         "score_sde.commands.modes:interpolate",
         "draw images between images, along arcs of their latents",
         (*_DRAWING, "input", "frames", "random"),
+    ),
+    "cascade": Mode(
+        "score_sde.commands.modes:cascade",
+        "upsample images that a base model draws",
+        (*_DRAWING, "upsampler", "input"),
     ),
     "tune": Mode("score_sde.commands.modes:tune", "compute noise levels from the training images"),
     "ema": Mode(

@@ -14,7 +14,7 @@ from score_sde.commands.comparison import panels, tables
 from score_sde.commands.evaluate import ON_MEMORY
 from score_sde.commands.in_turn import in_turn
 from score_sde.commands.progress import advice_on_memory, duration
-from score_sde.commands.weights import network_of, none_in
+from score_sde.commands.weights import network_of, none_in, refuse_upsampler
 from score_sde.config import history
 from score_sde.config.build import Config, allow_tf32, build_sampler, field, open_split
 from score_sde.config.check import check_config, check_data, check_fields
@@ -117,6 +117,7 @@ def compare(
                 in_turn(config, workdir, given=checkpoint, wait_sec=0.0, world=world, log=log)
             )
             config = history.adopt(config, state["config"], overrides or {}, path)
+            refuse_upsampler(config, path)
             check_config(config)
             network = network_of(config, state, path, raw=raw)
             origin = OfCheckpoint(network, config, path, state["step"], weights, raw)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from score_sde.config.build import Config, build_inverse_scaler, draw
+from score_sde.config.build import Config, Given, build_inverse_scaler, draw
 from score_sde.pictures import grid, save_film, save_png, to_uint8
 from score_sde.sde import SDE
 
@@ -24,11 +24,12 @@ def draw_with_film(
     index: Tensor,
     device: torch.device,
     check: Callable[[], None],
+    given: Given | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Images, and the states of the first `FILM_IMAGES` on the way, as uint8.
 
     States are brought to the images' range of values. `check` is called before every call of the
-    network; what it raises ends the drawing.
+    network; what it raises ends the drawing. `given` is what a network that upsamples draws from.
 
     Raises:
         NotFiniteError: pixels that are not finite.
@@ -49,7 +50,7 @@ def draw_with_film(
             size = (sde.mean_scale(level) ** 2 + sde.std(level) ** 2).sqrt().item()
             parts.append(to_uint8(inverse_scale(x[:room] / size)).cpu())
 
-    drawn = draw(config, checked, sde, index, device, on_step=keep)
+    drawn = draw(config, checked, sde, index, device, on_step=keep, given=given)
     images = torch.cat([to_uint8(inverse_scale(part.x)).cpu() for part in drawn])
     film = [torch.cat(parts) for _, parts in sorted(frames.items()) if parts]
     return images, [*film, images[:FILM_IMAGES]]

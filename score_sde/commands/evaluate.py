@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 from score_sde import checkpoints, parallel, pictures
 from score_sde.atomic import cannot_write, check_writable, read_json, write_whole
 from score_sde.atomic.weights import listed
+from score_sde.commands.cascade import Base, check_fit, given_by
 from score_sde.commands.in_turn import in_turn
 from score_sde.commands.progress import advice_on_memory, duration
 from score_sde.commands.sampling_grid import times_of
-from score_sde.commands.weights import network_of, none_in
+from score_sde.commands.weights import network_of, none_in, open_beside
 from score_sde.config import history
-from score_sde.config.build import Config, allow_tf32, open_split
+from score_sde.config.build import Config, allow_tf32, open_split, upsampling_factor
 from score_sde.config.check import check_config, check_data
 from score_sde.config.subject import build_references, build_subject
 from score_sde.data import Source
@@ -41,6 +43,7 @@ def evaluate(
     raw: bool = False,
     overrides: dict[str, object] | None = None,
     wait_minutes: float = 0.0,
+    base: Path | None = None,
     sources: tuple[Source, Source] | None = None,
 ) -> list[Path]:
     """Computes what can be computed of checkpoints: loss, bits/dim, samples and their distances.
@@ -56,6 +59,8 @@ def evaluate(
         raw: the weights as trained instead of their moving average.
         overrides: fields given on the command line, which may not contradict the checkpoint.
         wait_minutes: how long to wait for each checkpoint that is still to come.
+        base: of a network that upsamples: the checkpoint that draws its low-resolution images; by
+            default they are made of test images.
         sources: training and test images; the config's own by default.
 
     Returns:
@@ -89,7 +94,10 @@ def evaluate(
             adopted = history.adopt(config, state["config"], overrides or {}, path)
             if decided := _decided_by_checkpoint(config, adopted):
                 log.say(decided)
-            one = _Evaluation(adopted, path, state, weights, folder, log, world, raw, sources)
+            drawn_by = _opened(base, adopted, path, overrides or {}, log.say)
+            one = _Evaluation(
+                adopted, path, state, weights, folder, log, world, raw, sources, drawn_by
+            )
             reports.append(one.run())
             if world.is_main and len(reports) > 1:
                 log.say(table([read_json(report) for report in reports]))
@@ -102,6 +110,26 @@ def _check_writable(folder: Path) -> None:
         check_writable(folder / "report.json")
     except OSError as error:
         raise cannot_write(folder, error, "--eval_folder") from error
+
+
+def _opened(
+    base: Path | None,
+    config: Config,
+    upsampler: Path,
+    overrides: dict[str, object],
+    report: Callable[[str], None],
+) -> Base | None:
+    """The base model of an upsampler that is evaluated, where one is named."""
+    if base is None:
+        return None
+    if not upsampling_factor(config):
+        raise ValueError(
+            f"--base {base} draws low-resolution images, and {upsampler} upsamples none: leave "
+            "--base out"
+        )
+    own, state = open_beside(base, config, overrides, upsampler=False)
+    check_fit(own, config, upsampler)
+    return Base.of(own, base, state, report)
 
 
 @dataclass
@@ -117,6 +145,7 @@ class _Evaluation:
     world: parallel.World
     raw: bool
     given: tuple[Source, Source] | None
+    base: Base | None = None
 
     def run(self) -> Path:
         """Builds the subject, computes the rows of the table in turn, and writes the report."""
@@ -141,7 +170,8 @@ class _Evaluation:
             shards = Shards(self.folder / "shards", weights, self.world, log)
             with parallel.main_first(self.world):
                 times = times_of(config, network, self.path, log.say) if measured else None
-            subject = build_subject(config, network, sources, references, shards, times)
+            low = None if self.base is None else given_by(self.base, config)
+            subject = build_subject(config, network, sources, references, shards, times, low)
             figures, left_out = compute(subject)
         if self.world.is_main:
             facts = {key: fact for key, fact in subject.shards.facts.items() if key != "recipe"}

@@ -14,6 +14,7 @@ from score_sde.config.build import (
     build_sde,
     empty_network,
     image_shape,
+    low_resolution,
     num_classes,
 )
 from score_sde.data import DatasetInfo
@@ -120,6 +121,7 @@ def activation_bytes(config: Config) -> int:
     x = torch.zeros(1, *image_shape(config), device="meta")
     sde = build_sde(config)
     cond = build_parameterisation(config, sde).label(torch.tensor([sde.T])).to("meta")
-    label = torch.zeros(1, dtype=torch.long, device="meta")
-    given = x, cond, label if num_classes(config) else None
-    return kept_bytes(empty_network(config), lambda network: network(*given))
+    label = torch.zeros(1, dtype=torch.long, device="meta") if num_classes(config) else None
+    smaller = low_resolution(config)
+    inputs = {"image": smaller.images(x)} if smaller else {}
+    return kept_bytes(empty_network(config), lambda network: network(x, cond, label, **inputs))

@@ -4,6 +4,7 @@ from typing import Any
 
 from score_sde import parallel
 from score_sde.commands.average import average as average_weights
+from score_sde.commands.cascade import cascade as draw_cascade
 from score_sde.commands.cli import Command
 from score_sde.commands.compare import compare as compare_samplers
 from score_sde.commands.edit import edit as edit_images
@@ -111,6 +112,28 @@ def interpolate(command: Command) -> None:
     )
 
 
+def cascade(command: Command) -> None:
+    """`--mode cascade`.
+
+    Raises:
+        ValueError: the upsampler is not named.
+    """
+    options = command.options
+    if options["upsampler"] is None:
+        raise ValueError(
+            "--mode cascade takes --upsampler: name the checkpoint that upsamples what the base "
+            "model of --checkpoint draws, or the images of --input"
+        )
+    draw_cascade(
+        command.config,
+        command.workdir,
+        upsampler=options["upsampler"],
+        source=options["input"],
+        num_samples=options["num_samples"] or 64,
+        **_of_checkpoint(command),
+    )
+
+
 def evaluate(command: Command) -> None:
     """`--mode eval`."""
     options = command.options
@@ -122,6 +145,7 @@ def evaluate(command: Command) -> None:
         raw=options["raw"],
         overrides=command.overrides,
         wait_minutes=options["wait"],
+        base=options["base"],
     )
     parallel.leave()
 

@@ -83,6 +83,12 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
     flags.DEFINE_enum("mode", None, list(modes), f"What to do. {lines}.", **here)
     path("workdir", "Default: runs/ and the recipe's path.")
     path("checkpoint", "A file, or a folder of diffusers. Default: the newest of the workdir.")
+    path("upsampler", "Of a cascade: the checkpoint that upsamples what another draws.")
+    path(
+        "base",
+        "Of an upsampler's evaluation: the checkpoint that draws the low-resolution images. "
+        "Default: test images.",
+    )
     path("eval_folder", "Default: eval/ in the work directory.")
     path("init_from", "Train from this checkpoint's weights.")
     names(

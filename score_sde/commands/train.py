@@ -22,6 +22,7 @@ from score_sde.commands.loop import (
     evaluating,
     held_out_batch,
     kept,
+    reading,
     run_loop,
 )
 from score_sde.commands.progress import advice_on_memory
@@ -37,7 +38,9 @@ from score_sde.config.build import (
     build_sources,
     build_state,
     build_train_step,
+    given_of,
     label_dropout,
+    low_resolution,
     num_classes,
 )
 from score_sde.config.check import check_config, check_data
@@ -151,9 +154,11 @@ def held_out_loss(run: Run) -> float:
     It draws from its own stream of noise, so that training goes on as if it had not been.
     """
     x_0, t, z, label = held_out_batch(run)
+    smaller, index = low_resolution(run.config), torch.arange(len(x_0), device=x_0.device)
+    inputs = smaller.held_out(x_0, run.config.seed, index) if smaller else {}
     with averaged(run) as network:
         classes = label if run.kind.labelled(run.config) else None
-        losses = run.objective(network, x_0, t, z, classes)
+        losses = run.objective(network, x_0, t, z, classes, **inputs)
     return losses.mean().item()
 
 
@@ -161,7 +166,10 @@ def _snapshot(run: Run) -> None:
     """A sample grid, its film and the loss curve; first also a grid of the raw weights."""
     config, step, folder = run.config, run.state.step, run.workdir / "samples"
     network = run.state.network
-    what = (run.sde, torch.arange(config.training.snapshot_images), run.device, run.stop.check)
+    count, source = config.training.snapshot_images, run.test_source
+    with reading(run):
+        given = given_of(config, source if len(source) else run.train_source, count)
+    what = (run.sde, torch.arange(count), run.device, run.stop.check, given)
     first = step == min(config.training.snapshot_freq, config.training.n_iters)
     try:
         with evaluating(network):

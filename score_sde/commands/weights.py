@@ -18,8 +18,11 @@ from score_sde.config.build import (
     empty_network,
     field,
     image_shape,
+    num_classes,
+    upsampling_factor,
 )
 from score_sde.config.check import check_config
+from score_sde.networks.low_resolution import NEEDED
 from score_sde.training import TrainState
 
 FILES = (".pt", ".pth")
@@ -83,6 +86,8 @@ def open_checkpoint(
     workdir: Path,
     overrides: dict[str, object] | None = None,
     report: Callable[[str], None] = lambda text: None,
+    *,
+    upsampler: bool = False,
 ) -> tuple[Config, Path, dict[str, Any]]:
     """The checkpoint named, or the newest of the work directory that is whole.
 
@@ -93,13 +98,14 @@ def open_checkpoint(
         workdir: where the newest is looked for if none is named.
         overrides: fields given on the command line, which may not contradict the checkpoint.
         report: is given a sentence for each damaged checkpoint that is passed over.
+        upsampler: whether a network that upsamples will do, which takes low-resolution images.
 
     Returns:
         The config to use, where the checkpoint lies, and its content.
 
     Raises:
         OSError, ValueError: as `load_with_fingerprint`, or there is none, or a config that cannot
-            run.
+            run, or a network that upsamples where none will do.
     """
     if checkpoint is not None:
         path, state = checkpoint, _load(checkpoint, config)[0]
@@ -109,8 +115,57 @@ def open_checkpoint(
         raise none_in(workdir / "checkpoints")
     recipe = history.from_json(state["config"]) if config is None else config
     adopted = history.adopt(recipe, state["config"], overrides or {}, path)
+    if not upsampler:
+        refuse_upsampler(adopted, path)
     check_config(adopted)
     return adopted, path, state
+
+
+def open_beside(
+    path: Path, config: Config, overrides: dict[str, object], *, upsampler: bool
+) -> tuple[Config, dict[str, Any]]:
+    """The second checkpoint of a cascade: it brings its own config.
+
+    What the command line sets of `sampling`, and seed and device, are those of the first; labels
+    and guidance where it has classes.
+
+    Args:
+        path: a file of ours.
+        config: of the first.
+        overrides: fields given on the command line.
+        upsampler: whether it has to upsample, or must not.
+
+    Raises:
+        OSError, ValueError: as `load_with_fingerprint`, a config that cannot run, or not such a
+            network.
+    """
+    state = _load(path, None)[0]
+    own = history.from_json(state["config"])
+    led = ("sampling.label", "sampling.guidance", "sampling.guidance_interval")
+    own.seed, own.device = config.seed, config.device
+    for name, value in overrides.items():
+        group, _, leaf = name.partition(".")
+        if group == "sampling" and (num_classes(own) or name not in led):
+            own.sampling[leaf] = value
+    if upsampler and not upsampling_factor(own):
+        raise ValueError(
+            f"{path} upsamples no images: name a checkpoint of a recipe such as "
+            "configs/vp/digits_upsampler.py"
+        )
+    if not upsampler:
+        refuse_upsampler(own, path)
+    check_config(own)
+    return own, state
+
+
+def refuse_upsampler(config: Config, path: Path) -> None:
+    """Refuses a checkpoint whose network upsamples, where there is nothing to upsample.
+
+    Raises:
+        ValueError: it does.
+    """
+    if upsampling_factor(config):
+        raise ValueError(f"{path}: {NEEDED}")
 
 
 def network_of(

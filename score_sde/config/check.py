@@ -25,6 +25,7 @@ from score_sde.config.build import (
     image_shape,
     label_dropout,
     num_classes,
+    upsampling_factor,
 )
 from score_sde.config.history import leaves
 from score_sde.config.schema import FIELDS
@@ -61,6 +62,7 @@ def check_config(config: Config, copies: int = 1) -> None:
     _check_memory(config, network, copies)
     _check_conditioning(config, sde, network)
     _check_augmentation(config, network)
+    _check_upsampling(config, network)
 
 
 def _check_memory(config: Config, network: nn.Module, copies: int) -> None:
@@ -266,6 +268,37 @@ def _check_augmentation(config: Config, network: nn.Module) -> None:
             f"config.model.name={config.model.name!r} is not told how images were augmented (its "
             "inputs name no 'augment'), and would learn to draw moved ones; set 0, or take ncsnpp "
             "or ddpm"
+        )
+
+
+def _check_upsampling(config: Config, network: nn.Module) -> None:
+    """A network that upsamples is given images that fit, with noise of which it has learnt."""
+    factor, (_, height, width) = upsampling_factor(config), image_shape(config)
+    most, level = field(config, "training.image_noise"), field(config, "sampling.image_noise")
+    if not factor:
+        return
+    if "image" not in getattr(network, "inputs", ()):
+        raise ValueError(
+            f"config.model.upsampling_factor={factor}: the network config.model.name="
+            f"{config.model.name!r} takes no low-resolution images (its inputs name no 'image'); "
+            "set 0, or take ncsnpp or ddpm"
+        )
+    if height % factor or width % factor:
+        fitting = [f for f in range(2, min(height, width) + 1) if not (height % f or width % f)]
+        remedy = f"take one of {', '.join(map(str, fitting))}" if fitting else "no factor does"
+        raise ValueError(
+            f"config.model.upsampling_factor={factor} does not divide both sides of "
+            f"{height}x{width} images; {remedy}"
+        )
+    if level > most:
+        raise ValueError(
+            f"config.sampling.image_noise={level:g}: this network has learnt low-resolution "
+            f"images with noise up to config.training.image_noise={most:g}; give at most that"
+        )
+    if config.sampling.grid == "optimised":
+        raise ValueError(
+            "config.sampling.grid='optimised' is fitted to a network alone, and one that "
+            "upsamples needs low-resolution images: set auto"
         )
 
 

@@ -216,6 +216,12 @@ NCSNV2: Part = NCSN | {
     "optim.lr": 1e-4,
 }
 
+UPSAMPLER: Part = {  # the second model of a cascade, whose low-resolution images are a half
+    "model.upsampling_factor": 2,
+    "training.image_noise": 0.5,
+    "sampling.image_noise": 0.1,
+}
+
 # Noise levels for annealed Langevin dynamics, with the corrector's steps at each: those of NCSN,
 # and those that Song & Ermon 2020 compute from the data (techniques 1, 2 and 4).
 

@@ -156,6 +156,12 @@ FIELDS: dict[str, Field] = {
         PROBABILITY,
         older=0.0,
     ),
+    "training.image_noise": _model(
+        0.0,
+        "of an upsampler: largest std of the noise on its low-resolution images in training",
+        AT_LEAST_0,
+        older=0.0,
+    ),
     "training.batch_size": _allowed(128, "images in one update, over all processes", AT_LEAST_1),
     "training.accumulation": _free(
         1, "parts that a batch is split into, to save memory", AT_LEAST_1
@@ -309,6 +315,12 @@ FIELDS: dict[str, Field] = {
         Number("above 0 and up to 1", lambda x: 0 < x <= 1),
         older=0.5,
     ),
+    "sampling.image_noise": _free(
+        0.0,
+        "of an upsampler: std of the noise on the low-resolution images that it draws from",
+        AT_LEAST_0,
+        older=0.0,
+    ),
     "sampling.eps": _free(
         0.0, "time at which sampling ends, but on a discrete chain; 0: the SDE's own", AT_LEAST_0
     ),
@@ -431,6 +443,13 @@ FIELDS: dict[str, Field] = {
     "data.test_fraction": _images(0.1, "test images of a folder without a test part", SHARE),
     "data.image_size": _model(32, "height in pixels, and width unless image_width", one_to(65536)),
     "data.image_width": _model(0, "width in pixels; 0: square images", up_to(65536)),
+    "data.downsampling": _model(
+        1,
+        "images are means of blocks of so many pixels a side, for the base model of a cascade; "
+        "1: none",
+        one_to(1024),
+        older=1,
+    ),
     "data.num_channels": _model(3, "colours", one_to(65536)),
     "data.random_flip": _allowed(True, "mirror training images at random"),
     "data.centered": _model(False, "the network's images lie in [-1, 1] instead of [0, 1]"),
@@ -472,6 +491,12 @@ FIELDS: dict[str, Field] = {
         "probability that training leaves a label out, by which the network learns no class, too",
         SHARE,
         older=0.0,
+    ),
+    "model.upsampling_factor": _model(
+        0,
+        "how many times smaller the images are that the network is given to upsample; 0: none",
+        Number("0 or from 2 to 1,024", lambda x: x == 0 or 2 <= x <= 1024),
+        older=0,
     ),
     "model.fir": _model(True, "of ncsnpp: smooth where sizes change"),
     "model.fir_kernel": _model((1, 3, 3, 1), "of that filter", KERNEL),

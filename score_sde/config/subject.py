@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from score_sde.config import history
 from score_sde.config.build import (
     Config,
+    Given,
+    GivenFor,
     build_device,
     build_inverse_scaler,
     build_objective,
@@ -25,11 +27,14 @@ from score_sde.config.build import (
     draw,
     drawn_classes,
     field,
+    given_of,
     image_shape,
     led_by,
+    low_resolution,
     num_classes,
     proportional_labels,
     sample_labels,
+    upsampling_factor,
 )
 from score_sde.config.holds import FilePath, expanded
 from score_sde.config.schema import FIELDS
@@ -77,6 +82,7 @@ def build_subject(
     references: References,
     shards: Shards,
     times: Tensor | None = None,
+    given: GivenFor | None = None,
 ) -> Subject:
     """A checkpoint as figures are computed of it.
 
@@ -88,12 +94,16 @@ def build_subject(
         shards: where results are kept; its facts, which say which weights these are, are joined by
             those of the config.
         times: that samples are drawn at, instead of those that the config names.
+        given: what samples of a network that upsamples are drawn from; by default the means of
+            blocks of test images.
     """
     sde, device = build_sde(config), build_device(config)
+    given = given or _of_test_images(config, sources)
     on_times: dict[str, Any] = (
         {} if times is None else {"sampler": build_sampler(config, sde, times)}
     )
-    labels, more = _labels(config, sources)
+    # Images that a network upsamples are of classes of their own.
+    labels, more = _labels(config, sources) if given is None else (None, {})
     facts = {
         "seed": config.seed,
         "device": device.type,
@@ -113,12 +123,24 @@ def build_subject(
         scale=build_scaler(config),
         inverse_scale=build_inverse_scaler(config),
         score_for=partial(build_score_for, config, network, sde),
-        draw=lambda index: draw(config, network, sde, index, device, labels=labels, **on_times),
+        draw=lambda index: draw(
+            config,
+            network,
+            sde,
+            index,
+            device,
+            labels=labels,
+            given=given and given.of(index),
+            **on_times,
+        ),
         labels=labels,
         num_steps=lambda: build_sampler(config, sde).num_steps,
         draw_facts=_draw_facts(config, sde)
         | ({} if times is None else {"times": times.tolist()})
+        | ({} if given is None else dict(given.facts))
         | more,
+        given="" if given is None else given.words,
+        held_out_inputs=_held_out_inputs(config),
         objective=build_objective(config, sde),
         sources=sources,
         references=references,
@@ -141,6 +163,28 @@ def _labels(config: Config, sources: Mapping[str, Source]) -> tuple[Labels | Non
         )
     counts = train.labels(torch.arange(len(train))).bincount(minlength=classes)
     return proportional_labels(counts, config.seed), {"labels": counts.tolist()}
+
+
+def _of_test_images(config: Config, sources: Mapping[str, Source]) -> GivenFor | None:
+    """Means of blocks of test images, sample k from test image k mod their number."""
+    if not upsampling_factor(config):
+        return None
+    made = list[Given | None]()
+
+    def of(index: Tensor) -> Given | None:
+        if not made:
+            made.append(given_of(config, sources["test"], config.eval.num_samples))
+        return made[0]
+
+    return GivenFor(of, "means of test images", {"given": sources["test"].info.fingerprint})
+
+
+def _held_out_inputs(config: Config) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
+    """What else the network is given of held-out images by their rows, where it is anything."""
+    smaller = low_resolution(config)
+    if smaller is None:
+        return lambda x_0, index: {}
+    return lambda x_0, index: smaller.held_out(x_0, config.seed, index)
 
 
 def _draw_facts(config: Config, sde: SDE) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from score_sde.data.batches import (
     to_unit,
     train_batches,
 )
+from score_sde.data.downsampled import Downsampled
 from score_sde.data.folder import Pictures, open_pictures, read_mask, read_soft_mask
 from score_sde.data.named import DATASETS, canonical_name, open_source
 from score_sde.data.pixels import conform
@@ -32,6 +33,7 @@ __all__ = [
     "DATASETS",
     "Batch",
     "DatasetInfo",
+    "Downsampled",
     "EpochOrder",
     "MemorySource",
     "Pictures",

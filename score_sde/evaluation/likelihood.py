@@ -115,7 +115,9 @@ def held_out_loss(subject: Subject) -> Figure:
     def of_batch(batch: _Images) -> Tensor:
         t = times[batch.index].to(subject.device)
         z = noise.normal(subject.seed, batch.row, 0, shape, stream=Stream.HELD_OUT)
-        return objective(subject.network, batch.pixels(), t, z, batch.labels)
+        x_0 = batch.pixels()
+        inputs = subject.held_out_inputs(x_0, batch.row)
+        return objective(subject.network, x_0, t, z, batch.labels, **inputs)
 
     def compute(shard: _Images) -> dict[str, Tensor]:
         losses = [of_batch(replace(shard, index=k)) for k in shard.index.split(shard.size)]
@@ -156,6 +158,12 @@ def _images(subject: Subject, split: str) -> _Images:
     options, sources = subject.options, subject.sources
     if not options["enable_bpd"] or split not in SPLITS[options["bpd_dataset"]]:
         raise LeftOut
+    if "image" in getattr(subject.network, "inputs", ()):
+        raise LeftOut(
+            "this network upsamples, and knows only the density of images whose low resolution "
+            "is given",
+            "bits/dim",
+        )
     # As many training images as test images: what is compared has the same error.
     index = subset(sources[split], options["bpd_images"] or len(sources["test"]))
     return _Images(subject, sources[split], index, min(options["bpd_batch_size"], len(index)))

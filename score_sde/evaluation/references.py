@@ -75,7 +75,7 @@ class References:
             return inception(options["inception_path"], self.device)
         if options["features"] == "auto" and self.shape[0] in (1, 3) and _inception_is_here():
             return inception("", self.device)
-        if canonical_name(self.dataset) == "digits":
+        if canonical_name(self.dataset) == "digits" and suits_classifier(self.shape):
             return digits_classifier(self.device)
         if self.classifier_path.is_file():
             return Classifier.load(self.classifier_path, self.device)

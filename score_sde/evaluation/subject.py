@@ -83,6 +83,9 @@ class Subject:
         sources: images by split, `train` and `test`, as far as they are needed.
         references: what samples are measured by and compared with.
         shards: where results are kept by sample.
+        given: of a network that upsamples: of which images the samples are made.
+        held_out_inputs: images (n, C, H, W) as the network sees them, and their rows, int64 (n,) →
+            what else the network takes of them, by name.
         each_sample: by name, what else is computed of every sample.
         keeps_x: whether the samples themselves are kept, all of them and before rounding.
         results: by name, what figures share with others and with the picture.
@@ -106,6 +109,8 @@ class Subject:
     sources: Mapping[str, Source]
     references: References
     shards: Shards
+    given: str = ""
+    held_out_inputs: Callable[[Tensor, Tensor], Mapping[str, Tensor]] = lambda x_0, index: {}
     each_sample: Mapping[str, Measure] = field(default_factory=dict)
     keeps_x: bool = False
     labels: Labels | None = None
@@ -202,6 +207,8 @@ class Subject:
                 how[name] = self.sampling[name]
         if "classifier" in how:
             how["classifier_scale"] = self.sampling["classifier_scale"]
+        if self.given:
+            how["given"] = self.given
         how |= {"nfe": float(results["nfe"].mean()), "given_up": int((~finite).sum())}
         if self.keeps_x:
             how["sec_each"] = float(results["draw_sec"].mean())

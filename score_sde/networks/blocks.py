@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from score_sde.networks.layers import (
+    SinusoidalEmbedding,
     attend,
     conv1x1,
     conv3x3,
@@ -42,6 +43,7 @@ class Conditioning(nn.Module):
         num_classes: Number of class labels; 0 for none. Index `num_classes` is the null class, for
             a label that is unknown; training meets it only where it leaves labels out.
         augment_dim: Numbers that say how an image was augmented; 0 for none.
+        image_noise: Whether an image with noise is given beside, whose level it is told.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Conditioning(nn.Module):
         act: nn.Module,
         num_classes: int = 0,
         augment_dim: int = 0,
+        image_noise: bool = False,
     ) -> None:
         super().__init__()
         self.dense_0 = dense(features, width)
@@ -65,16 +68,23 @@ class Conditioning(nn.Module):
         self.augment = nn.Linear(augment_dim, width, bias=False) if augment_dim else None
         if self.augment is not None:
             variance_scaling_(self.augment.weight)
+        self.level = SinusoidalEmbedding(features) if image_noise else None
+        self.image_noise = dense(features, width) if image_noise else None
 
     def forward(
-        self, embedded: Tensor, label: Tensor | None = None, augment: Tensor | None = None
+        self,
+        embedded: Tensor,
+        label: Tensor | None = None,
+        augment: Tensor | None = None,
+        image_noise: Tensor | None = None,
     ) -> Tensor:
-        """Combines noise level, class and augmentation.
+        """Combines noise level, class, augmentation and the noise of an image beside.
 
         Args:
             embedded: (B, features).
             label: int64 (B,), None for the null class.
             augment: (B, augment_dim), None for images as they are.
+            image_noise: (B,) levels, None for an image without noise.
 
         Returns:
             (B, E), activated.
@@ -98,6 +108,11 @@ class Conditioning(nn.Module):
                     "augment_dim"
                 )
             temb = temb + self.augment(augment.to(temb.dtype))
+        if self.level is not None and self.image_noise is not None:
+            level = embedded.new_zeros(len(embedded)) if image_noise is None else image_noise
+            # As times are that count 1,000 steps: a level of 1 is much noise.
+            features = self.level(1000 * level)
+            temb = temb + self.image_noise(features.to(temb.dtype))
         return self.act(temb)
 
 

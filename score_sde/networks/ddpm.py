@@ -32,6 +32,8 @@ class DDPM(UNet):
         num_classes: Number of class labels; with any, label None means the null class, index
             `num_classes`.
         augment_dim: Numbers that say how an image was augmented; 0 for none.
+        upsampling_factor: How many times smaller the images are that it is given to upsample; 0
+            for none.
         nonlinearity: "swish", "relu", "elu" or "lrelu".
         centered: Whether images come in [-1, 1]; if not they come in [0, 1] and are mapped there.
         scale_by_sigma: Whether the output is divided by the entry cond (truncated) of the
@@ -60,6 +62,7 @@ class DDPM(UNet):
         conditional: bool = True,
         num_classes: int = 0,
         augment_dim: int = 0,
+        upsampling_factor: int = 0,
         nonlinearity: str = "swish",
         centered: bool = True,
         scale_by_sigma: bool = False,
@@ -93,6 +96,7 @@ class DDPM(UNet):
             conditional=conditional,
             num_classes=num_classes,
             augment_dim=augment_dim,
+            upsampling_factor=upsampling_factor,
             head=partial(Head, out_channels=num_channels, act=act, init_scale=0.0, groups=_GROUPS),
             noise_level=SigmaTable(*table) if scale_by_sigma else None,
             centered=centered,

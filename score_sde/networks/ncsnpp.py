@@ -128,6 +128,8 @@ class NCSNpp(UNet):
             `num_classes`.
         init_scale: Initial scale of the last convolution of every block and of the output.
         augment_dim: Numbers that say how an image was augmented; 0 for none.
+        upsampling_factor: How many times smaller the images are that it is given to upsample; 0
+            for none.
         nonlinearity: "swish", "relu", "elu" or "lrelu".
         centered: Whether images come in [-1, 1]; if not they come in [0, 1] and are mapped there.
         scale_by_sigma: Whether the output is divided by the noise level: by cond itself
@@ -165,6 +167,7 @@ class NCSNpp(UNet):
         conditional: bool = True,
         num_classes: int = 0,
         augment_dim: int = 0,
+        upsampling_factor: int = 0,
         init_scale: float = 0.0,
         nonlinearity: str = "swish",
         centered: bool = True,
@@ -205,6 +208,7 @@ class NCSNpp(UNet):
             conditional=conditional,
             num_classes=num_classes,
             augment_dim=augment_dim,
+            upsampling_factor=upsampling_factor,
             head=None
             if progressive == "output_skip"
             else partial(head, out_channels=num_channels),

@@ -32,7 +32,7 @@ def _unet(fields: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
     """Arguments that both U-Nets take."""
     plain = _some(fields, "nf", "num_res_blocks", "dropout", "resamp_with_conv", "conditional")
     more = _some(fields, "nonlinearity", "num_classes", "centered", "scale_by_sigma")
-    more |= {"augment_dim": fields.get("augment_dim", 0)}
+    more |= {name: fields.get(name, 0) for name in ("augment_dim", "upsampling_factor")}
     return {
         "image_size": shape[1:],
         "num_channels": shape[0],

@@ -19,6 +19,7 @@ from score_sde.networks.layers import (
     conv3x3,
     pad_to_multiple,
 )
+from score_sde.networks.low_resolution import with_image
 from score_sde.tensor_ops import expand_to
 
 Factory = Callable[[int], nn.Module]  # width → module
@@ -156,6 +157,8 @@ class UNet(nn.Module):
         num_classes: Number of class labels; the null class is one more.
         augment_dim: Numbers that say how an image was augmented, which the network is given as
             `augment`; 0 for none.
+        upsampling_factor: How many times smaller the sides of an image are that the network is
+            given beside x, as `image`, and upsamples; 0 for none.
         head: width → module from features to image, or None where the output pyramid makes the
             image.
         noise_level: (B,) cond → (B,) σ by which the output is divided, or None.
@@ -165,10 +168,11 @@ class UNet(nn.Module):
             the last one only.
 
     Raises:
-        ValueError: Class labels or augmentations are wanted of an unconditional network.
+        ValueError: Class labels, augmentations or images beside are wanted of an unconditional
+            network.
 
     Attributes:
-        inputs: What else it takes, by name: "augment", or nothing.
+        inputs: What else it takes, by name: "augment", "image" and "image_noise", or nothing.
     """
 
     def __init__(
@@ -186,6 +190,7 @@ class UNet(nn.Module):
         conditional: bool,
         num_classes: int,
         augment_dim: int,
+        upsampling_factor: int,
         head: Factory | None,
         noise_level: nn.Module | None,
         centered: bool,
@@ -201,8 +206,14 @@ class UNet(nn.Module):
                 "an unconditional network cannot be told how images were augmented: set "
                 "conditional=True"
             )
+        if upsampling_factor and not conditional:
+            raise ValueError(
+                "an unconditional network cannot be told the noise of the images that it "
+                "upsamples: set conditional=True"
+            )
         super().__init__()
         self.centered = centered
+        self.upsampling_factor = upsampling_factor
         self.sigma_table = sigma_table
         self.temb_dim = 4 * nf
         self.divisor = 2 ** (len(ch_mult) - 1)
@@ -211,7 +222,8 @@ class UNet(nn.Module):
         widths = [nf * mult for mult in ch_mult]
         self.embedding = embedding
         self.cond_kind = embedding.cond_kind
-        self.inputs = ("augment",) if augment_dim else ()
+        beside = ("image", "image_noise") if upsampling_factor else ()
+        self.inputs = (*(("augment",) if augment_dim else ()), *beside)
         self.conditioning = None
         if conditional:
             self.conditioning = Conditioning(
@@ -220,9 +232,11 @@ class UNet(nn.Module):
                 act=act,
                 num_classes=num_classes,
                 augment_dim=augment_dim,
+                image_noise=upsampling_factor > 0,
             )
-        self.conv_in = conv3x3(num_channels, nf)
-        skips = self._build_down(parts, num_channels, nf, widths, num_res_blocks, attended)
+        channels_in = 2 * num_channels if upsampling_factor else num_channels
+        self.conv_in = conv3x3(channels_in, nf)
+        skips = self._build_down(parts, channels_in, nf, widths, num_res_blocks, attended)
         width = skips[-1]
         middle = [parts.attended_block(width, width, True), parts.block(width, width)]
         self.middle = nn.ModuleList(middle)
@@ -288,6 +302,8 @@ class UNet(nn.Module):
         cond: Tensor,
         label: Tensor | None = None,
         augment: Tensor | None = None,
+        image: Tensor | None = None,
+        image_noise: Tensor | None = None,
     ) -> Tensor:
         """Applies the network.
 
@@ -296,21 +312,26 @@ class UNet(nn.Module):
             cond: (B,) the noise level, as a label.
             label: int64 (B,) classes; None is the null class.
             augment: (B, augment_dim) how the images were augmented; None is not at all.
+            image: (B, C, h, w) low-resolution images to be upsampled, of the range of the images;
+                their pixels are repeated, and stand beside those of x as further channels.
+            image_noise: (B,) standard deviations of the noise on `image`; None is none.
 
         Returns:
             (B, C, H, W) of the dtype of `x`.
 
         Raises:
-            ValueError: Labels are given to a network without classes, or an augmentation to one
-                that is not told of it.
+            ValueError: Labels are given to a network without classes, an augmentation to one
+                that is not told of it; or an image to one that does not upsample, none to one
+                that does, or one of another size.
         """
         if label is not None and self.conditioning is None:
             raise ValueError("labels were given to an unconditional network: leave them out")
         height, width = x.shape[-2:]
         temb = None
         if self.conditioning is not None:
-            temb = self.conditioning(self.embedding(cond), label, augment)
-        pyramid = pad_to_multiple(x if self.centered else 2 * x - 1, self.divisor)
+            temb = self.conditioning(self.embedding(cond), label, augment, image_noise)
+        given = with_image(x, image, self.upsampling_factor)
+        pyramid = pad_to_multiple(given if self.centered else 2 * given - 1, self.divisor)
         skips = [self.conv_in(pyramid)]
         for level in self.down:
             outputs, pyramid = level(skips[-1], pyramid, temb)
@@ -318,10 +339,10 @@ class UNet(nn.Module):
         h = skips[-1]
         for block in self.middle:
             h = block(h, temb)
-        image = h  # not looked at by the lowest level
+        made = h  # not looked at by the lowest level
         for level in self.up:
-            h, image = level(h, skips, image, temb)
-        out = (image if self.head is None else self.head(h))[..., :height, :width]
+            h, made = level(h, skips, made, temb)
+        out = (made if self.head is None else self.head(h))[..., :height, :width]
         if self.noise_level is not None:
             out = out / expand_to(self.noise_level(cond), out)
         return out.to(x.dtype)

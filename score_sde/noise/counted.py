@@ -46,6 +46,8 @@ class Stream(IntEnum):
     LABEL = 8  # which labels training leaves out
     RESAMPLE = 9  # which particles of sequential Monte Carlo go on
     MEASURE = 10  # the noise of measurements that are made of images
+    GIVEN = 12  # noise on the images that samples are drawn from
+    SEED = 13  # seeds that are made of one
     CLASS = 14  # of which class a sample is, where classes are drawn in proportion
 
 
@@ -259,3 +261,14 @@ def permutation(n: int, seed: int, epoch: int) -> Tensor:
     # The top bit becomes the sign of an int64: keys are compared as signed numbers, and any order
     # of 64 uniform bits is a uniform order of the items.
     return ((high << 32) | low).flatten().argsort(stable=True)
+
+
+def derived_seed(seed: int, number: int) -> int:
+    """Another seed, 64 bits that follow from a seed and a number: for noise that knows neither.
+
+    Args:
+        seed: any int; its low 64 bits count.
+        number: 0 or more; the seed of each number is another.
+    """
+    high, low, _, _ = _blocks(seed, torch.tensor([number]), 0, 1, Stream.SEED)
+    return int(high << 32 | low)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
+from score_sde.networks.low_resolution import LowResolution
 from score_sde.training.augmentation import Augmentation
 from score_sde.training.optimizer import learning_rate
 from score_sde.training.record import StepRecord
@@ -63,6 +64,8 @@ class TrainStep:
         accumulation: parts that a batch is split into, one after the other, to save memory.
         autocast_dtype: torch.bfloat16 to run the network (and nothing else) in it.
         augmentation: moves the images; the network is given its parameters as `augment`.
+        low_resolution: of a network that upsamples: what it is given of the images, as `image`
+            and `image_noise`.
         generator: of times, noise and augmentation, on the data's device; torch's global one by
             default.
 
@@ -80,6 +83,7 @@ class TrainStep:
         accumulation: int = 1,
         autocast_dtype: torch.dtype | None = None,
         augmentation: Augmentation | None = None,
+        low_resolution: LowResolution | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         if accumulation < 1:
@@ -98,19 +102,22 @@ class TrainStep:
         self.lr, self.warmup, self.grad_clip = lr, warmup, grad_clip
         self.accumulation = accumulation
         self.autocast_dtype = autocast_dtype
-        self.augmentation = augmentation
+        self.augmentation, self.low_resolution = augmentation, low_resolution
         self.generator = generator
 
     def __call__(self, state: TrainState, x_0: Tensor, label: Tensor | None = None) -> StepRecord:
         """Draws times and noise for a batch x_0 (B, ...), then `update`s; label int64 (B,).
 
-        Where there is an augmentation, the batch is moved first.
+        Where there is an augmentation, the batch is moved first; low-resolution images are made
+        of what it has become, last.
         """
         inputs: dict[str, Tensor] = {}
         if self.augmentation is not None:
             x_0, inputs["augment"] = self.augmentation(x_0, self.generator)
         t = self.objective.times(len(x_0), x_0.device, self.generator)
         z = torch.empty_like(x_0).normal_(generator=self.generator)
+        if self.low_resolution is not None:
+            inputs |= self.low_resolution(x_0, self.generator)
         return self.update(state, x_0, t, z, label, **inputs)
 
     def update(

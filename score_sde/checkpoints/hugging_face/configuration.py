@@ -157,6 +157,8 @@ def _reasons(options: Mapping[str, Any], widths: list[int], attended: list[bool]
         )
     if options.get("augment_dim"):
         reasons.append("training.augment above 0, where it is not told of augmentations")
+    if options.get("upsampling_factor"):
+        reasons.append("model.upsampling_factor above 0, where it upsamples no images")
     if widths[0] != options["nf"]:
         reasons.append(f"ch_mult={tuple(options['ch_mult'])}, where it begins with 1")
     narrow = [

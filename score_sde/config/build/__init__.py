@@ -12,6 +12,13 @@ from score_sde.config.build.classifiers import (
     build_classifier_state,
     empty_classifier,
 )
+from score_sde.config.build.given import (
+    Given,
+    GivenFor,
+    given_images,
+    given_of,
+    low_resolution_shape,
+)
 from score_sde.config.build.guides import led_by
 from score_sde.config.build.measuring import build_measurement, build_task
 from score_sde.config.build.objects import (
@@ -37,9 +44,11 @@ from score_sde.config.build.objects import (
     field,
     image_shape,
     label_dropout,
+    low_resolution,
     num_classes,
     open_split,
     set_tf32,
+    upsampling_factor,
 )
 from score_sde.config.build.restoring import ByParticles, Measured, Restorer, build_restorer
 from score_sde.config.build.sampling import build_sampler, draw, optimise_grid
@@ -58,6 +67,8 @@ from score_sde.config.build.scores import (
 __all__ = [
     "ByParticles",
     "Config",
+    "Given",
+    "GivenFor",
     "Measured",
     "Restorer",
     "allow_tf32",
@@ -92,10 +103,14 @@ __all__ = [
     "empty_classifier",
     "empty_network",
     "field",
+    "given_images",
+    "given_of",
     "guided",
     "image_shape",
     "label_dropout",
     "led_by",
+    "low_resolution",
+    "low_resolution_shape",
     "num_classes",
     "open_split",
     "optimise_grid",
@@ -104,4 +119,5 @@ __all__ = [
     "set_tf32",
     "thresholded",
     "tiled",
+    "upsampling_factor",
 ]

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from score_sde.config import schema
 from score_sde.config.holds import expanded
 from score_sde.config.schema import Config
-from score_sde.data import Source, inverse_scale, open_source, scale
+from score_sde.data import Downsampled, Source, inverse_scale, open_source, scale
 from score_sde.networks.ema import ExponentialMovingAverage
+from score_sde.networks.low_resolution import LowResolution
 from score_sde.networks.power_average import PowerAverage
 from score_sde.networks.table import NETWORKS
 from score_sde.objectives import Objective, make_objective
@@ -74,6 +75,17 @@ def label_dropout(config: Config) -> float:
 def augment_dim(config: Config) -> int:
     """Numbers that tell the network how an image was augmented; 0 where none is."""
     return PARAMETERS if field(config, "training.augment") else 0
+
+
+def upsampling_factor(config: Config) -> int:
+    """How many times smaller the images are that the network upsamples; 0 for one of none."""
+    return field(config, "model.upsampling_factor")
+
+
+def low_resolution(config: Config) -> LowResolution | None:
+    """What a network that upsamples is given of training images; None for one that does not."""
+    factor = upsampling_factor(config)
+    return LowResolution(factor, field(config, "training.image_noise")) if factor else None
 
 
 def data_root(config: Config) -> str:
@@ -256,6 +268,7 @@ def build_train_step(
         accumulation=config.training.accumulation,
         autocast_dtype=autocast_dtype(config),
         augmentation=Augmentation(share) if share else None,
+        low_resolution=low_resolution(config),
     )
 
 
@@ -275,17 +288,19 @@ def _unchanged(image: Tensor) -> Tensor:
 
 def open_split(config: Config, split: str) -> Source:
     """A split of `config.data`, "train" or "test"."""
-    data = config.data
-    return open_source(
+    data, factor = config.data, field(config, "data.downsampling")
+    _, height, width = image_shape(config)
+    source = open_source(
         data.dataset,
         split,
         root=data_root(config),
-        image_size=image_shape(config)[1:],
+        image_size=(height * factor, width * factor),
         num_channels=data.num_channels,
         download=field(config, "data.download"),
         test_fraction=field(config, "data.test_fraction"),
         category=field(config, "data.category"),
     )
+    return source if factor == 1 else Downsampled(source, factor)
 
 
 def build_sources(config: Config) -> tuple[Source, Source]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from score_sde.config import schema
+from score_sde.config.build.given import Given
 from score_sde.config.build.objects import (
     Config,
     checked,
@@ -235,6 +236,7 @@ def draw(
     seed: int | None = None,
     score_for: ScoreFor | None = None,
     labels: Labels | None = None,
+    given: Given | None = None,
 ) -> Iterator[Samples]:
     """Samples by their index, of the classes and led as the config says.
 
@@ -246,17 +248,19 @@ def draw(
         device: where to compute.
         on_step: called after each step of the sampler.
         sampler: another one than that of `config.sampling`.
-        seed: another one than `config.seed`.
+        seed: another one than `config.seed`, or than that of `given`.
         score_for: another score than that of the network, which is then not asked, nor led.
         labels: classes by sample indices, where `sampling.label` is -1; each in turn by default.
+        given: what a network that upsamples draws from.
     """
+    own_seed = config.seed if given is None else given.seed
     if score_for is None:
-        score_for = guided(config, network, sde, labels)
+        score_for = guided(config, network, sde, labels, given)
     return (sampler or build_sampler(config, sde)).draw(
         thresholded(config, sde, score_for),
         index,
         image_shape(config),
-        seed=config.seed if seed is None else seed,
+        seed=own_seed if seed is None else seed,
         batch_size=config.sampling.batch_size,
         device=device,
         on_step=on_step,

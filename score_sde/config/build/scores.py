@@ -1,11 +1,13 @@
 """Config → the scores that samples are drawn with: of which class, led how, kept to the range."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from score_sde import noise
+from score_sde.config.build.given import Given
 from score_sde.config.build.guides import (
     Guide,
     check_chain,
@@ -20,7 +22,9 @@ from score_sde.config.build.objects import (
     image_shape,
     label_dropout,
     num_classes,
+    upsampling_factor,
 )
+from score_sde.networks.low_resolution import NEEDED
 from score_sde.samplers.thresholding import ThresholdedScore
 from score_sde.score import (
     ClassifierGuidedScore,
@@ -146,6 +150,7 @@ def build_score_for(
     network: Network,
     sde: SDE,
     labels: Labels | None = None,
+    given: Given | None = None,
 ) -> ScoreFor:
     """A callable: sample indices → the score for these samples, so that labels follow them.
 
@@ -154,17 +159,30 @@ def build_score_for(
         network: with its weights in place.
         sde: that it was trained for.
         labels: int64 (b,) sample indices → their classes; not asked where the network has none.
+        given: what a network that upsamples draws them from.
+
+    Raises:
+        ValueError: such a network, and nothing that is given.
     """
     labelled, read = num_classes(config) > 0, build_parameterisation(config, sde)
+    if upsampling_factor(config) and given is None:
+        raise ValueError(NEEDED)
 
     def score_for(index: Tensor) -> Score:
         label = labels(index).to(index.device) if labelled and labels else None
-        return NetworkScore(network, sde, label=label, parameterisation=read)
+        inputs = {} if given is None else given(index)
+        return NetworkScore(network, sde, True, label, parameterisation=read, **inputs)
 
     return score_for
 
 
-def guided(config: Config, network: Network, sde: SDE, labels: Labels | None = None) -> ScoreFor:
+def guided(
+    config: Config,
+    network: Network,
+    sde: SDE,
+    labels: Labels | None = None,
+    given: Given | None = None,
+) -> ScoreFor:
     """The scores that samples are drawn with: of their classes, led as the group `sampling` says.
 
     s_u + w (s_c − s_u) + v ∇ log p(c | x_t), with w of `guidance`, away from the score of no class
@@ -175,14 +193,17 @@ def guided(config: Config, network: Network, sde: SDE, labels: Labels | None = N
         network: with its weights in place.
         sde: that it was trained for.
         labels: classes of samples that have some of their own, where `sampling.label` is -1.
+        given: what a network that upsamples draws them from.
 
     Raises:
-        OSError, ValueError: as `check_guides`.
+        OSError, ValueError: as `check_guides` and `build_score_for`.
     """
     check_guides(config, sde)
+    if labels is None and given is not None and given.labels is not None:
+        labels = given.label_of
     if labels is None or field(config, "sampling.label") >= 0:
         labels = sample_labels(config)
-    led = _led(config, network, sde, labels)
+    led = _led(config, network, sde, labels, given)
     classifier, scale = classifier_of(config), field(config, "sampling.classifier_scale")
     if classifier is None or labels is None:
         return led
@@ -192,16 +213,20 @@ def guided(config: Config, network: Network, sde: SDE, labels: Labels | None = N
     )
 
 
-def _led(config: Config, network: Network, sde: SDE, labels: Labels | None) -> ScoreFor:
+def _led(
+    config: Config, network: Network, sde: SDE, labels: Labels | None, given: Given | None
+) -> ScoreFor:
     """The scores of the network, led by `sampling.guidance`."""
-    of_class = build_score_for(config, network, sde, labels)
+    of_class = build_score_for(config, network, sde, labels, given)
     scale, null, guide = field(config, "sampling.guidance"), num_classes(config), guide_of(config)
     if scale == 1:
         return of_class
     if guide:
-        other = build_score_for(guide.config, guide.network, sde, labels)
+        smaller = given if upsampling_factor(guide.config) else None
+        other = build_score_for(guide.config, guide.network, sde, labels, smaller)
     else:
-        other = build_score_for(config, network, sde, lambda index: torch.full_like(index, null))
+        none = partial(torch.full_like, fill_value=null)
+        other = build_score_for(config, network, sde, none, given)
     interval = tuple(field(config, "sampling.guidance_interval")) or EVERYWHERE
     return lambda index: GuidedScore(of_class(index), other(index), sde, scale, interval)
 
