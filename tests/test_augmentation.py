@@ -184,6 +184,24 @@ def test_each_kind_happens_with_the_probability_and_has_its_law():
     assert (torch.corrcoef(happened.T) - torch.eye(4)).abs().max() < 4 / n**0.5
 
 
+def test_mirrors_may_have_a_probability_of_their_own_and_leave_the_rest_as_it_was():
+    n, p = 40_000, 0.12
+
+    def draw(*probabilities):
+        generator = torch.Generator().manual_seed(2)
+        return Augmentation(*probabilities).draw(n, (16, 32), generator=generator)
+
+    said, less = draw(p, 1.0), draw(p)
+    error = 4 * 0.5 / n**0.5
+    assert abs(said[:, 0].mean() - 0.5) < error  # half of the images, left to right
+    assert abs(said[:, 1].mean() - p / 2) < error
+    assert torch.equal(said[:, 1:], less[:, 1:])
+    assert (said[:, 0] >= less[:, 0]).all()
+    assert torch.equal(draw(p, 0.05), less)  # never fewer than of the other kinds
+    with pytest.raises(ValueError, match=r"mirror=1.5: give a number from 0 to 1"):
+        Augmentation(p, 1.5)
+
+
 def test_draws_follow_their_generator():
     def draw(seed):
         return Augmentation(0.5)(IMAGES, torch.Generator().manual_seed(seed))

@@ -218,6 +218,19 @@ def test_methods_that_choose_their_times_begin_at_that_part_of_the_sdes_grid(
         assert "from t=0.4 on (strength 0.4)" in capsys.readouterr().out
 
 
+def test_larger_images_are_edited_through_tiles_and_not_encoded(place, tmp_path, capsys):
+    large = np.random.default_rng(1).integers(0, 256, (8, 12), dtype=np.uint8)
+    Image.fromarray(large).save(tmp_path / "large.png")
+    words = (f"--input={tmp_path / 'large.png'}", "--label=3", f"--output={tmp_path / 'out'}")
+    given = ("--mode=edit", "--fit=tile", "--completions=2", "--config.sampling.method=ddim")
+    assert run(place, *words, *given) == 0
+    assert read(tmp_path / "out" / "000001.png").shape == (8, 12)
+    # Two tiles, each evaluated at the last 5 of 10 steps and in Tweedie's formula.
+    assert "2 edits, 12.0 network evaluations each" in capsys.readouterr().out
+    said = refused(place, capsys, *words, "--mode=encode", "--config.sampling.fit=tile")
+    assert "here they must have the network's, 8x8: take resize, crop or pad" in said
+
+
 def test_another_strength_is_another_origin(place, tmp_path, capsys):
     few = ("--mode=edit", "--num_samples=1", "--completions=1", f"--output={tmp_path / 'x'}")
     assert run(place, *few) == 0

@@ -5,7 +5,7 @@ Command:   python main.py --config configs/edm/cifar10.py --mode train
 Cost:      55.7 M parameters, 200 M images in 390,625 steps of 512; made for GPUs.
 
 Mirror images come from the augmentation, of which the network is told, and so not from
-data.random_flip: 6 % of the images are mirrored left to right, as many top to bottom.
+data.random_flip: half of the images are mirrored left to right, 6 % top to bottom.
 """
 
 import ml_collections
@@ -25,6 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
             "model.ema_rate": 0.99929,  # a half-life of 0.5 M images
             "data.random_flip": False,
             "training.augment": 0.12,
+            "training.augment_mirror": 1.0,
             "training.batch_size": 512,
             "training.n_iters": 390625,
             "training.average_freq": 20000,

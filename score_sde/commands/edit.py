@@ -23,6 +23,7 @@ from score_sde.config.build import (
     field,
     guided,
     thresholded,
+    tiled,
 )
 from score_sde.logbook import Logbook
 from score_sde.noise import SampleNoise
@@ -84,7 +85,7 @@ def edit(
     config, path, state = open_checkpoint(config, checkpoint, workdir, overrides, reports.append)
     sde, strength = build_sde(config), field(config, "sampling.strength")
     _last(build_sampler(config, sde), strength)
-    inputs = read_input(config, source, num_images, reports.append)
+    inputs = read_input(config, source, num_images, reports.append, larger=True)
     total = len(inputs) * completions
     advice = (
         f"with {config.sampling.batch_size} images at a time: lower --config.sampling.batch_size"
@@ -111,13 +112,15 @@ def edit(
             )
             labels = inputs.labels
             label_of = None if labels is None else lambda index: labels[index.cpu() // completions]
+            shape = inputs.images.shape[1:]
+            led = tiled(config, guided(config, network, sde, label_of), shape)
             parts = edit_samples(
                 sampler,
-                thresholded(config, sde, guided(config, network, sde, label_of)),
+                thresholded(config, sde, led),
                 image_for,
                 strength,
                 torch.arange(total),
-                inputs.images.shape[1:],
+                shape,
                 seed=config.seed,
                 batch_size=config.sampling.batch_size,
                 device=build_device(config),

@@ -31,10 +31,33 @@ class Inputs:
 
 
 def read_input(
-    config: Config, path: Path | None, count: int, report: Callable[[str], None]
+    config: Config,
+    path: Path | None,
+    count: int,
+    report: Callable[[str], None],
+    *,
+    larger: bool = False,
 ) -> Inputs:
-    """The first `count` images of `open_input`, whose notes are reported; errors as there."""
+    """The first `count` images of `open_input`, whose notes are reported.
+
+    Args:
+        config: of the network.
+        path: as of `open_input`.
+        count: likewise.
+        report: is given each note.
+        larger: whether images may be larger than the network's.
+
+    Raises:
+        OSError, ValueError: as `open_input`, or larger images where they may not be.
+    """
     source = open_input(config, path, count)
+    if not larger and source.info.shape != image_shape(config):
+        _, height, width = image_shape(config)
+        raise ValueError(
+            f"config.sampling.fit={field(config, 'sampling.fit')!r} keeps images at their own "
+            f"size, and here they must have the network's, {height}x{width}: take resize, crop or "
+            "pad"
+        )
     for note in source.info.notes:
         report(note)
     row, label = torch.arange(min(count, len(source))), field(config, "sampling.label")

@@ -156,6 +156,13 @@ FIELDS: dict[str, Field] = {
         PROBABILITY,
         older=0.0,
     ),
+    "training.augment_mirror": _model(
+        0.0,
+        "probability of the mirror left to right among them, where above training.augment; half "
+        "of the images that it happens to are mirrored",
+        PROBABILITY,
+        older=0.0,
+    ),
     "training.image_noise": _model(
         0.0,
         "of an upsampler: largest std of the noise on its low-resolution images in training",

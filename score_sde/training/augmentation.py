@@ -2,7 +2,8 @@
 
 Each training image is moved by an affine map of the plane (Karras et al. 2022, appendix F.2, after
 the geometric part of Karras et al. 2020, "Training Generative Adversarial Networks with Limited
-Data"). Each of these happens by itself with the same probability:
+Data"). Each of these happens by itself with the same probability, mirrors left to right with one
+of their own where that is larger, as such images are as good as the others:
 
     mirrored left to right, and top to bottom         each in one of two cases
     scaled by 2^(a/5)                                 a ~ N(0, 1)
@@ -42,15 +43,18 @@ class Augmentation:
 
     Args:
         probability: of each kind of movement, 0 … 1.
+        mirror: of mirrors left to right, where above `probability`; at 1 half of the images are
+            mirrored.
 
     Raises:
         ValueError: another probability.
     """
 
-    def __init__(self, probability: float) -> None:
-        if not 0 <= probability <= 1:
-            raise ValueError(f"probability={probability}: give a number from 0 to 1")
-        self.probability = probability
+    def __init__(self, probability: float, mirror: float = 0.0) -> None:
+        for name, given in (("probability", probability), ("mirror", mirror)):
+            if not 0 <= given <= 1:
+                raise ValueError(f"{name}={given}: give a number from 0 to 1")
+        self.probability, self.mirror = probability, max(probability, mirror)
 
     def __call__(
         self, x: Tensor, generator: torch.Generator | None = None
@@ -73,7 +77,9 @@ class Augmentation:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Parameters of n images of height and width `sides`: float32 (n, 9)."""
-        happens = torch.rand(n, 7, device=device, generator=generator) < self.probability
+        chance = torch.rand(n, 7, device=device, generator=generator)
+        happens = chance < self.probability
+        mirrored = chance[:, :1] < self.mirror, happens[:, 1:2]
         u = torch.rand(n, 6, device=device, generator=generator)
         z = torch.randn(n, 4, device=device, generator=generator)
         angle, axis = (math.pi * (2 * u[:, 2:4] - 1)).unbind(1)
@@ -86,7 +92,7 @@ class Augmentation:
         stretch = happens[:, 4] * z[:, 1]
         return torch.column_stack(
             [
-                happens[:, :2] * (u[:, :2] < 0.5),
+                torch.cat(mirrored, 1) * (u[:, :2] < 0.5),
                 happens[:, 2] * z[:, 0],
                 angle.cos() - 1,
                 angle.sin(),

@@ -259,7 +259,10 @@ def build_train_step(
     config: Config, objective: TrainingObjective, augmented: bool = True
 ) -> TrainStep:
     """One update with the optimiser's schedule; without augmentation for networks untold of it."""
-    share = field(config, "training.augment") if augmented else 0.0
+    share, mirror = (
+        field(config, f"training.{name}") if augmented else 0.0
+        for name in ("augment", "augment_mirror")
+    )
     return TrainStep(
         objective,
         lr=config.optim.lr,
@@ -267,7 +270,7 @@ def build_train_step(
         grad_clip=config.optim.grad_clip,
         accumulation=config.training.accumulation,
         autocast_dtype=autocast_dtype(config),
-        augmentation=Augmentation(share) if share else None,
+        augmentation=Augmentation(share, mirror) if share else None,
         low_resolution=low_resolution(config),
     )
 
