@@ -254,7 +254,11 @@ def test_a_field_added_later_means_what_older_runs_did(tmp_path, monkeypatch):
 
 def test_what_a_resumed_run_may_change_is_as_before():
     free = {name for name, field in FIELDS.items() if field.resume == "free"}
-    groups = {name for name in FIELDS if name.startswith(("sampling.", "eval.", "classifier."))}
+    groups = {
+        name
+        for name in FIELDS
+        if name.startswith(("sampling.", "eval.", "classifier.", "restore."))
+    }
     assert free - groups == {
         "device",
         "data.root",

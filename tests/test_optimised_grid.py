@@ -9,7 +9,7 @@ from conftest import TINY, assert_close
 from problems import Mixture
 
 from configs.vp import digits
-from score_sde.commands import cli, complete, load, sample, sampling_grid
+from score_sde.commands import cli, load, restore, sample, sampling_grid
 from score_sde.config import subject
 from score_sde.config.build import build_sampler, build_sde
 from score_sde.noise import SampleNoise
@@ -198,7 +198,7 @@ def test_whatever_draws_from_a_checkpoint_draws_on_its_grid(
 
         monkeypatch.setattr(module, "build_sampler", build)
 
-    for module in (subject, complete, load):
+    for module in (subject, restore, load):
         noted(module)
     fields = {"method": "unipc", "num_steps": 4, "grid": "optimised"}
     given = ["--config=vp/digits", f"--workdir={trained}"]

@@ -387,7 +387,18 @@ def test_the_first_screen_counts_the_averages():
         config.model.ema_lengths = tracked
         state, sde = build.build_state(config), build.build_sde(config)
         device, run = torch.device("cpu"), Path("run")
-        screen = first_screen(config, state, sde, device, info, info, run)
+        screen = first_screen(
+            config,
+            state,
+            sde,
+            device,
+            info,
+            info,
+            run,
+            network="ddpm",
+            activations=0,
+            snapshots="none",
+        )
         return [int(n) for n in re.findall(r"(\d+) MB (?:for w|of c|of a)", screen)]
 
     memory, checkpoints = sizes()

@@ -242,7 +242,7 @@ def test_a_kill_between_the_record_and_the_first_save_changes_nothing(workdir, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_run, "_loop", killed)
+        patch.setattr(training_run, "run_loop", killed)
         assert cli.main(command(workdir, 6, *words)) == 130
     recorded = (workdir / "config.json").read_text()
     assert cli.main(command(workdir, 6, *words)) == 0

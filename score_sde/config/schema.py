@@ -41,6 +41,8 @@ from score_sde.config.holds import (
 Config = Any
 """An `ml_collections.ConfigDict`; its fields have no static types."""
 
+PART = Number("above 0 and up to 1", lambda x: 0 < x <= 1)
+
 GROUPS = {
     "": "of the whole run",
     "training": "objective, lengths, logging",
@@ -319,7 +321,7 @@ FIELDS: dict[str, Field] = {
     "sampling.strength": _free(
         0.5,
         "of --mode edit: the share of the sampler's grid that images are led back along",
-        Number("above 0 and up to 1", lambda x: 0 < x <= 1),
+        PART,
         older=0.5,
     ),
     "sampling.image_noise": _free(
@@ -576,7 +578,9 @@ FIELDS: dict[str, Field] = {
         PATH,
     ),
     "restore.mask_floor": _restore(
-        0.9, "of soft_inpaint: how well black pixels of the mask are seen", PROBABILITY
+        0.9,
+        "of soft_inpaint: how well black pixels of the mask are seen; 0: not at all",
+        PROBABILITY,
     ),
     "restore.factor": _restore(
         2, "of super_resolution: how many times smaller each side is", one_to(65536)
@@ -596,7 +600,7 @@ FIELDS: dict[str, Field] = {
     "restore.share": _restore(
         0.25,
         "of compressed_sensing and fourier: which part of directions or frequencies is measured",
-        PROBABILITY,
+        PART,
     ),
     "restore.data_std": _restore(
         0.25,
@@ -611,9 +615,11 @@ FIELDS: dict[str, Field] = {
         5, "of moment_matching: conjugate gradients at each evaluation, at most", AT_LEAST_1
     ),
     "restore.eta": _restore(
-        0.85, "of ddrm: how much of the noise that is not measured is fresh", PROBABILITY
+        0.85, "of ddrm: how much of the noise elsewhere is fresh; 0: none", PROBABILITY
     ),
-    "restore.eta_b": _restore(1.0, "of ddrm: how far what is measured is followed", PROBABILITY),
+    "restore.eta_b": _restore(
+        1.0, "of ddrm: how far what is measured is followed; 0: not at all", PROBABILITY
+    ),
     "restore.twist": _restore(
         "pigdm",
         "of twisted: the posterior score that is proposal and twist",
@@ -623,7 +629,7 @@ FIELDS: dict[str, Field] = {
     "restore.resample_below": _restore(
         0.5,
         "of twisted: part of the particles that the effective sample size falls below where they "
-        "are resampled",
+        "are resampled; 0: never",
         PROBABILITY,
     ),
     # Free: they are none of a score network's. What a classifier is made of its own run holds.

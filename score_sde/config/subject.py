@@ -1,7 +1,7 @@
 """Config → what an evaluation takes. Below this layer nothing sees a config."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -44,6 +44,7 @@ from score_sde.evaluation.figures import each_sample
 from score_sde.evaluation.references import References
 from score_sde.evaluation.shards import Shards
 from score_sde.evaluation.subject import Labels, Subject
+from score_sde.samplers import Samples
 from score_sde.sde import SDE
 from score_sde.solvers.correctors import OWN_NORMS_FROM
 from score_sde.solvers.ode import ODE_SOLVERS
@@ -99,11 +100,16 @@ def build_subject(
     """
     sde, device = build_sde(config), build_device(config)
     given = given or _of_test_images(config, sources)
-    on_times: dict[str, Any] = (
-        {} if times is None else {"sampler": build_sampler(config, sde, times)}
-    )
     # Images that a network upsamples are of classes of their own.
     labels, more = _labels(config, sources) if given is None else (None, {})
+    how: dict[str, Any] = {"labels": labels} if more else {}
+    if times is not None:
+        how["sampler"] = build_sampler(config, sde, times)
+
+    def drawn(index: Tensor) -> Iterator[Samples]:
+        by = {} if given is None else {"given": given.of(index)}
+        return draw(config, network, sde, index, device, **how, **by)
+
     facts = {
         "seed": config.seed,
         "device": device.type,
@@ -123,16 +129,7 @@ def build_subject(
         scale=build_scaler(config),
         inverse_scale=build_inverse_scaler(config),
         score_for=partial(build_score_for, config, network, sde),
-        draw=lambda index: draw(
-            config,
-            network,
-            sde,
-            index,
-            device,
-            labels=labels,
-            given=given and given.of(index),
-            **on_times,
-        ),
+        draw=drawn,
         labels=labels,
         num_steps=lambda: build_sampler(config, sde).num_steps,
         draw_facts=_draw_facts(config, sde)
