@@ -9,7 +9,8 @@ from conftest import TINY
 from PIL import Image
 
 import score_sde
-from score_sde.commands import cli
+from score_sde.commands import cli, restore
+from score_sde.config.build import Measured
 from score_sde.noise import SampleNoise, Stream
 from score_sde.pictures import to_uint8
 from score_sde.posteriors import TASKS, Task
@@ -161,6 +162,18 @@ def test_figures_and_particles_are_told_and_a_sheet_is_drawn(place, tmp_path, ca
     assert "psnr" in capsys.readouterr().out
     sheet = np.asarray(Image.open(tmp_path / "out_grid.png"))
     assert sheet.shape == (2 * 66 + 2, 4 * 66 + 2, 3)  # image, measurement, two completions
+
+
+def test_two_masks_of_an_image_that_is_black_have_two_origins():
+    # Black is 0 to a network whose images lie in [0, 1], as what a mask hides is.
+    told = []
+    for hidden in (3, 4):
+        mask = torch.arange(8).repeat(1, 8, 1) >= hidden
+        measurement = TASKS["inpaint"].measure((1, 8, 8), 0.0, mask=mask.float())
+        y = measurement.forward(torch.zeros(1, 1, 8, 8))
+        told.append(restore._first(Measured(y), measurement))
+    assert told[0]["measured"].equal(told[1]["measured"])
+    assert not told[0]["measured of ones"].equal(told[1]["measured of ones"])
 
 
 def test_a_task_of_ones_own(place, tmp_path, monkeypatch):

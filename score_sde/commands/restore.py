@@ -114,7 +114,7 @@ def restore(
         times = times_of(config, network, path, reports.append)
         if times is not None:
             restorer = restorer_on(times)
-        tensors = {**network.state_dict(), **_first(known)}
+        tensors = {**network.state_dict(), **_first(known, measurement)}
         facts = _facts(config, source, completions, measured)
         origin = origin_of(config, tensors, times=times, **facts)
         output, grid = prepare_output(output, default, origin, reports.append)
@@ -286,8 +286,12 @@ def _facts(
     return facts | {"measured": True} if measured else facts
 
 
-def _first(known: Measured) -> dict[str, Tensor]:
-    """The first image stands for all: the same command may be repeated with more of them."""
+def _first(known: Measured, measurement: Measurement) -> dict[str, Tensor]:
+    """The first image stands for all: the same command may be repeated with more of them.
+
+    What is measured of ones is told as well: two masks may say the same of an image that is grey.
+    """
     if known.known is None:
-        return {"measured": known.y[0]}
+        ones = measurement.forward(torch.ones(1, *measurement.shape))[0]
+        return {"measured": known.y[0], "measured of ones": ones}
     return {"known value": known.known.value[0], "known mask": known.known.mask[0]}
