@@ -209,6 +209,9 @@ def test_measurements_keep_their_size(place, tmp_path, capsys):
     assert np.abs(blocks - pixels[0])[inside].max(initial=0) <= 1
 
 
+DDIM = ("--config.sampling.method=ddim",)
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -218,6 +221,10 @@ def test_measurements_keep_their_size(place, tmp_path, capsys):
         (["--posterior=replacement", "--noise=0.1"], "replacement does not run on mask"),
         (["--posterior=ddrm", "--config.sampling.method=ode"], "takes hold at the steps of a"),
         (["--posterior=ddrm", "--config.sampling.corrector=langevin"], "takes steps of its own"),
+        (
+            ["--posterior=ddrm", *DDIM, "--config.sampling.temperature=0.8"],
+            "temperature=0.8 has no use beside the posterior ddrm",
+        ),
         (["--posterior=pigdm", "--config.sampling.resample=3"], "does not act on the sampler's"),
         (["--posterior=twisted", "--config.restore.twist=diffpir"], "has to have a likelihood"),
         (["--posterior=twisted", "--config.restore.twist=dps"], "this has no noise"),

@@ -147,6 +147,7 @@ def interpolate(
                 keep=max(1, GRID_IMAGES // frames) * frames,
                 origin=origin,
                 network=network,
+                label_of=label_of(strip_labels),
             )
             pictures.save_png(sheet, pictures.grid(drawn, columns=frames))
             log.say(f"{total} images, {nfe:.1f} network evaluations each; strips: {sheet}")

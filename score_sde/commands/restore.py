@@ -149,6 +149,7 @@ def _draw(
         keep=total if truth is not None else few * completions,
         origin=origin,
         network=network,
+        label_of=restorer.label_of(known),
     )
     drawn = drawn.unflatten(0, (-1, completions))
     sheet = restored.sheet(config, restorer.measurement, known, truth, drawn)
@@ -183,6 +184,8 @@ def _check_heeded(config: Config, restorer: Restorer, overrides: dict[str, objec
             )
         steps = name in ("sampling.predictor", "sampling.corrector") and value != "none"
         why = "takes steps of its own" if steps and restorer.own_steps else ""
+        if name == "sampling.temperature" and value != 1 and restorer.own_steps:
+            why = "draws noise in steps of its own"
         if name == "sampling.resample" and value != 1 and not restorer.constrains:
             why = "does not act on the sampler's steps"
         if why:
