@@ -11,7 +11,7 @@ from torch import nn
 import score_sde
 from score_sde import noise
 from score_sde.checkpoints import load, release_2021
-from score_sde.commands import cli
+from score_sde.commands import cli, evaluate
 from score_sde.config.build import build_network, build_sources, build_train_step
 from score_sde.data import DatasetInfo, Downsampled, MemorySource, StreamingSource, to_unit
 from score_sde.evaluation.classifier import digits_classifier
@@ -342,6 +342,36 @@ def test_classes_pass_through_both_stages(tmp_path, monkeypatch):
     assert run(BASE, tmp_path / "base", *words, f"--output={out}", "--label=3") == 0
     assert {n for call in asked for n in call["label"].tolist()} == {3}
     assert {call["image"] is None for call in asked} == {True, False}
+
+
+def test_a_classifier_leads_the_base_model_or_the_upsampler_alone(
+    drawn, runs, upsampler, tmp_path, capsys
+):
+    small = ("--config.classifier.nf=8", "--config.classifier.ch_mult=(1,)")
+    assert run(BASE, runs / "base", "--mode=train_classifier", *small) == 0
+    led = f"--classifier={runs / 'base' / 'classifier'}"
+    low = tmp_path / "low.npz"
+    words = ("--num_samples=4", led, "--config.sampling.classifier_scale=5.0")
+    assert run(BASE, runs / "base", "--mode=sample", *words, f"--output={low}", STEPS) == 0
+    both = drawn("both", *words)
+    plain = drawn("plain", "--num_samples=4")
+    second = drawn("second", f"--input={low}", "--num_samples=4")
+    assert np.array_equal(both["images"], second["images"])
+    assert not np.array_equal(both["images"], plain["images"])
+    assert both["label"].tolist() == [0, 1, 2, 3]
+    # Without a base model it would lead the upsampler, whose images are larger.
+    words = ("--mode=cascade", f"--upsampler={upsampler}", f"--input={low}", led, "--label=3")
+    assert run(BASE, runs / "base", *words) == 1
+    assert "is of images of (1, 4, 4)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_the_base_model_of_an_evaluation_has_the_weights_that_are_asked_for(runs, upsampler, raw):
+    path = runs / "base" / "checkpoints" / "step_00000004.pt"
+    base = evaluate._opened(path, config_of(UP), upsampler, {}, print, raw=raw)
+    state = load(path)
+    weights = state["network"] if raw else state["ema"]["shadow"]
+    assert all(value.equal(weights[name]) for name, value in base.network.state_dict().items())
 
 
 def test_what_does_not_fit_is_refused_in_one_sentence(runs, upsampler, tmp_path, capsys):

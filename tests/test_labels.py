@@ -338,6 +338,30 @@ def test_images_of_ones_own_are_completed_as_the_class_that_is_named(
     assert asked == [[3, 3, 3, 3]] * 3  # four completions, three steps
 
 
+@pytest.mark.parametrize(
+    ("mode", "words", "place"),
+    [
+        ("inpaint", ["--completions=2"], [0, 0, 1, 1]),
+        ("restore", ["--completions=2", "--posterior=pigdm"], [0, 0, 1, 1]),
+        ("edit", ["--completions=2"], [0, 0, 1, 1]),
+        ("interpolate", ["--frames=3", "--config.sampling.method=ode"], [0, 0, 1, 2, 2, 3]),
+    ],
+)
+def test_an_npz_holds_the_classes_of_the_images_that_it_began_with(
+    trained, tmp_path, mode, words, place
+):
+    loose = [f"--config.sampling.{name}=0.1" for name in ("rtol", "atol")]
+    words = [*words, *loose, "--num_samples=2", "--config.sampling.num_steps=3"]
+    classes = open_split(digits.get_config(), "test").labels(torch.arange(4))
+    for name, more, expected in (
+        ("own", [], classes[place].tolist()),
+        ("named", ["--label=7"], [7] * len(place)),
+    ):
+        out = tmp_path / f"{name}.npz"
+        assert cli.main(command(trained, *words, *more, f"--output={out}", mode=mode)) == 0
+        assert np.load(out)["label"].tolist() == expected
+
+
 def test_a_budget_of_evaluations_counts_both(tmp_path):
     config = config_with(guidance=2.0)
     row = Row("ddim", "10", {"sampling.method": "ddim"}, 10)

@@ -231,6 +231,18 @@ def test_larger_images_are_edited_through_tiles_and_not_encoded(place, tmp_path,
     assert "here they must have the network's, 8x8: take resize, crop or pad" in said
 
 
+@pytest.mark.parametrize("mode", ["encode", "interpolate", "edit"])
+def test_another_image_at_the_same_place_is_another_origin(place, tmp_path, capsys, mode):
+    given, out = tmp_path / "given.npy", tmp_path / "out"
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8), dtype=np.uint8)
+    words = (f"--mode={mode}", f"--input={given}", f"--output={out}", "--label=3")
+    few = ("--num_samples=1",) if mode == "interpolate" else ("--num_samples=2",)
+    for images, said in ((pixels, False), (pixels, False), (255 - pixels, True)):
+        np.save(given, images)
+        assert run(place, *words, *few) == 0
+        assert ("images of other weights, seed or settings" in capsys.readouterr().out) == said
+
+
 def test_another_strength_is_another_origin(place, tmp_path, capsys):
     few = ("--mode=edit", "--num_samples=1", "--completions=1", f"--output={tmp_path / 'x'}")
     assert run(place, *few) == 0

@@ -9,7 +9,8 @@ from conftest import TINY
 from PIL import Image
 
 import score_sde
-from score_sde.commands import cli
+from score_sde.commands import cli, restore
+from score_sde.config.build import Measured
 from score_sde.noise import SampleNoise, Stream
 from score_sde.pictures import to_uint8
 from score_sde.posteriors import TASKS, Task
@@ -163,6 +164,18 @@ def test_figures_and_particles_are_told_and_a_sheet_is_drawn(place, tmp_path, ca
     assert sheet.shape == (2 * 66 + 2, 4 * 66 + 2, 3)  # image, measurement, two completions
 
 
+def test_two_masks_of_an_image_that_is_black_have_two_origins():
+    # Black is 0 to a network whose images lie in [0, 1], as what a mask hides is.
+    told = []
+    for hidden in (3, 4):
+        mask = torch.arange(8).repeat(1, 8, 1) >= hidden
+        measurement = TASKS["inpaint"].measure((1, 8, 8), 0.0, mask=mask.float())
+        y = measurement.forward(torch.zeros(1, 1, 8, 8))
+        told.append(restore._first(Measured(y), measurement))
+    assert told[0]["measured"].equal(told[1]["measured"])
+    assert not told[0]["measured of ones"].equal(told[1]["measured of ones"])
+
+
 def test_a_task_of_ones_own(place, tmp_path, monkeypatch):
     columns = Task(lambda shape, std: LinearFunction(shape, std, lambda x: x.mean(-2)))
     monkeypatch.setitem(TASKS, "columns", columns)
@@ -196,6 +209,9 @@ def test_measurements_keep_their_size(place, tmp_path, capsys):
     assert np.abs(blocks - pixels[0])[inside].max(initial=0) <= 1
 
 
+DDIM = ("--config.sampling.method=ddim",)
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -205,6 +221,10 @@ def test_measurements_keep_their_size(place, tmp_path, capsys):
         (["--posterior=replacement", "--noise=0.1"], "replacement does not run on mask"),
         (["--posterior=ddrm", "--config.sampling.method=ode"], "takes hold at the steps of a"),
         (["--posterior=ddrm", "--config.sampling.corrector=langevin"], "takes steps of its own"),
+        (
+            ["--posterior=ddrm", *DDIM, "--config.sampling.temperature=0.8"],
+            "temperature=0.8 has no use beside the posterior ddrm",
+        ),
         (["--posterior=pigdm", "--config.sampling.resample=3"], "does not act on the sampler's"),
         (["--posterior=twisted", "--config.restore.twist=diffpir"], "has to have a likelihood"),
         (["--posterior=twisted", "--config.restore.twist=dps"], "this has no noise"),

@@ -10,10 +10,14 @@ import itertools
 import pytest
 import torch
 from problems import ALL_SDES
+from test_measurements import make
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from score_sde.noise import normal
 from score_sde.objectives import make_objective
+from score_sde.posteriors import DDRM, DiffPIR, PiGDM
+from score_sde.posteriors.measurements import MEASUREMENTS
+from score_sde.score.tiling import TiledScore, Tiling
 from score_sde.sde import VPSDE
 from score_sde.solvers.adaptive_sde import SDEControl, solve_sde
 from score_sde.solvers.correctors import CORRECTORS
@@ -100,6 +104,31 @@ def test_noise_does_not_make_the_host_wait(draw, device):
 def score(x, t):
     assert t.device == x.device
     return -x
+
+
+def test_tiles_do_not_make_the_host_wait(device):
+    asked, tiling = [], Tiling((12, 16), (8, 8))
+
+    def score_for(index):
+        asked.append(len(index))  # which may read them, as labels by image do
+        return score
+
+    tiled = TiledScore(score_for, torch.arange(B, device=device), tiling, at_a_time=2 * B)
+    x, t = torch.zeros(B, 1, 12, 16, device=device), torch.full((B,), 0.5, device=device)
+    for _ in range(3):
+        assert tiled(x, t).device.type == device
+    assert asked == [2 * B]
+
+
+@pytest.mark.parametrize("name", [name for name in MEASUREMENTS if name != "function"])
+def test_what_fits_a_measurement_does_not_make_the_host_wait(name, device):
+    measurement, sde = make(name), VPSDE()
+    x, t = torch.zeros(B, *measurement.shape, device=device), torch.full((B,), 0.5, device=device)
+    y = measurement.forward(x)
+    for kind in (PiGDM, DiffPIR):
+        assert kind(score, sde, measurement, y)(x, t).device.type == device
+    step = DDRM(sde, measurement, y)
+    assert step.step(x, t, t / 2, score, torch.zeros_like(x).new_zeros)[0].device.type == device
 
 
 @pytest.mark.parametrize("objective", ["auto", "edm"])

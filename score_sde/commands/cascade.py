@@ -28,6 +28,7 @@ from score_sde.config.build import (
     build_sampler,
     build_sde,
     draw,
+    drawn_classes,
     field,
     given_images,
     image_shape,
@@ -111,7 +112,8 @@ def cascade(
     """Draws images at a low resolution, and upsamples them.
 
     What the command line sets of `sampling`, seed and device holds for both models; else each
-    draws as its own config says.
+    draws as its own config says. A classifier or guide leads the base model, as it is of images of
+    that size, or the upsampler where images are given.
 
     Args:
         config: the recipe of the base model; the config in a checkpoint of ours rules it.
@@ -139,7 +141,9 @@ def cascade(
         raise ValueError(
             "--input takes the place of the base model of --checkpoint: give one of the two"
         )
-    up, state = open_beside(upsampler, config, overrides or {}, upsampler=True)
+    up, state = open_beside(
+        upsampler, config, overrides or {}, upsampler=True, alone=source is not None
+    )
     sde, device = build_sde(up), build_device(up)
     batch = max(up.sampling.batch_size, config.sampling.batch_size)
     advice = f"with {batch} images at a time: lower --config.sampling.batch_size"
@@ -200,11 +204,11 @@ def check_fit(base: Config, up: Config, upsampler: Path) -> None:
             f"upsamples those of {taken} by {upsampling_factor(up)}: take a base model of these, "
             "or another --upsampler"
         )
-    classes = num_classes(up)
-    if classes and num_classes(base) != classes and field(up, "sampling.label") < 0:
+    classes, of_base = num_classes(up), drawn_classes(base)
+    if classes and of_base != classes and field(up, "sampling.label") < 0:
         raise ValueError(
             f"{upsampler} has {classes} classes, and the base model "
-            f"{num_classes(base) or 'none'}: name one for all with --label, or take a base model "
+            f"{of_base or 'none'}: name one for all with --label, or take a base model "
             "of the same classes"
         )
 
@@ -272,7 +276,7 @@ def _drawn(log: Logbook, base: Base, index: Tensor) -> Tensor:
 def _own_images(up: Config, source: Path, count: int, reports: list[str]) -> Tensor:
     """A user's low-resolution images, uint8 (n, C, h, w)."""
     channels, height, width = low_resolution_shape(up)
-    classes = num_classes(up)
+    classes = drawn_classes(up)
     if classes and field(up, "sampling.label") < 0:
         raise ValueError(
             f"the upsampler has {classes} classes and the images of {source} do not say theirs: "

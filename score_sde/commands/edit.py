@@ -135,6 +135,7 @@ def edit(
                 keep=few * completions,
                 origin=origin,
                 network=network,
+                label_of=label_of,
             )
             begun = _begun(config, sde, image_for, start, len(inputs.images[:few]), completions)
             rows = [inputs.images[:few, None], begun[:, None]]

@@ -94,7 +94,7 @@ def evaluate(
             adopted = history.adopt(config, state["config"], overrides or {}, path)
             if decided := _decided_by_checkpoint(config, adopted):
                 log.say(decided)
-            drawn_by = _opened(base, adopted, path, overrides or {}, log.say)
+            drawn_by = _opened(base, adopted, path, overrides or {}, log.say, raw=raw)
             one = _Evaluation(
                 adopted, path, state, weights, folder, log, world, raw, sources, drawn_by
             )
@@ -118,6 +118,8 @@ def _opened(
     upsampler: Path,
     overrides: dict[str, object],
     report: Callable[[str], None],
+    *,
+    raw: bool,
 ) -> Base | None:
     """The base model of an upsampler that is evaluated, where one is named."""
     if base is None:
@@ -129,7 +131,7 @@ def _opened(
         )
     own, state = open_beside(base, config, overrides, upsampler=False)
     check_fit(own, config, upsampler)
-    return Base.of(own, base, state, report)
+    return Base.of(own, base, state, report, raw=raw)
 
 
 @dataclass

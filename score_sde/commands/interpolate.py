@@ -112,7 +112,8 @@ def interpolate(
         sampler = build_sampler(config, sde, times)
         place = str(source.absolute()) if source else ""
         facts = {"task": "interpolate", "input": place, "random": random, "frames": frames}
-        origin = origin_of(config, network.state_dict(), times=times, **facts)
+        first = {} if inputs is None else {"first image": inputs.images[0]}
+        origin = origin_of(config, {**network.state_dict(), **first}, times=times, **facts)
         default = workdir / "samples" / f"step_{state['step']:08d}_interpolate"
         output, sheet = prepare_output(output, default, origin, reports.append)
 
@@ -146,6 +147,7 @@ def interpolate(
                 keep=max(1, GRID_IMAGES // frames) * frames,
                 origin=origin,
                 network=network,
+                label_of=label_of(strip_labels),
             )
             pictures.save_png(sheet, pictures.grid(drawn, columns=frames))
             log.say(f"{total} images, {nfe:.1f} network evaluations each; strips: {sheet}")

@@ -114,7 +114,7 @@ def restore(
         times = times_of(config, network, path, reports.append)
         if times is not None:
             restorer = restorer_on(times)
-        tensors = {**network.state_dict(), **_first(known)}
+        tensors = {**network.state_dict(), **_first(known, measurement)}
         facts = _facts(config, source, completions, measured)
         origin = origin_of(config, tensors, times=times, **facts)
         output, grid = prepare_output(output, default, origin, reports.append)
@@ -149,6 +149,7 @@ def _draw(
         keep=total if truth is not None else few * completions,
         origin=origin,
         network=network,
+        label_of=restorer.label_of(known),
     )
     drawn = drawn.unflatten(0, (-1, completions))
     sheet = restored.sheet(config, restorer.measurement, known, truth, drawn)
@@ -183,6 +184,8 @@ def _check_heeded(config: Config, restorer: Restorer, overrides: dict[str, objec
             )
         steps = name in ("sampling.predictor", "sampling.corrector") and value != "none"
         why = "takes steps of its own" if steps and restorer.own_steps else ""
+        if name == "sampling.temperature" and value != 1 and restorer.own_steps:
+            why = "draws noise in steps of its own"
         if name == "sampling.resample" and value != 1 and not restorer.constrains:
             why = "does not act on the sampler's steps"
         if why:
@@ -286,8 +289,12 @@ def _facts(
     return facts | {"measured": True} if measured else facts
 
 
-def _first(known: Measured) -> dict[str, Tensor]:
-    """The first image stands for all: the same command may be repeated with more of them."""
+def _first(known: Measured, measurement: Measurement) -> dict[str, Tensor]:
+    """The first image stands for all: the same command may be repeated with more of them.
+
+    What is measured of ones is told as well: two masks may say the same of an image that is grey.
+    """
     if known.known is None:
-        return {"measured": known.y[0]}
+        ones = measurement.forward(torch.ones(1, *measurement.shape))[0]
+        return {"measured": known.y[0], "measured of ones": ones}
     return {"known value": known.known.value[0], "known mask": known.known.mask[0]}

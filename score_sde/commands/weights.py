@@ -122,18 +122,25 @@ def open_checkpoint(
 
 
 def open_beside(
-    path: Path, config: Config, overrides: dict[str, object], *, upsampler: bool
+    path: Path,
+    config: Config,
+    overrides: dict[str, object],
+    *,
+    upsampler: bool,
+    alone: bool = False,
 ) -> tuple[Config, dict[str, Any]]:
     """The second checkpoint of a cascade: it brings its own config.
 
     What the command line sets of `sampling`, and seed and device, are those of the first; labels
-    and guidance where it has classes.
+    and guidance where it has classes. A classifier and a guide are of images of one size, and so
+    lead the first alone.
 
     Args:
         path: a file of ours.
         config: of the first.
         overrides: fields given on the command line.
         upsampler: whether it has to upsample, or must not.
+        alone: whether there is no first that draws, so that these lead it as well.
 
     Raises:
         OSError, ValueError: as `load_with_fingerprint`, a config that cannot run, or not such a
@@ -142,10 +149,12 @@ def open_beside(
     state = _load(path, None)[0]
     own = history.from_json(state["config"])
     led = ("sampling.label", "sampling.guidance", "sampling.guidance_interval")
+    files = ("sampling.classifier", "sampling.classifier_scale", "sampling.guide")
     own.seed, own.device = config.seed, config.device
+    passed_over = () if alone else files if num_classes(own) else (*files, *led)
     for name, value in overrides.items():
         group, _, leaf = name.partition(".")
-        if group == "sampling" and (num_classes(own) or name not in led):
+        if group == "sampling" and name not in passed_over:
             own.sampling[leaf] = value
     if upsampler and not upsampling_factor(own):
         raise ValueError(

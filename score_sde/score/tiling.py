@@ -33,7 +33,8 @@ from torch import Tensor
 
 from score_sde.score.guidance import evaluations_at
 from score_sde.score.network import ScoreFor
-from score_sde.tensor_ops import times_for
+from score_sde.sde import Score
+from score_sde.tensor_ops import sent_to, times_for
 
 OVERLAP = 0.5
 """What neighbouring tiles share of their sides, where nothing else is said."""
@@ -103,7 +104,8 @@ class Tiling:
     def blend(self, tiles: Tensor) -> Tensor:
         """Σ_k w_k tile_k: (K, ..., *tile) → (..., *size), in the dtype of the tiles."""
         axes = tiles.ndim - 1 - len(self.size)
-        w = self.windows.to(tiles).reshape(len(self), *[1] * axes, *self.tile)
+        w = sent_to(tiles.device, self.windows, tiles.dtype)
+        w = w.reshape(len(self), *[1] * axes, *self.tile)
         return self.add(w * tiles)
 
     def _place(self, start: tuple[int, ...]) -> tuple[EllipsisType | slice, ...]:
@@ -146,6 +148,7 @@ class TiledScore:
     ) -> None:
         self.score_for, self.index = score_for, index
         self.tiling, self.at_a_time = tiling, at_a_time
+        self._scores: dict[int, Score] = {}  # of k tiles of each sample: labels are read once
 
     def __call__(self, x: Tensor, t: Tensor | float) -> Tensor:
         """The blended score at x (B, ..., *size) and t (B,)."""
@@ -163,9 +166,14 @@ class TiledScore:
     def _of_tiles(self, tiles: Tensor, t: Tensor) -> Tensor:
         """Scores of some tiles of all samples: (k, B, ..., *tile) → the same shape."""
         k = len(tiles)
-        score = self.score_for(self.index.repeat(k))
-        return score(tiles.flatten(0, 1), t.repeat(k)).unflatten(0, (k, -1))
+        return self._of(k)(tiles.flatten(0, 1), t.repeat(k)).unflatten(0, (k, -1))
+
+    def _of(self, k: int) -> Score:
+        """The score for k tiles of each sample."""
+        if k not in self._scores:
+            self._scores[k] = self.score_for(self.index.repeat(k))
+        return self._scores[k]
 
     def evaluations_at(self, t: Tensor) -> Tensor | int:
         """Those of each tile, as `score.evaluations_at` counts them, times the number of tiles."""
-        return len(self.tiling) * evaluations_at(self.score_for(self.index), t)
+        return len(self.tiling) * evaluations_at(self._of(1), t)

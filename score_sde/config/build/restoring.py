@@ -16,7 +16,7 @@ from torch import Tensor
 from score_sde.config.build.measuring import restore_fields
 from score_sde.config.build.objects import Config, build_device, field
 from score_sde.config.build.sampling import build_times
-from score_sde.config.build.scores import Labels, guided, thresholded, tiled
+from score_sde.config.build.scores import Labels, guided, sample_labels, thresholded, tiled
 from score_sde.posteriors import (
     DDRM,
     POSTERIORS,
@@ -122,7 +122,7 @@ class Restorer(ABC):
             measured: of the images.
         """
         index = torch.arange(len(measured.y) * self.completions)
-        score_for = self.scores(network, self._label_of(measured))
+        score_for = self.scores(network, self.label_of(measured))
         exact = Replaced.accepts(self.measurement) is None
         for part in self.parts(score_for, measured, index):
             if exact:
@@ -184,9 +184,10 @@ class Restorer(ABC):
             "device": build_device(self.config),
         }
 
-    def _label_of(self, measured: Measured) -> Labels | None:
-        if measured.labels is None:
-            return None
+    def label_of(self, measured: Measured) -> Labels | None:
+        """Sample indices → the classes that they are drawn of; None where there are none."""
+        if measured.labels is None or field(self.config, "sampling.label") >= 0:
+            return sample_labels(self.config)
         labels, each = measured.labels, self.completions
         return lambda index: labels[index.cpu() // each]
 
@@ -224,7 +225,7 @@ class ByReplacement(Restorer):
     def draw(self, network: Network, measured: Measured) -> Iterator[Samples]:
         """See `Restorer.draw`."""
         index = torch.arange(len(measured.y) * self.completions)
-        yield from self.parts(self.scores(network, self._label_of(measured)), measured, index)
+        yield from self.parts(self.scores(network, self.label_of(measured)), measured, index)
 
     def parts(self, score_for: ScoreFor, measured: Measured, index: Tensor) -> Iterator[Samples]:
         """See `Restorer.parts`."""

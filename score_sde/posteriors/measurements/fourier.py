@@ -17,6 +17,7 @@ from torch import Tensor
 from score_sde import noise
 from score_sde.posteriors.measurements.measurement import SpectralMeasurement, image_shape
 from score_sde.posteriors.measurements.separable import without_smallest
+from score_sde.tensor_ops import sent_to
 
 
 def hartley(x: Tensor, axes: Sequence[int] = (-2, -1)) -> Tensor:
@@ -60,7 +61,7 @@ class Convolution(SpectralMeasurement):
 
     def _turned(self, x: Tensor, phase: Tensor) -> Tensor:
         turned = torch.fft.fft2(x)
-        return torch.fft.ifft2(turned * phase.to(turned)).real
+        return torch.fft.ifft2(turned * sent_to(x.device, phase, turned.dtype)).real
 
 
 class MotionBlur(Convolution):
@@ -176,13 +177,13 @@ class RandomProjection(SpectralMeasurement):
 
     def to_spectrum(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C·H·W), the measured coordinates first."""
-        mixed = hartley(x.flatten(1) * self.signs.to(x), (1,))
-        return mixed[:, self.order.to(x.device)]
+        mixed = hartley(x.flatten(1) * sent_to(x.device, self.signs, x.dtype), (1,))
+        return mixed[:, sent_to(x.device, self.order)]
 
     def from_spectrum(self, c: Tensor) -> Tensor:
         """(B, C·H·W) → (B, C, H, W)."""
-        mixed = hartley(c[:, self.place.to(c.device)], (1,))
-        return (mixed * self.signs.to(c)).unflatten(1, self.shape)
+        mixed = hartley(c[:, sent_to(c.device, self.place)], (1,))
+        return (mixed * sent_to(c.device, self.signs, c.dtype)).unflatten(1, self.shape)
 
     def measured_to_spectrum(self, y: Tensor) -> Tensor:
         """(B, count) → (B, C·H·W), 0 for what is not measured."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from score_sde.posteriors.measurements.measurement import SpectralMeasurement, image_shape
+from score_sde.tensor_ops import sent_to
 
 SMALLEST_GAIN = 1e-4
 """Singular values below this part of the largest count as 0: the measurement is that without them.
@@ -175,4 +176,5 @@ def _between(left: Tensor, x: Tensor, right: Tensor) -> Tensor:
     """left · x · right over the last two axes, in float64 where the device has it."""
     precise = torch.float32 if x.device.type == "mps" else torch.float64
     given = x.to(precise)
-    return (left.to(given) @ given @ right.to(given)).to(x.dtype)
+    left, right = (sent_to(x.device, matrix, precise) for matrix in (left, right))
+    return (left @ given @ right).to(x.dtype)

@@ -71,7 +71,7 @@ class PosteriorScore(ABC):
         refusal = self.accepts(measurement)
         if refusal is not None:
             raise ValueError(f"{self.name} does not run on {measurement.name}: {refusal}")
-        one = measurement.forward(torch.zeros(1, *measurement.shape).to(y))
+        one = measurement.forward(y.new_zeros(1, *measurement.shape))
         if y.shape[1:] != one.shape[1:]:
             raise ValueError(
                 f"measurements of shape {tuple(y.shape)}: {measurement.name} of images of shape "
