@@ -88,7 +88,9 @@ def encode(
     with advice_on_memory(advice):
         network = network_of(config, state, path, raw=raw)
         place = str(source.absolute()) if source else ""
-        origin = origin_of(config, network.state_dict(), task="encode", input=place)
+        # The first image stands for all: the same command may be repeated with more of them.
+        tensors = {**network.state_dict(), "first image": inputs.images[0]}
+        origin = origin_of(config, tensors, task="encode", input=place)
         default = workdir / "samples" / f"step_{state['step']:08d}_encode"
         output, grid = prepare_output(output, default, origin, reports.append)
         with Logbook(workdir, beside=grid.parent, tensorboard=False) as log:

@@ -114,7 +114,7 @@ def restore(
         times = times_of(config, network, path, reports.append)
         if times is not None:
             restorer = restorer_on(times)
-        tensors = {**network.state_dict(), **_first(known)}
+        tensors = {**network.state_dict(), **_first(known), **_mask(config, measurement)}
         facts = _facts(config, source, completions, measured)
         origin = origin_of(config, tensors, times=times, **facts)
         output, grid = prepare_output(output, default, origin, reports.append)
@@ -278,7 +278,7 @@ def _facts(
     place = str(source.absolute()) if source else ""
     facts: dict[str, object] = {"task": config.restore.task, "input": place}
     facts["completions"] = completions
-    # Of the task speaks its name, of the mask what is measured with it.
+    # Of the task speaks its name, of the mask what it hides (`_mask`).
     settings = history.of_group(config, "restore")
     settings = {k: v for k, v in settings.items() if k not in ("task", "mask")}
     if settings:
@@ -291,3 +291,14 @@ def _first(known: Measured) -> dict[str, Tensor]:
     if known.known is None:
         return {"measured": known.y[0]}
     return {"known value": known.known.value[0], "known mask": known.known.mask[0]}
+
+
+def _mask(config: Config, measurement: Measurement) -> dict[str, Tensor]:
+    """What a mask hides, and how well it shows the rest.
+
+    Of that y need not tell: measurements of one's own are the same under every mask.
+    """
+    spectral = measurement.spectral
+    if spectral is None or "mask" not in build_task(config).arguments.values():
+        return {}
+    return {"mask": spectral.singular_values, "mask variance": spectral.variance}
