@@ -387,6 +387,24 @@ def test_what_does_not_fit_is_refused_in_one_sentence(runs, upsampler, tmp_path,
             ["--mode=cascade", given, f"--checkpoint={base}", f"--input={tmp_path}"],
             "give one of the two",
         ),
+        (
+            BASE,
+            runs / "base",
+            ["--mode=cascade", f"--upsampler={runs / 'up'}"],
+            "is a work directory: name a checkpoint of it, as",
+        ),
+        (
+            BASE,
+            runs / "base",
+            ["--mode=cascade", given, f"--input={base}", "--fit=tile"],
+            "take resize, crop or pad",
+        ),
+        (
+            BASE,
+            runs / "base",
+            ["--mode=sample", f"--guide={upsampler}", "--guidance=2"],
+            "upsamples low-resolution images, and the network that it is to lead is given none",
+        ),
         (UP, runs / "up", ["--mode=sample"], "--mode cascade --upsampler FILE"),
         (UP, runs / "up", ["--mode=inpaint"], "--mode cascade --upsampler FILE"),
         (UP, runs / "up", ["--mode=compare"], "--mode cascade --upsampler FILE"),
@@ -447,4 +465,14 @@ def test_pictures_are_upsampled_as_they_are(drawn, runs, upsampler, tmp_path, mo
     asked = watch(monkeypatch)
     drawn("own", f"--input={tmp_path / 'low.npy'}", "--config.sampling.image_noise=0.0")
     seen = torch.from_numpy(pixels / 127.5 - 1).movedim(-1, 1)
+    assert all(call["image"].double().allclose(seen, atol=1e-6) for call in asked)
+
+
+def test_larger_pictures_are_fitted_as_asked_for(drawn, runs, upsampler, tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 8, 6, 1), dtype=np.uint8)
+    np.save(tmp_path / "larger.npy", pixels)
+    asked = watch(monkeypatch)
+    words = (f"--input={tmp_path / 'larger.npy'}", "--config.sampling.image_noise=0.0")
+    drawn("fitted", *words, "--fit=crop")
+    seen = torch.from_numpy(pixels[:, 2:6, 1:5] / 127.5 - 1).movedim(-1, 1)
     assert all(call["image"].double().allclose(seen, atol=1e-6) for call in asked)

@@ -279,6 +279,28 @@ def test_a_mistake_is_one_sentence(place, capsys, words, sentence):
     assert sentence in refused(place, capsys, f"--mode={words[0]}", *words[1:])
 
 
+@pytest.mark.parametrize("mode", ["encode", "interpolate"])
+def test_another_image_of_the_same_name_is_another_origin(place, tmp_path, capsys, mode):
+    pixels = np.random.default_rng(2).integers(0, 256, (2, 2, 8, 8), dtype=np.uint8)
+    words = (f"--mode={mode}", f"--input={tmp_path / 'own.npy'}", "--label=3", "--num_samples=2")
+    words = (*words, f"--output={tmp_path / 'out'}")
+    for images in pixels:
+        np.save(tmp_path / "own.npy", images[..., None])
+        assert run(place, *words) == 0
+    assert "other weights, seed or settings: these go to" in capsys.readouterr().out
+
+
+def test_images_are_encoded_as_they_are_fitted(place, tmp_path):
+    large = np.random.default_rng(1).integers(0, 256, (10, 12), dtype=np.uint8)
+    Image.fromarray(large).save(tmp_path / "large.png")
+    Image.fromarray(large[1:9, 2:10]).save(tmp_path / "middle.png")
+    for name in ("large", "middle"):
+        own = (f"--input={tmp_path / name}.png", "--label=3", f"--output={tmp_path / name}")
+        assert run(place, "--mode=encode", "--fit=crop", *own) == 0
+    large, middle = (np.load(tmp_path / x / "latents.npz")["latent"] for x in ("large", "middle"))
+    assert np.array_equal(large, middle)
+
+
 def test_one_image_is_no_pair(place, capsys):
     words = ("--mode=interpolate", f"--input={place / 'mine' / 'a.png'}", "--label=1")
     assert "one image (a.png), and an arc has two ends" in refused(place, capsys, *words)

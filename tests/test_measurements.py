@@ -283,6 +283,7 @@ def test_random_projections_are_seeded_and_keep_lengths_on_average():
         (lambda: Mask((1, 4, 4), 0.0, torch.ones(4, 5)), r"\(4, 5\) for images of"),
         (lambda: FourierMask((1, 4, 4), 0.0, torch.ones(1, 4)), "its last axes are"),
         (lambda: GaussianBlur((1, 4, 4), 0.0, 0.0), "width above 0"),
+        (lambda: GaussianBlur((1, 4, 4), 0.0, 1e9), "at most 64 pixels for 4×4 images"),
         (lambda: MotionBlur((1, 4, 4), 0.0, 5.0), "at most 4"),
         (lambda: RandomProjection((1, 4, 4), 0.0, 17), "1 to 16"),
         (lambda: Grey((3, 4), 0.0), r"needs \(C, H, W\)"),

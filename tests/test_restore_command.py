@@ -132,6 +132,18 @@ def test_measurements_of_ones_own_are_those_of_the_images(place, tmp_path, task)
     assert task == "inpaint" or not inside or np.abs(blocks - small[0]).max() <= 1
 
 
+@pytest.mark.parametrize("task", ["inpaint", "soft_inpaint"])
+def test_another_mask_is_another_origin(place, tmp_path, capsys, task):
+    # Measurements of one's own are the same under both.
+    words = (f"--task={task}", "--posterior=pigdm", "--noise=0.1", f"--output={tmp_path / 'out'}")
+    words = (*words, "--mode=restore", *FEW, "--measured", f"--input={place / 'test.npy'}")
+    assert run(place, *words, "--mask=left") == 0
+    assert run(place, *words, "--mask=left") == 0
+    assert "these go to" not in capsys.readouterr().out
+    assert run(place, *words, "--mask=right") == 0
+    assert "other weights, seed or settings: these go to" in capsys.readouterr().out
+
+
 def test_noise_of_measurements_is_a_function_of_seed_and_image(place, tmp_path, monkeypatch):
     seen = []
     noisy = TASKS["denoise"]

@@ -282,6 +282,12 @@ def _own_images(up: Config, source: Path, count: int, reports: list[str]) -> Ten
             f"the upsampler has {classes} classes and the images of {source} do not say theirs: "
             "name one for all with --label"
         )
-    given = open_pictures(source, (height, width), channels, count)
+    fit = field(up, "sampling.fit")
+    if fit == "tile":
+        raise ValueError(
+            f"--fit tile keeps images at their own size, and the upsampler takes those of "
+            f"{height}x{width}: take resize, crop or pad"
+        )
+    given = open_pictures(source, (height, width), channels, count, fit)
     reports += given.info.notes
     return given.images(torch.arange(len(given)))

@@ -143,17 +143,17 @@ MODES: dict[str, Mode] = {
     "encode": Mode(
         "score_sde.commands.modes:encode",
         "compute the latents of images, and what they are decoded to",
-        (*_DRAWING, "input"),
+        (*_DRAWING, "input", "fit"),
     ),
     "interpolate": Mode(
         "score_sde.commands.modes:interpolate",
         "draw images between images, along arcs of their latents",
-        (*_DRAWING, "input", "frames", "random"),
+        (*_DRAWING, "input", "fit", "frames", "random"),
     ),
     "cascade": Mode(
         "score_sde.commands.modes:cascade",
         "upsample images that a base model draws",
-        (*_DRAWING, "upsampler", "input"),
+        (*_DRAWING, "upsampler", "input", "fit"),
     ),
     "tune": Mode("score_sde.commands.modes:tune", "compute noise levels from the training images"),
     "ema": Mode(

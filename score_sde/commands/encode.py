@@ -88,6 +88,7 @@ def encode(
     with advice_on_memory(advice):
         network = network_of(config, state, path, raw=raw)
         place = str(source.absolute()) if source else ""
+        # The first image stands for all: the same command may be repeated with more of them.
         tensors = {**network.state_dict(), "first image": inputs.images[0]}
         origin = origin_of(config, tensors, task="encode", input=place)
         default = workdir / "samples" / f"step_{state['step']:08d}_encode"

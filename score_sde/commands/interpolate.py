@@ -112,6 +112,7 @@ def interpolate(
         sampler = build_sampler(config, sde, times)
         place = str(source.absolute()) if source else ""
         facts = {"task": "interpolate", "input": place, "random": random, "frames": frames}
+        # The first image stands for all: the same command may be repeated with more of them.
         first = {} if inputs is None else {"first image": inputs.images[0]}
         origin = origin_of(config, {**network.state_dict(), **first}, times=times, **facts)
         default = workdir / "samples" / f"step_{state['step']:08d}_interpolate"

@@ -281,7 +281,7 @@ def _facts(
     place = str(source.absolute()) if source else ""
     facts: dict[str, object] = {"task": config.restore.task, "input": place}
     facts["completions"] = completions
-    # Of the task speaks its name, of the mask what is measured with it.
+    # Of the task speaks its name, of the mask what it hides (`_mask`).
     settings = history.of_group(config, "restore")
     settings = {k: v for k, v in settings.items() if k not in ("task", "mask")}
     if settings:
@@ -292,9 +292,11 @@ def _facts(
 def _first(known: Measured, measurement: Measurement) -> dict[str, Tensor]:
     """The first image stands for all: the same command may be repeated with more of them.
 
-    What is measured of ones is told as well: two masks may say the same of an image that is grey.
+    What is measured of ones, and how well, is told too: two masks may say the same of one image.
     """
     if known.known is None:
         ones = measurement.forward(torch.ones(1, *measurement.shape))[0]
-        return {"measured": known.y[0], "measured of ones": ones}
+        seen = {"measured": known.y[0], "measured of ones": ones}
+        spectral = measurement.spectral
+        return seen if spectral is None else {**seen, "variance": spectral.variance}
     return {"known value": known.known.value[0], "known mask": known.known.mask[0]}

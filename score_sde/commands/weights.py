@@ -146,6 +146,9 @@ def open_beside(
         OSError, ValueError: as `load_with_fingerprint`, a config that cannot run, or not such a
             network.
     """
+    if steps := checkpoints.steps(path / "checkpoints"):
+        newest = checkpoints.path_of(path / "checkpoints", steps[-1])
+        raise ValueError(f"{path} is a work directory: name a checkpoint of it, as {newest}")
     state = _load(path, None)[0]
     own = history.from_json(state["config"])
     led = ("sampling.label", "sampling.guidance", "sampling.guidance_interval")

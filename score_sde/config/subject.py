@@ -107,8 +107,9 @@ def build_subject(
         how["sampler"] = build_sampler(config, sde, times)
 
     def drawn(index: Tensor) -> Iterator[Samples]:
-        by = {} if given is None else {"given": given.of(index)}
-        return draw(config, network, sde, index, device, **how, **by)
+        if given is None:
+            return draw(config, network, sde, index, device, **how)
+        return draw(config, network, sde, index, device, given=given.of(index), **how)
 
     facts = {
         "seed": config.seed,

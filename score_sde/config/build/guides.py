@@ -25,6 +25,7 @@ from score_sde.config.build.objects import (
     field,
     image_shape,
     num_classes,
+    upsampling_factor,
 )
 from score_sde.config.history import from_json
 from score_sde.config.holds import expanded
@@ -93,6 +94,11 @@ def check_fits(guide: Guide, config: Config, sde: SDE, what: str) -> None:
         ValueError: images of another shape or range, or another SDE or chain.
     """
     own, said = guide.config, f"{what} {guide.path}"
+    if upsampling_factor(own) and not upsampling_factor(config):
+        raise ValueError(
+            f"{said} upsamples low-resolution images, and the network that it is to lead is given "
+            "none: name one that draws whole images"
+        )
     shapes = image_shape(own), image_shape(config)
     if shapes[0] != shapes[1]:
         raise ValueError(

@@ -17,6 +17,8 @@ from torch import Tensor
 from score_sde.posteriors.measurements.measurement import SpectralMeasurement, image_shape
 from score_sde.tensor_ops import sent_to
 
+WIDEST = 16  # of a Gaussian blur, in sides
+
 SMALLEST_GAIN = 1e-4
 """Singular values below this part of the largest count as 0: the measurement is that without them.
 
@@ -133,9 +135,13 @@ class GaussianBlur(Separable):
     arguments: ClassVar = ("width",)
 
     def __init__(self, shape: Sequence[int], std: float, width: float) -> None:
-        if not width > 0:
-            raise ValueError(f"width={width:g}: a Gaussian blur needs a width above 0, in pixels")
         sides = image_shape(shape)[1:]
+        widest = WIDEST * max(sides)  # far beyond what leaves more than the mean
+        if not 0 < width <= widest:
+            raise ValueError(
+                f"width={width:g}: a Gaussian blur needs a width above 0 and at most {widest} "
+                f"pixels for {sides[0]}×{sides[1]} images"
+            )
         super().__init__(shape, std, *(_gaussian(side, width) for side in sides))
 
 
