@@ -293,8 +293,11 @@ def test_images_of_other_guidance_are_images_of_another_origin(trained, tmp_path
 
 def test_the_short_options_set_the_fields_and_belong_to_sample(tmp_path):
     words = ("--label=3", "--guidance", "2", "--num_samples=4")
-    asked = cli.parse(command(tmp_path, *words, mode="sample"))
+    asked = cli.parse(command(tmp_path, *words, "--guidance_interval=0.2,5", mode="sample"))
     assert (asked.config.sampling.label, asked.config.sampling.guidance) == (3, 2.0)
+    assert asked.config.sampling.guidance_interval == (0.2, 5.0)
+    with pytest.raises(ValueError, match=r"give two numbers with a comma between them, as 0\.2,5"):
+        cli.parse(command(tmp_path, "--guidance_interval=0.2", mode="sample"))
     assert asked.overrides["sampling.label"] == 3
     for word in ("--label=-3", "--label=three", "--label="):
         with pytest.raises(ValueError, match="label"):

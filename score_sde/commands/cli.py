@@ -85,7 +85,7 @@ class Mode:
             function(command)
 
 
-_LED = ("label", "guidance", "classifier", "classifier_scale", "guide")
+_LED = ("label", "guidance", "guidance_interval", "classifier", "classifier_scale", "guide")
 _DRAWING = ("checkpoint", "raw", "num_samples", "output", *_LED)
 _COMPLETING = (*_DRAWING, "input", "fit", "completions")
 _RESTORING = {name: f"restore.{name}" for name in ("mask", "task", "factor", "noise", "posterior")}

@@ -51,6 +51,19 @@ class _Label(_Text):
         return int(words)
 
 
+class _Interval(_Text):
+    syntactic_help = "two numbers"
+
+    def parse(self, argument: str | tuple[float, ...]) -> tuple[float, ...]:
+        """The numbers between commas."""
+        words = super().parse(str(argument)).strip("()").split(",")
+        try:
+            low, high = map(float, words)
+        except ValueError:
+            raise ValueError("give two numbers with a comma between them, as 0.2,5") from None
+        return low, high
+
+
 class _Path(_Text):
     syntactic_help = "a path"
 
@@ -166,6 +179,14 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
         None,
         "How images of --input come to the network's size: resize (default), crop or pad; tile "
         "keeps theirs. Short for --config.sampling.fit.",
+        **here,
+    )
+    flags.DEFINE(
+        _Interval(),
+        "guidance_interval",
+        None,
+        "Noise levels std/mean scale between which it leads, as 0.2,5 (default: all). Short for "
+        "--config.sampling.guidance_interval.",
         **here,
     )
     path(
@@ -311,7 +332,15 @@ MOST_IMAGES = 10**7
 
 SHORT_FOR = {
     name: f"sampling.{name}"
-    for name in ("label", "guidance", "classifier", "classifier_scale", "guide", "fit")
+    for name in (
+        "label",
+        "guidance",
+        "guidance_interval",
+        "classifier",
+        "classifier_scale",
+        "guide",
+        "fit",
+    )
 }
 """Options that are short for a field of the config, in every mode."""
 
