@@ -47,6 +47,8 @@ TABLES = {
     "DATASETS": "score_sde.data",
     "FIGURES": "score_sde.evaluation",
     "TASKS": "score_sde.posteriors",
+    "POSTERIORS": "score_sde.posteriors",
+    "FITS": "score_sde.data",
     "MODES": "score_sde.commands.cli",
     "PRESETS": "score_sde.config.presets",
 }

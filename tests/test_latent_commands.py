@@ -127,6 +127,14 @@ def test_a_strip_leads_from_one_image_to_the_other_and_a_grid_between_four(place
     assert np.abs(square[-68:] - sheet[-68:]).max() <= 1
 
 
+def test_an_image_without_a_second_is_named(place, tmp_path, capsys):
+    words = ("--mode=interpolate", f"--input={place / 'mine'}", "--label=1", "--frames=2")
+    assert run(place, *words, f"--output={tmp_path / 'x'}") == 0
+    said = capsys.readouterr().out
+    assert "c.png is left without a second image" in said
+    assert "drawing 1 strips of 2 images" in said
+
+
 def test_random_latents_are_those_of_samples(place, tmp_path):
     fields = ("--config.sampling.method=ddim", "--config.sampling.temperature=0.8", "--label=2")
     words = ("--mode=interpolate", "--random", "--num_samples=1", "--frames=3", *fields)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TABLES
+from PIL import Image
 from problems import Gaussian
 
 import score_sde
@@ -151,6 +152,22 @@ def test_a_task_in_a_recipe_restores(trained, tmp_path):
     assert cli.main(["main.py", *words, "--mode=restore", "--num_samples=1"]) == 0
     told = json.loads((tmp_path / "out.json").read_text())
     assert (told["task"], told["posterior"], told["completions"]) == ("columns", "pigdm", 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("Weighted", {"restore.posterior": "weighted", "restore.noise": 0.05}),
+        ("stretched", {"sampling.fit": "stretch"}),
+    ],
+)
+def test_a_way_of_restoring_in_a_recipe_restores(name, fields, trained, tmp_path):
+    Image.fromarray(np.full((10, 20), 99, dtype=np.uint8)).save(tmp_path / "wide.png")
+    path = recipe(tmp_path, code_of(name), *VP_DIGITS, **fields)
+    words = [f"--config={path}", f"--workdir={trained}", f"--output={tmp_path / 'out'}"]
+    words += [f"--input={tmp_path / 'wide.png'}", "--completions=1", "--mode=restore"]
+    assert cli.main(["main.py", *words]) == 0
+    assert np.asarray(Image.open(tmp_path / "out" / "000000.png")).shape == (8, 8)
 
 
 def test_a_mode_in_a_recipe_runs(tmp_path, capsys):

@@ -93,10 +93,11 @@ def compare(
             "and --mode compare has many of both: set it to auto, uniform, log_snr or edm"
         )
     led = field(config, "sampling.label") >= 0 or field(config, "sampling.guidance") != 1
-    if exact and (led or field(config, "sampling.classifier")):
+    led = led or any(field(config, f"sampling.{name}") for name in ("classifier", "guide"))
+    if exact and led:
         raise ValueError(
             "--exact takes no network, and so draws of all classes, without guidance: leave out "
-            "sampling.label, sampling.guidance and sampling.classifier, or leave out --exact"
+            "sampling.label, guidance, classifier and guide, or leave out --exact"
         )
     if not exact and checkpoint is None and not checkpoints.steps(workdir / "checkpoints"):
         raise none_in(workdir / "checkpoints")

@@ -98,6 +98,10 @@ def interpolate(
     if not random:
         check_encodes(config, sde)
     inputs = None if random else read_input(config, source, 2 * num_pairs, reports.append)
+    if inputs is not None and len(inputs) > 2 and len(inputs) % 2:
+        reports.append(
+            f"{inputs.names[-1]} is left without a second image, and so without a strip"
+        )
     if inputs is not None and len(inputs) < 2:
         raise ValueError(
             f"one image ({inputs.names[0]}), and an arc has two ends: give a folder of two or "

@@ -17,6 +17,7 @@ from score_sde.data.batches import (
     train_batches,
 )
 from score_sde.data.downsampled import Downsampled
+from score_sde.data.fits import FITS, Fit
 from score_sde.data.folder import Pictures, open_pictures, read_mask, read_soft_mask
 from score_sde.data.named import DATASETS, canonical_name, open_source
 from score_sde.data.pixels import conform
@@ -31,10 +32,12 @@ from score_sde.data.sources import (
 
 __all__ = [
     "DATASETS",
+    "FITS",
     "Batch",
     "DatasetInfo",
     "Downsampled",
     "EpochOrder",
+    "Fit",
     "MemorySource",
     "Pictures",
     "Request",
