@@ -9,6 +9,7 @@ from conftest import assert_close
 from problems import ALL_SDES, SDES, Gaussian, Mixture
 from scipy.integrate import solve_ivp
 
+from configs.karras import digits as karras_digits
 from score_sde.config import parts
 from score_sde.config.build import build_objective, build_sampler, build_sde
 from score_sde.likelihoods import log_likelihood
@@ -170,6 +171,15 @@ def test_log_snr_times_let_every_level_count_alike(sde):
         make_objective(sde, times="log_snr", likelihood_weighting=True)
     with pytest.raises(ValueError, match="which replace those"):
         make_objective(sde, times="log_snr", objective="likelihood")
+
+
+def test_the_recipe_of_karras_sde_trains_all_levels_alike():
+    # Even times up to 80 would hardly ever see the levels of the data, below 2.
+    config = karras_digits.get_config()
+    objective = build_objective(config, build_sde(config))
+    t = objective.times(1000, torch.device("cpu"), torch.Generator().manual_seed(0))
+    expected = math.log(2 / 0.002) / math.log(80 / 0.002)
+    assert abs((t < 2).double().mean().item() - expected) < 0.02
 
 
 def test_training_begins_where_the_sde_says():

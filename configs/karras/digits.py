@@ -11,4 +11,5 @@ from score_sde.config import parts
 
 def get_config() -> ml_collections.ConfigDict:
     """The recipe."""
-    return parts.recipe(parts.NCSNPP, parts.DIGITS, parts.KARRAS, parts.SMALL)
+    levels = {"training.time_sampling": parts.KARRAS["training.time_sampling"]}  # SMALL has others
+    return parts.recipe(parts.NCSNPP, parts.DIGITS, parts.KARRAS, parts.SMALL, levels)
