@@ -40,7 +40,7 @@ def page() -> str:
         "# Config fields",
         "",
         "`python -m score_sde.config.listing` makes this page from the rows of "
-        "`score_sde/config/schema.py`.",
+        "`score_sde/config/schema/`.",
         "Every field can be overridden on the command line: `--config.optim.lr=1e-4`. The last "
         "column says whether a",
         "run that is resumed may change it.",
