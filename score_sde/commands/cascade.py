@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from score_sde import noise, pictures
+from score_sde.commands.inputs import place_of
 from score_sde.commands.origin import origin_of
-from score_sde.commands.progress import advice_on_memory
+from score_sde.commands.progress import advice_on_batches
 from score_sde.commands.sample import GRID_IMAGES, prepare_output, write_images
 from score_sde.commands.sampling_grid import times_of
 from score_sde.commands.weights import network_of, open_beside, open_checkpoint
@@ -146,9 +147,8 @@ def cascade(
     )
     sde, device = build_sde(up), build_device(up)
     batch = max(up.sampling.batch_size, config.sampling.batch_size)
-    advice = f"with {batch} images at a time: lower --config.sampling.batch_size"
     index = torch.arange(num_samples)
-    with advice_on_memory(advice):
+    with advice_on_batches(batch):
         base = images = labels = None
         if source is None:
             config, path, of_base = open_checkpoint(
@@ -249,8 +249,7 @@ def _origin(
 
     Of own images the first one stands for all: a command may be repeated with more of them.
     """
-    place = str(source.absolute()) if source else ""
-    facts: dict[str, Any] = {"base": base.origin} if base else {"input": place}
+    facts: dict[str, Any] = {"base": base.origin} if base else {"input": place_of(source)}
     first = {} if images is None else {"given image": images[0]}
     return origin_of(up, {**network.state_dict(), **first}, **facts)
 

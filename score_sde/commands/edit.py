@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from score_sde import pictures
-from score_sde.commands.inputs import Inputs, read_input
+from score_sde.commands import restored
+from score_sde.commands.inputs import Inputs, place_of, read_input
 from score_sde.commands.origin import origin_of
-from score_sde.commands.progress import advice_on_memory
+from score_sde.commands.progress import advice_on_batches
 from score_sde.commands.sample import prepare_output, write_images
 from score_sde.commands.sampling_grid import times_of
 from score_sde.commands.weights import network_of, open_checkpoint
@@ -22,6 +23,7 @@ from score_sde.config.build import (
     build_sde,
     field,
     guided,
+    label_of,
     thresholded,
     tiled,
 )
@@ -32,8 +34,6 @@ from score_sde.samplers.editing import edit as edit_samples
 from score_sde.samplers.editing import noised
 from score_sde.sde import SDE
 from score_sde.tensor_ops import expand_to
-
-GRID_IMAGES = 200
 
 
 def edit(
@@ -87,17 +87,13 @@ def edit(
     _last(build_sampler(config, sde), strength)
     inputs = read_input(config, source, num_images, reports.append, larger=True)
     total = len(inputs) * completions
-    advice = (
-        f"with {config.sampling.batch_size} images at a time: lower --config.sampling.batch_size"
-    )
-    with advice_on_memory(advice):
+    with advice_on_batches(config.sampling.batch_size):
         network = network_of(config, state, path, raw=raw)
         times = times_of(config, network, path, reports.append)
         sampler = build_sampler(config, sde, times)
-        place = str(source.absolute()) if source else ""
         # The first image stands for all: the same command may be repeated with more of them.
         tensors = {**network.state_dict(), "first image": inputs.images[0]}
-        facts = {"task": "edit", "input": place, "completions": completions}
+        facts = {"task": "edit", "input": place_of(source), "completions": completions}
         origin = origin_of(config, tensors, times=times, **facts, strength=strength)
         default = workdir / "samples" / f"step_{state['step']:08d}_edit"
         output, grid = prepare_output(output, default, origin, reports.append)
@@ -110,10 +106,9 @@ def edit(
                 f"edit: {completions} of each of {len(inputs)} images, from t={start:.3g} on "
                 f"(strength {strength:g}), to {output}"
             )
-            labels = inputs.labels
-            label_of = None if labels is None else lambda index: labels[index.cpu() // completions]
+            classes = label_of(inputs.labels, completions)
             shape = inputs.images.shape[1:]
-            led = tiled(config, guided(config, network, sde, label_of), shape)
+            led = tiled(config, guided(config, network, sde, classes), shape)
             parts = edit_samples(
                 sampler,
                 thresholded(config, sde, led),
@@ -125,7 +120,7 @@ def edit(
                 batch_size=config.sampling.batch_size,
                 device=build_device(config),
             )
-            few = max(1, GRID_IMAGES // (2 + completions))
+            few = restored.rows(completions)
             drawn, nfe = write_images(
                 log,
                 config,
@@ -135,7 +130,7 @@ def edit(
                 keep=few * completions,
                 origin=origin,
                 network=network,
-                label_of=label_of,
+                label_of=classes,
             )
             begun = _begun(config, sde, image_for, start, len(inputs.images[:few]), completions)
             rows = [inputs.images[:few, None], begun[:, None]]

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from score_sde import pictures
-from score_sde.commands.inputs import Inputs, read_input
-from score_sde.commands.latents import check_encodes, flow_options, label_of, shown, with_flow
+from score_sde.commands.inputs import Inputs, place_of, read_input
+from score_sde.commands.latents import check_encodes, flow_options, shown, with_flow
 from score_sde.commands.origin import origin_of
-from score_sde.commands.progress import advice_on_memory
+from score_sde.commands.progress import advice_on_batches
 from score_sde.commands.sample import prepare_output, write_images
 from score_sde.commands.weights import network_of, open_checkpoint
 from score_sde.config.build import (
@@ -22,6 +22,7 @@ from score_sde.config.build import (
     build_sde,
     field,
     guided,
+    label_of,
     thresholded,
 )
 from score_sde.likelihoods.flow import Reconstruction, reconstruct
@@ -82,15 +83,11 @@ def encode(
     sde = build_sde(config)
     check_encodes(config, sde)
     inputs = read_input(config, source, num_images, reports.append)
-    advice = (
-        f"with {config.sampling.batch_size} images at a time: lower --config.sampling.batch_size"
-    )
-    with advice_on_memory(advice):
+    with advice_on_batches(config.sampling.batch_size):
         network = network_of(config, state, path, raw=raw)
-        place = str(source.absolute()) if source else ""
         # The first image stands for all: the same command may be repeated with more of them.
         tensors = {**network.state_dict(), "first image": inputs.images[0]}
-        origin = origin_of(config, tensors, task="encode", input=place)
+        origin = origin_of(config, tensors, task="encode", input=place_of(source))
         default = workdir / "samples" / f"step_{state['step']:08d}_encode"
         output, grid = prepare_output(output, default, origin, reports.append)
         with Logbook(workdir, beside=grid.parent, tensorboard=False) as log:

@@ -130,3 +130,8 @@ def _as_measured(path: Path, shape: tuple[int, ...], count: int, fit: str) -> So
 def inside_of(source: Source) -> Tensor | None:
     """Which pixels are the images' own and not padding: bool (N, 1, H, W); None where all are."""
     return source.inside if isinstance(source, Pictures) else None
+
+
+def place_of(source: Path | None) -> str:
+    """Where images of one's own lie, for the digest of what is made of them; test images: ""."""
+    return "" if source is None else str(source.absolute())

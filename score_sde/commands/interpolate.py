@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from score_sde import pictures
-from score_sde.commands.inputs import read_input
-from score_sde.commands.latents import check_encodes, flow_options, label_of, with_flow
+from score_sde.commands.inputs import place_of, read_input
+from score_sde.commands.latents import check_encodes, flow_options, with_flow
 from score_sde.commands.origin import origin_of
-from score_sde.commands.progress import advice_on_memory
+from score_sde.commands.progress import advice_on_batches
 from score_sde.commands.sample import prepare_output, write_images
 from score_sde.commands.sampling_grid import times_of
 from score_sde.commands.weights import network_of, open_checkpoint
@@ -24,6 +24,7 @@ from score_sde.config.build import (
     field,
     guided,
     image_shape,
+    label_of,
     sample_labels,
     thresholded,
 )
@@ -107,15 +108,16 @@ def interpolate(
             f"one image ({inputs.names[0]}), and an arc has two ends: give a folder of two or "
             "more, or --random"
         )
-    advice = (
-        f"with {config.sampling.batch_size} images at a time: lower --config.sampling.batch_size"
-    )
-    with advice_on_memory(advice):
+    with advice_on_batches(config.sampling.batch_size):
         network = network_of(config, state, path, raw=raw)
         times = times_of(config, network, path, reports.append)
         sampler = build_sampler(config, sde, times)
-        place = str(source.absolute()) if source else ""
-        facts = {"task": "interpolate", "input": place, "random": random, "frames": frames}
+        facts = {
+            "task": "interpolate",
+            "input": place_of(source),
+            "random": random,
+            "frames": frames,
+        }
         # The first image stands for all: the same command may be repeated with more of them.
         first = {} if inputs is None else {"first image": inputs.images[0]}
         origin = origin_of(config, {**network.state_dict(), **first}, times=times, **facts)

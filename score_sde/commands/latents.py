@@ -1,6 +1,6 @@
 """What `--mode encode` and `--mode interpolate` share: the flow, and images as its latents."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -52,11 +52,6 @@ def flow_options(config: Config, sde: SDE) -> dict[str, object]:
         "method": field(config, "sampling.ode_solver"),
         "control": field(config, "sampling.step_control"),
     }
-
-
-def label_of(labels: Tensor | None) -> Callable[[Tensor], Tensor] | None:
-    """Row → its class, of those given; None for a network without classes."""
-    return None if labels is None else lambda row: labels[row.cpu()]
 
 
 def shown(sde: SDE, z: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -29,6 +29,13 @@ def advice_on_memory(advice: str) -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words):
             raise ValueError(f"out of memory {advice}") from error
         raise
+
+
+def advice_on_batches(batch_size: int) -> AbstractContextManager[None]:
+    """`advice_on_memory` where images are drawn, so many at a time."""
+    return advice_on_memory(
+        f"with {batch_size} images at a time: lower --config.sampling.batch_size"
+    )
 
 
 class Clock:

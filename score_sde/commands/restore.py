@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from score_sde import pictures
 from score_sde.commands import restored
-from score_sde.commands.inputs import inside_of, open_input
+from score_sde.commands.inputs import inside_of, open_input, place_of
 from score_sde.commands.origin import origin_of
-from score_sde.commands.progress import advice_on_memory
+from score_sde.commands.progress import advice_on_batches
 from score_sde.commands.sample import prepare_output, write_images
 from score_sde.commands.sampling_grid import times_of
 from score_sde.commands.weights import network_of, open_checkpoint
@@ -106,10 +106,7 @@ def restore(
     if own is not None:  # what surrounds a padded image is not its own, and scores nothing
         known, truth = _within(restorer, known, own[row]), None
     default = workdir / "samples" / f"step_{state['step']:08d}_{_folder(config, task, restorer)}"
-    advice = (
-        f"with {config.sampling.batch_size} images at a time: lower --config.sampling.batch_size"
-    )
-    with advice_on_memory(advice):
+    with advice_on_batches(config.sampling.batch_size):
         network = network_of(config, state, path, raw=raw)
         times = times_of(config, network, path, reports.append)
         if times is not None:
@@ -278,8 +275,7 @@ def _facts(
     config: Config, source: Path | None, completions: int, measured: bool
 ) -> dict[str, object]:
     """What the images depend on beside weights and sampler, for their digest."""
-    place = str(source.absolute()) if source else ""
-    facts: dict[str, object] = {"task": config.restore.task, "input": place}
+    facts: dict[str, object] = {"task": config.restore.task, "input": place_of(source)}
     facts["completions"] = completions
     # Of the task speaks its name, of the mask what it hides (`_mask`).
     settings = history.of_group(config, "restore")

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from score_sde import atomic, pictures
 from score_sde.commands.origin import origin_of
-from score_sde.commands.progress import advice_on_memory
+from score_sde.commands.progress import advice_on_batches
 from score_sde.commands.sampling_grid import times_of
 from score_sde.commands.weights import network_of, open_checkpoint
 from score_sde.config.build import (
@@ -67,10 +67,7 @@ def sample(
     config, path, state = open_checkpoint(config, checkpoint, workdir, overrides, reports.append)
     device, sde = build_device(config), build_sde(config)
     default = workdir / "samples" / f"step_{state['step']:08d}_{config.sampling.method}"
-    advice = (
-        f"with {config.sampling.batch_size} images at a time: lower --config.sampling.batch_size"
-    )
-    with advice_on_memory(advice):
+    with advice_on_batches(config.sampling.batch_size):
         network = network_of(config, state, path, raw=raw)
         times = times_of(config, network, path, reports.append)
         sampler = build_sampler(config, sde, times)

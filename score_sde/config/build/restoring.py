@@ -16,7 +16,14 @@ from torch import Tensor
 from score_sde.config.build.measuring import restore_fields
 from score_sde.config.build.objects import Config, build_device, field
 from score_sde.config.build.sampling import build_times
-from score_sde.config.build.scores import Labels, guided, sample_labels, thresholded, tiled
+from score_sde.config.build.scores import (
+    Labels,
+    guided,
+    label_of,
+    sample_labels,
+    thresholded,
+    tiled,
+)
 from score_sde.posteriors import (
     DDRM,
     POSTERIORS,
@@ -188,8 +195,7 @@ class Restorer(ABC):
         """Sample indices → the classes that they are drawn of; None where there are none."""
         if measured.labels is None or field(self.config, "sampling.label") >= 0:
             return sample_labels(self.config)
-        labels, each = measured.labels, self.completions
-        return lambda index: labels[index.cpu() // each]
+        return label_of(measured.labels, self.completions)
 
 
 class ByScore(Restorer):

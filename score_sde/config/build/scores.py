@@ -128,6 +128,11 @@ def sample_labels(config: Config) -> Labels | None:
     return (lambda index: index % classes) if label < 0 else lambda i: torch.full_like(i, label)
 
 
+def label_of(labels: Tensor | None, each: int = 1) -> Labels | None:
+    """The classes of samples, `each` of which in turn are of one of these, int64 (n,); or None."""
+    return None if labels is None else lambda index: labels[index.cpu() // each]
+
+
 def proportional_labels(counts: Tensor, seed: int) -> Labels:
     """Classes as frequent as in a data set, by sample indices: a function of (seed, index).
 
