@@ -39,8 +39,8 @@ from score_sde.config.build import (
     build_state,
     build_train_step,
     given_of,
+    held_out_inputs,
     label_dropout,
-    low_resolution,
     num_classes,
 )
 from score_sde.config.check import check_config, check_data
@@ -154,8 +154,7 @@ def held_out_loss(run: Run) -> float:
     It draws from its own stream of noise, so that training goes on as if it had not been.
     """
     x_0, t, z, label = held_out_batch(run)
-    smaller, index = low_resolution(run.config), torch.arange(len(x_0), device=x_0.device)
-    inputs = smaller.held_out(x_0, run.config.seed, index) if smaller else {}
+    inputs = held_out_inputs(run.config)(x_0, torch.arange(len(x_0), device=x_0.device))
     with averaged(run) as network:
         classes = label if run.kind.labelled(run.config) else None
         losses = run.objective(network, x_0, t, z, classes, **inputs)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,9 @@ from score_sde.config.build import (
     drawn_classes,
     field,
     given_of,
+    held_out_inputs,
     image_shape,
     led_by,
-    low_resolution,
     num_classes,
     proportional_labels,
     sample_labels,
@@ -138,7 +138,7 @@ def build_subject(
         | ({} if given is None else dict(given.facts))
         | more,
         given="" if given is None else given.words,
-        held_out_inputs=_held_out_inputs(config),
+        held_out_inputs=held_out_inputs(config),
         objective=build_objective(config, sde),
         sources=sources,
         references=references,
@@ -167,22 +167,15 @@ def _of_test_images(config: Config, sources: Mapping[str, Source]) -> GivenFor |
     """Means of blocks of test images, sample k from test image k mod their number."""
     if not upsampling_factor(config):
         return None
-    made = list[Given | None]()
+    test = sources["test"]
 
-    def of(index: Tensor) -> Given | None:
-        if not made:
-            made.append(given_of(config, sources["test"], config.eval.num_samples))
-        return made[0]
+    @cache
+    def given() -> Given | None:
+        return given_of(config, test, config.eval.num_samples)
 
-    return GivenFor(of, "means of test images", {"given": sources["test"].info.fingerprint})
-
-
-def _held_out_inputs(config: Config) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
-    """What else the network is given of held-out images by their rows, where it is anything."""
-    smaller = low_resolution(config)
-    if smaller is None:
-        return lambda x_0, index: {}
-    return lambda x_0, index: smaller.held_out(x_0, config.seed, index)
+    return GivenFor(
+        lambda index: given(), "means of test images", {"given": test.info.fingerprint}
+    )
 
 
 def _draw_facts(config: Config, sde: SDE) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from score_sde.config.build.given import (
     GivenFor,
     given_images,
     given_of,
+    held_out_inputs,
     low_resolution_shape,
 )
 from score_sde.config.build.guides import led_by
@@ -107,6 +108,7 @@ __all__ = [
     "given_images",
     "given_of",
     "guided",
+    "held_out_inputs",
     "image_shape",
     "label_dropout",
     "label_of",

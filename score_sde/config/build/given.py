@@ -12,6 +12,7 @@ from score_sde.config.build.objects import (
     build_scaler,
     field,
     image_shape,
+    low_resolution,
     num_classes,
     upsampling_factor,
 )
@@ -65,6 +66,20 @@ class GivenFor:
     of: Callable[[Tensor], Given | None]
     words: str
     facts: Mapping[str, Any]
+
+
+def held_out_inputs(
+    config: Config,
+) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
+    """What else a network is given of held-out images: nothing, but where it upsamples.
+
+    It comes by name, from the images (n, C, H, W) as the network sees them and their rows, int64
+    (n,), in the test images.
+    """
+    smaller = low_resolution(config)
+    if smaller is None:
+        return lambda x_0, index: {}
+    return lambda x_0, index: smaller.held_out(x_0, config.seed, index)
 
 
 def low_resolution_shape(config: Config) -> tuple[int, int, int]:
