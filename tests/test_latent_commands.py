@@ -104,6 +104,16 @@ def test_latents_are_the_same_whatever_comes_with_them(place, tmp_path):
     assert np.array_equal(latents[0][0], latents[1][0])
 
 
+def test_latents_of_fewer_images_take_the_place_of_none(place, tmp_path, capsys):
+    out = tmp_path / "out"
+    for count in (3, 2):
+        assert run(place, "--mode=encode", f"--num_samples={count}", f"--output={out}") == 0
+    assert len(np.load(out / "latents.npz")["latent"]) == 3
+    assert "these go to" in capsys.readouterr().out
+    (other,) = [path for path in tmp_path.glob("out_*") if path.is_dir()]
+    assert len(np.load(other / "latents.npz")["latent"]) == 2
+
+
 # Interpolation
 
 

@@ -85,9 +85,11 @@ def encode(
     inputs = read_input(config, source, num_images, reports.append)
     with advice_on_batches(config.sampling.batch_size):
         network = network_of(config, state, path, raw=raw)
-        # The first image stands for all: the same command may be repeated with more of them.
+        # The first image stands for all. As all latents lie in one file, fewer or more of them go
+        # to another folder.
         tensors = {**network.state_dict(), "first image": inputs.images[0]}
-        origin = origin_of(config, tensors, task="encode", input=place_of(source))
+        facts = {"task": "encode", "input": place_of(source), "images": len(inputs)}
+        origin = origin_of(config, tensors, **facts)
         default = workdir / "samples" / f"step_{state['step']:08d}_encode"
         output, grid = prepare_output(output, default, origin, reports.append)
         with Logbook(workdir, beside=grid.parent, tensorboard=False) as log:
