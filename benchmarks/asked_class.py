@@ -3,9 +3,9 @@
     python -m benchmarks.asked_class samples.npz [more.npz ...]
 
 The files are those of `--mode sample --output NAME.npz` of a network of classes, or one that a
-classifier leads: they hold the class of each image; without, image k is taken to have been asked to
-be a k mod 10, which chance alone fulfils. The judge is the classifier of the digits that
-comes with the library, which has no part in the drawing. Printed is the share of all images, with
+classifier leads: they hold the class of each image; without, image k is taken to have been asked
+to be a k mod 10, which chance alone fulfils. The judge is the classifier of the digits that comes
+with the library, which has no part in the drawing. Printed is the share of all images, with
 its standard error, and that of each class.
 """
 

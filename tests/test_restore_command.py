@@ -10,7 +10,9 @@ from PIL import Image
 
 import score_sde
 from score_sde.commands import cli, restore
+from score_sde.commands import restored as command
 from score_sde.config.build import Measured
+from score_sde.evaluation.restoration import coverage
 from score_sde.noise import SampleNoise, Stream
 from score_sde.pictures import to_uint8
 from score_sde.posteriors import TASKS, Task
@@ -163,6 +165,18 @@ def test_noise_of_measurements_is_a_function_of_seed_and_image(place, tmp_path, 
     # 0.1 of [0, 1] pixels are 0.2 for a network whose images lie in [-1, 1].
     z = SampleNoise(42, torch.arange(2), Stream.MEASURE)((2, 3, 8, 8))
     torch.testing.assert_close(seen[0], x + 0.2 * z)
+
+
+def test_images_of_few_grey_levels_are_scored_at_these(tmp_path):
+    # A truth and completions of 17 levels agree where they do at these, not at 256.
+    draws = torch.randint(0, 17, (3, 4, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    truth, drawn = draws[:, 0] / 16, (draws[:, 1:] / 16 * 255 + 5).clamp(0, 255).byte()
+    command.write(tmp_path / "x_grid.png", {}, truth, drawn, 17)
+    told = json.loads((tmp_path / "x.json").read_text())["figures"]
+    expected = coverage(truth, (drawn / 255 * 16).round() / 16, 1 / 2).mean().item()
+    assert told["coverage_of_half"]["value"] == pytest.approx(expected)
+    finer = coverage(truth, drawn / 255, 1 / 2).mean().item()
+    assert abs(finer - expected) > 0.01
 
 
 def test_figures_and_particles_are_told_and_a_sheet_is_drawn(place, tmp_path, capsys):

@@ -118,7 +118,8 @@ def restore(
         with Logbook(workdir, beside=grid.parent, tensorboard=False) as log:
             for report in reports:
                 log.say(report)
-            _draw(log, restorer, network, known, truth, output, grid, origin)
+            levels = given.info.levels
+            _draw(log, restorer, network, known, truth, levels, output, grid, origin)
     return output
 
 
@@ -128,6 +129,7 @@ def _draw(
     network: nn.Module,
     known: Measured,
     truth: Tensor | None,
+    levels: int,
     output: Path,
     grid: Path,
     origin: str,
@@ -153,7 +155,7 @@ def _draw(
     pictures.save_png(grid, sheet)
     told = {"task": task, "posterior": restorer.name, "noise": config.restore.noise, "nfe": nfe}
     told |= {"images": count, "completions": completions, **restorer.facts()}
-    log.say(restored.write(grid, told, truth, drawn))
+    log.say(restored.write(grid, told, truth, drawn, levels))
     log.say(f"{total} completions, {nfe:.1f} network evaluations each; grid: {grid}")
 
 

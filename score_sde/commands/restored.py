@@ -67,7 +67,9 @@ def shown(config: Config, measurement: Measurement, measured: Measured) -> Tenso
     return unscale(spectral.from_spectrum(torch.where(spectral.gains(c) > 0, c, rest)))
 
 
-def write(grid: Path, told: Mapping[str, Any], truth: Tensor | None, drawn: Tensor) -> str:
+def write(
+    grid: Path, told: Mapping[str, Any], truth: Tensor | None, drawn: Tensor, levels: int
+) -> str:
     """Writes what is told of images, with their scores where the truth is known, as JSON.
 
     Args:
@@ -75,11 +77,14 @@ def write(grid: Path, told: Mapping[str, Any], truth: Tensor | None, drawn: Tens
         told: what else there is.
         truth: as in `sheet`.
         drawn: as in `sheet`.
+        levels: grey levels of the true images.
 
     Returns:
         The figures in words.
     """
-    figures = {} if truth is None else restoration_figures(truth, drawn.float() / 255)
+    figures = {}
+    if truth is not None:
+        figures = restoration_figures(truth, drawn.float() / 255, levels=levels)
     place = grid.with_name(f"{grid.name.removesuffix('_grid.png')}.json")
     text = json.dumps({**told, "figures": figures}, indent=2)
     atomic.write(place, lambda file: file.write(f"{text}\n".encode()))
