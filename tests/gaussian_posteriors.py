@@ -5,19 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmarks.posterior_matrix import SHAPE, SIZE, matrix
 from score_sde.posteriors.measurements import Measurement
 from score_sde.samplers import ODESampler
 from score_sde.sde import SDE, Score
 from score_sde.tensor_ops import times_for
-
-SHAPE = (2, 2, 2)
-SIZE = 8
-
-
-def matrix(function, shape=SHAPE) -> Tensor:
-    """The matrix of a linear function of (B, *shape)."""
-    basis = torch.eye(torch.Size(shape).numel(), dtype=torch.float64).unflatten(1, shape)
-    return function(basis).flatten(1).mT
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,14 @@ def save(path, array):
     return path
 
 
+def stored_as(kind, folder, array):
+    """A picture, or an array of one."""
+    if kind == "picture":
+        return save(folder / "a.png", array)
+    np.save(folder / "a.npy", array[None] if array.ndim > 2 else array[None, ..., None])
+    return folder / "a.npy"
+
+
 def planes(array):
     """(H, W[, C]) as a source gives it, (C, H, W)."""
     return torch.from_numpy(array.reshape(*array.shape[:2], -1)).movedim(-1, 0)
@@ -38,11 +46,7 @@ def planes(array):
 @pytest.mark.parametrize("stored", ["picture", "array"])
 def test_a_crop_is_the_middle_as_it_is(tmp_path, channels, stored):
     array = pixels(13, 20, channels)
-    path = save(tmp_path / "a.png", array)
-    if stored == "array":
-        path = tmp_path / "a.npy"
-        np.save(path, array[None] if channels > 1 else array[None, ..., None])
-    given = open_pictures(path, WANTED, channels, fit="crop")
+    given = open_pictures(stored_as(stored, tmp_path, array), WANTED, channels, fit="crop")
     assert torch.equal(given.images(torch.tensor([0]))[0], planes(array[2:10, 6:14]))
     assert inside_of(given) is None
 
@@ -51,11 +55,7 @@ def test_a_crop_is_the_middle_as_it_is(tmp_path, channels, stored):
 @pytest.mark.parametrize("stored", ["picture", "array"])
 def test_a_padded_picture_stands_in_the_middle_of_its_own_edges(tmp_path, channels, stored):
     array = pixels(5, 8, channels)
-    path = save(tmp_path / "a.png", array)
-    if stored == "array":
-        path = tmp_path / "a.npy"
-        np.save(path, array[None] if channels > 1 else array[None, ..., None])
-    given = open_pictures(path, WANTED, channels, fit="pad")
+    given = open_pictures(stored_as(stored, tmp_path, array), WANTED, channels, fit="pad")
     image = given.images(torch.tensor([0]))[0]
     assert torch.equal(image[:, 1:6], planes(array))
     assert torch.equal(image[:, :1], planes(array[:1]))

@@ -8,6 +8,7 @@ from conftest import assert_close
 from gaussian_posteriors import SHAPE, SIZE, drawn_moments, isotropic, matrix, smooth
 from problems import ALL_SDES, SDES
 
+from benchmarks.posterior_matrix import ARGUMENTS
 from score_sde.noise import SampleNoise, normal
 from score_sde.posteriors.conjugate_gradients import conjugate_gradients
 from score_sde.posteriors.measurements import MEASUREMENTS, Grey, LinearFunction, Mask
@@ -25,19 +26,6 @@ from score_sde.tensor_ops import expand_to
 STD = math.sqrt(0.25 * 1.01)  # of a pixel of the smooth data
 SEEN = torch.tensor([True, False]).expand(2, 2)
 Y = torch.linspace(1, -1, SIZE, dtype=torch.float64).reshape(1, *SHAPE)
-MATRIX = normal(3, torch.arange(1), 0, (3, SIZE), dtype=torch.float64)[0]
-ARGUMENTS = {
-    "mask": {"mask": SEEN},
-    "soft_mask": {"mask": torch.tensor([[0.0, 0.3], [0.9, 1.0]])},
-    "grey": {},
-    "box_downsampling": {"factor": 2},
-    "bicubic_downsampling": {"factor": 2},
-    "gaussian_blur": {"width": 0.5},
-    "motion_blur": {"length": 2.0, "angle": 20.0},
-    "random_projection": {"count": 5},
-    "fourier_mask": {"mask": torch.tensor([[1, 1], [0, 0]])},
-    "function": {"function": lambda x: x.flatten(1) @ MATRIX.mT.to(x)},
-}
 EXACT = {"tolerance": 1e-12}
 
 
