@@ -116,12 +116,17 @@ def kept_bytes(network: nn.Module, forward: Callable[[nn.Module], Tensor]) -> in
     return sum(storage.nbytes() for storage in kept.values())
 
 
-def activation_bytes(config: Config) -> int:
-    """`kept_bytes` of a config's score network."""
+def one_evaluation(config: Config) -> Callable[[nn.Module], Tensor]:
+    """What calls a config's score network, on the meta device, with one image."""
     x = torch.zeros(1, *image_shape(config), device="meta")
     sde = build_sde(config)
     cond = build_parameterisation(config, sde).label(torch.tensor([sde.T])).to("meta")
     label = torch.zeros(1, dtype=torch.long, device="meta") if num_classes(config) else None
     smaller = low_resolution(config)
     inputs = {"image": smaller.images(x)} if smaller else {}
-    return kept_bytes(empty_network(config), lambda network: network(x, cond, label, **inputs))
+    return lambda network: network(x, cond, label, **inputs)
+
+
+def activation_bytes(config: Config) -> int:
+    """`kept_bytes` of a config's score network."""
+    return kept_bytes(empty_network(config), one_evaluation(config))
