@@ -191,7 +191,7 @@ def test_image_and_its_noise_both_count(pyramid):
 
 def test_images_that_do_not_fit_are_refused():
     x, cond = torch.randn(2, 1, 8, 8), torch.ones(2)
-    with pytest.raises(ValueError, match="--mode cascade"):
+    with pytest.raises(ValueError, match="give it one as image="):
         network()(x, cond)
     with pytest.raises(ValueError, match=r"give it \(2, 1, 4, 4\)"):
         network()(x, cond, image=torch.zeros(2, 1, 8, 8))

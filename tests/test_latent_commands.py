@@ -40,7 +40,10 @@ def run(place, *words, recipe="ve"):
     # On VE a network that has hardly learnt leaves images much as they are, and its flow is well
     # conditioned; VP's would shrink them to nothing at T.
     recipe = ("main.py", f"--config=configs/{recipe}/digits.py", f"--workdir={place / 'run'}")
-    few = (f"--config.{name}={value}" for name, value in FEW.items())  # the last of each counts
+    few = dict(FEW)
+    if "--mode=encode" in words:  # which takes no grid
+        few.pop("sampling.num_steps")
+    few = (f"--config.{name}={value}" for name, value in few.items())  # the last of each counts
     return cli.main([*recipe, *TINY, *CLASSES, *few, *map(str, words)])
 
 

@@ -11,6 +11,7 @@ from score_sde import checkpoints
 from score_sde.atomic.weights import fit
 from score_sde.config import history
 from score_sde.config.build import (
+    NEEDED,
     Config,
     augment_dim,
     build_network,
@@ -22,7 +23,6 @@ from score_sde.config.build import (
     upsampling_factor,
 )
 from score_sde.config.check import check_config
-from score_sde.networks.low_resolution import NEEDED
 from score_sde.training import TrainState
 
 FILES = (".pt", ".pth")
