@@ -81,6 +81,8 @@ def _check_mode(
         raise ValueError(
             f"{_said(given, overrides)} has no use in --mode {name}: leave it out{rest}"
         )
+    for given in sorted(_OF_FEW & overrides.keys()):
+        FIELDS[given].check(overrides[given], f"config.{given}")
     if "sampling.fit" in overrides and options["input"] is None:
         raise ValueError(
             f"--fit={overrides['sampling.fit']} is for images of one's own, and none are given: "
