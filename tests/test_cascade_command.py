@@ -191,7 +191,7 @@ def test_image_and_its_noise_both_count(pyramid):
 
 def test_images_that_do_not_fit_are_refused():
     x, cond = torch.randn(2, 1, 8, 8), torch.ones(2)
-    with pytest.raises(ValueError, match="--mode cascade"):
+    with pytest.raises(ValueError, match="give it one as image="):
         network()(x, cond)
     with pytest.raises(ValueError, match=r"give it \(2, 1, 4, 4\)"):
         network()(x, cond, image=torch.zeros(2, 1, 8, 8))
@@ -409,6 +409,19 @@ def test_what_does_not_fit_is_refused_in_one_sentence(runs, upsampler, tmp_path,
         (UP, runs / "up", ["--mode=inpaint"], "--mode cascade --upsampler FILE"),
         (UP, runs / "up", ["--mode=compare"], "--mode cascade --upsampler FILE"),
         (BASE, runs / "base", ["--mode=eval", f"--base={base}"], "leave --base out"),
+        (
+            UP,
+            runs / "up",
+            ["--mode=eval", "--config.eval.labels=proportional"],
+            "have the classes of the images that they are drawn from: set 'equal'",
+        ),
+        (
+            BASE,
+            runs / "base",
+            ["--mode=eval", "--config.eval.labels=proportional"],
+            "this network draws of no classes: leave it out",
+        ),
+        (BASE, runs / "base", ["--mode=cascade", given, "--fit=crop"], "name them with --input"),
     ):
         assert run(recipe, workdir, *words) == 1
         said = capsys.readouterr().err
@@ -439,7 +452,7 @@ def evaluated(runs, tmp_path):
     return report
 
 
-def test_an_evaluation_with_a_base_model_is_of_the_cascade(evaluated, drawn, runs):
+def test_an_evaluation_with_a_base_model_is_of_the_cascade(evaluated, drawn, runs, tmp_path):
     base = runs / "base" / "checkpoints" / "step_00000004.pt"
     report = evaluated("with", f"--base={base}")
     images = torch.from_numpy(drawn("cascade", "--num_samples=40")["images"]).movedim(-1, 1)
@@ -456,6 +469,10 @@ def test_an_evaluation_with_a_base_model_is_of_the_cascade(evaluated, drawn, run
     assert plain["fd"]["given"] == "means of test images"
     assert plain["fd"]["value"] != report["fd"]["value"]
     assert plain["held_out_loss"]["value"] == report["held_out_loss"]["value"]
+    # One of the two is not lost to the other.
+    assert evaluated("with")["low_resolution"] == report["low_resolution"] != "test_images"
+    beside = json.loads((tmp_path / "with" / "step_00000004_test_images.json").read_text())
+    assert beside["fd"]["value"] == plain["fd"]["value"]
     assert "low resolution" in plain["left_out"]["bits/dim"]
 
 

@@ -240,9 +240,49 @@ def test_what_can_not_lead_is_refused_in_one_sentence(run, classes, words, said,
 )
 def test_a_classifier_of_other_images_or_another_sde_does_not_fit(run, words, said):
     config = cli.parse(command(run, "--classifier_scale=1", *words)).config
-    check_config(config)
     with pytest.raises(ValueError, match=re.escape(said)):
         guided(config, None, build_sde(config))
+    with pytest.raises(ValueError, match=re.escape(said)):
+        check_config(config)
+
+
+OTHER_SDE = "--config.model.beta_max=10.0"
+DRAWING = [name for name, mode in cli.MODES.items() if "classifier" in mode.options]
+OF_TWO = [name for name in DRAWING if "upsampler" in cli.MODES[name].options]
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """The checkpoint of a network of another SDE."""
+    workdir = tmp_path_factory.mktemp("other") / "run"
+    assert cli.main(command(workdir, OTHER_SDE, mode="train")) == 0
+    return file_of(workdir)
+
+
+@pytest.mark.parametrize("mode", sorted(set(DRAWING) - set(OF_TWO)))
+@pytest.mark.parametrize("what", ["classifier", "guide"])
+def test_what_does_not_fit_is_refused_before_anything_is_made(
+    run, other, tmp_path, mode, what, capsys
+):
+    led = {"classifier": [f"--classifier={run / 'classifier'}"], "guide": [f"--guide={run}"]}[what]
+    led += ["--guidance=2"] * (what == "guide")
+    places = {"eval": "eval_folder", "compare": "workdir"}
+    words = (f"--{places.get(mode, 'output')}={tmp_path / 'a' / 'b'}", f"--checkpoint={other}")
+    capsys.readouterr()
+    assert cli.main(command(tmp_path / "run", *words, OTHER_SDE, *led, mode=mode)) == 1
+    error = capsys.readouterr().err
+    assert "was trained with another SDE" in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("mode", ["sample", "eval", "compare"])
+def test_a_refusal_leaves_a_work_directory_as_it_was(run, other, mode):
+    workdir = other.parent.parent
+    before = sorted(workdir.rglob("*"))
+    led = f"--classifier={run / 'classifier'}"
+    assert cli.main(command(workdir, OTHER_SDE, led, mode=mode)) == 1
+    assert sorted(workdir.rglob("*")) == before
 
 
 def test_a_guide_of_the_chain_does_not_lead_a_network_of_all_times(run):

@@ -117,7 +117,8 @@ def drawn_from(case: Case, *, raw: bool = False) -> nn.Module:
 
 
 def evaluated(case: Case) -> nn.Module:
-    words = {"given": case.path, "wait_sec": 0.0, "world": None, "log": None}
+    given = in_turn.read_given(case.path, case.config)
+    words = {"given": given, "wait_sec": 0.0, "world": None, "log": None}
     ((path, state, _),) = in_turn.in_turn(case.config, case.path.parent, **words)
     return weights.network_of(case.config, state, path)
 

@@ -227,6 +227,55 @@ def test_a_corrector_beside_a_method_without_one_is_refused(capsys):
     assert "leave it out, or set --config.sampling.method=pc" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("mode", "words", "said"),
+    [
+        ("sample", ["strength=0.3"], "leave it out, or take --mode edit"),
+        ("restore", ["strength=0.5"], "leave it out, or take --mode edit"),
+        ("restore", ["image_noise=0.1"], "leave it out, or take --mode eval or cascade"),
+        ("edit", ["image_noise=0.0"], "leave it out, or take --mode eval or cascade"),
+        ("edit", ["resample=5"], "leave it out, or take --mode inpaint or colorize or restore"),
+        ("cascade", ["resample=5"], "or take --mode inpaint or colorize or restore"),
+        ("eval", ["fit=tile"], "has no use in --mode eval: leave it out"),
+        ("compare", ["tile_overlap=0.1"], "or take --mode inpaint or colorize or restore or edit"),
+        ("inpaint", ["tile_overlap=0.1"], "has no use without tiles: give --fit tile as well"),
+        ("edit", ["fit=tile"], "none are given: name them with --input"),
+        ("sample", ["guidance_interval=(0.2,5.0)"], "at --guidance 1, which leads nowhere"),
+        ("encode", ["num_steps=3"], "has no use in --mode encode: leave it out\n"),
+        ("encode", ["corrector=langevin"], "has no use in --mode encode: leave it out\n"),
+        ("encode", ["strength=0.3"], "leave it out, or take --mode edit"),
+        ("encode", ["eta=0.5"], "has no use in --mode encode: leave it out\n"),
+        ("interpolate", ["predictor=ancestral_sampling"], "beside sampling.method='ode'"),
+    ],
+)
+def test_what_is_typed_and_has_no_effect_is_answered(mode, words, said, tmp_path, capsys):
+    given = [f"--config.sampling.{word}" for word in words]
+    more = [f"--workdir={tmp_path}", "--config=vp/digits", f"--mode={mode}"]
+    assert cli.main(["main.py", *more, *given]) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_recipe_sets_and_a_mode_does_not_heed_is_passed_over(tmp_path):
+    recipe = tmp_path / "mine.py"
+    recipe.write_text(
+        "from configs.vp import digits\n\n\ndef get_config():\n"
+        "    config = digits.get_config()\n    config.sampling.strength = 0.3\n"
+        "    config.sampling.num_steps = 5\n    return config\n"
+    )
+    for mode in ("sample", "encode", "restore"):
+        assert cli.parse(["main.py", f"--config={recipe}", f"--mode={mode}"]).mode == mode
+
+
+def test_every_mode_that_draws_says_which_fields_it_heeds():
+    own = {name for name, mode in cli.MODES.items() if "classifier" in mode.options}
+    assert own == {name for name, mode in cli.MODES.items() if mode.heeds is not None}
+    heeded = frozenset().union(*(cli.MODES[name].heeds for name in own))
+    assert heeded == {name for name in schema.FIELDS if name.startswith("sampling.")}
+
+
 def test_a_signal_during_the_held_out_loss_is_answered_by_a_save(tmp_path, monkeypatch, capfd):
     def interrupted(run: object) -> float:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -103,6 +103,37 @@ def test_what_was_measured_in_other_ways_is_a_line_of_its_own(tmp_path):
     }
 
 
+def test_losses_of_other_objectives_are_told_apart(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "score_sde.commands.plot.side_by_side", lambda path, panels, *more: drawn.append(panels)
+    )
+    runs = {}
+    for name, sde, mean in (("a", "vpsde", False), ("b", "vesde", False), ("c", "vpsde", True)):
+        runs[name] = run_with(tmp_path / name, [1.0, 0.5])
+        training = {"sde": sde, "continuous": True, "reduce_mean": mean}
+        config = {"training": training, "model": {"prediction": "auto"}}
+        (runs[name] / "config.json").write_text(json.dumps({"config": config}))
+    said = plot([runs["a"], runs["b"], runs["c"]], ["loss"], tmp_path / "a.png")
+    assert "loss is not the same quantity in all runs" in said
+    notes = [line.more for line in drawn[-1]["loss"]]
+    assert notes == ["vpsde", "vesde", "vpsde mean over dimensions"]
+    alike = plot([runs["a"]], ["loss"], tmp_path / "a.png")
+    assert "quantity" not in alike
+    assert [line.more for line in drawn[-1]["loss"]] == [""]
+
+
+def test_reports_of_a_cascade_stand_beside_those_from_test_images(tmp_path):
+    run = run_with(
+        tmp_path / "run", [1.0], [(2, {**fd(3.0, 0.5), "low_resolution": "test_images"})]
+    )
+    beside = {**fd(5.0, 0.5), "low_resolution": "base_0123abcd"}
+    run_with(run, [], [(2, beside)], raw="_base_0123abcd")
+    plot([run], ["fd"], tmp_path / "a.png")
+    values = {row["from"]: row["value"] for row in table(tmp_path / "a.csv")}
+    assert values == {"eval from test images": "3.0", "eval from base 0123abcd": "5.0"}
+
+
 def test_a_name_is_a_metric_before_it_is_a_figure(tmp_path):
     figure = {"loss": {"value": 5.0, "se": 1.0, "n": 2}, "fd": {"value": 1.0, "se": 0.1, "n": 2}}
     run = run_with(tmp_path / "run", [1.0], [(1, figure)])

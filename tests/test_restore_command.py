@@ -190,6 +190,20 @@ def test_figures_and_particles_are_told_and_a_sheet_is_drawn(place, tmp_path, ca
     assert sheet.shape == (2 * 66 + 2, 4 * 66 + 2, 3)  # image, measurement, two completions
 
 
+def test_figures_of_fewer_images_take_the_place_of_none(place, tmp_path):
+    out = tmp_path / "out"
+    for count in (3, 2):
+        words = (f"--num_samples={count}", "--completions=2", f"--output={out}")
+        assert run(place, "--mode=restore", *words) == 0
+    (fewer,) = [path for path in tmp_path.glob("out_*.json")]
+    told = [json.loads(path.read_text())["images"] for path in (tmp_path / "out.json", fewer)]
+    assert told == [3, 2]
+    here, there = (sorted(folder.glob("*.png")) for folder in (out, fewer.with_suffix("")))
+    assert [len(here), len(there)] == [6, 4]
+    for one, other in zip(here, there, strict=False):  # the images are the same
+        assert np.array_equal(np.asarray(Image.open(one)), np.asarray(Image.open(other)))
+
+
 def test_two_masks_of_an_image_that_is_black_have_two_origins():
     # Black is 0 to a network whose images lie in [0, 1], as what a mask hides is.
     told = []

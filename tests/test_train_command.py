@@ -375,6 +375,7 @@ def test_help_beside_a_recipe_names_the_modes_that_it_adds(tmp_path, capsys):
 def test_smoke_goes_through_a_recipe(recipe, capfd):
     assert cli.main(["main.py", "--config", recipe, "--smoke", "--config.device=cpu"]) == 0
     said = capfd.readouterr().out
+    assert "which is removed at the end" in said
     assert "4 images" in said
     for figure in ("held_out_loss", "bound", "bits_per_dim"):
         assert f"\n{figure} " in said

@@ -12,7 +12,7 @@ from score_sde.atomic import cannot_write, check_writable, write_whole
 from score_sde.commands.compared import Compared, OfCheckpoint, OfExact
 from score_sde.commands.comparison import panels, tables
 from score_sde.commands.evaluate import ON_MEMORY
-from score_sde.commands.in_turn import in_turn
+from score_sde.commands.in_turn import Checkpoint, in_turn, read_given
 from score_sde.commands.progress import advice_on_memory, duration
 from score_sde.commands.weights import network_of, none_in, refuse_upsampler
 from score_sde.config import history
@@ -86,7 +86,8 @@ def compare(
         )
     if exact_std is not None and not exact:
         raise ValueError("--exact_std belongs to --exact: give --exact points, or leave it out")
-    check_config(config)
+    if exact:  # else the checkpoint's own is
+        check_config(config)
     if config.sampling.grid == "optimised":
         raise ValueError(
             "config.sampling.grid='optimised' is a grid for one method and one number of steps, "
@@ -102,29 +103,45 @@ def compare(
     if not exact and checkpoint is None and not checkpoints.steps(workdir / "checkpoints"):
         raise none_in(workdir / "checkpoints")
     folder = workdir / "compare"
-    world = parallel.init()
-    if world.is_main:
-        try:
-            check_writable(folder / "report.json")
-        except OSError as error:
-            raise cannot_write(folder, error, "--workdir") from error
+    world, opened = parallel.init(), read_given(checkpoint, config)
+    if opened:  # what does not fit is refused before anything is written
+        _adopted(config, opened, overrides)
     with Logbook(workdir, beside=folder, tensorboard=False, active=world.is_main) as log:
         if exact:
+            _check_writable(folder, world)
             with parallel.main_first(world):  # it fetches what is missing
                 train = open_split(config, "train")
             origin: Compared = OfExact(build_exact(config, exact, exact_std, train))
         else:
-            path, state, weights = next(
-                in_turn(config, workdir, given=checkpoint, wait_sec=0.0, world=world, log=log)
+            path, state, weights = read = next(
+                in_turn(config, workdir, given=opened, wait_sec=0.0, world=world, log=log)
             )
-            config = history.adopt(config, state["config"], overrides or {}, path)
-            refuse_upsampler(config, path)
-            check_config(config)
+            config = _adopted(config, read, overrides)
+            _check_writable(folder, world)
             network = network_of(config, state, path, raw=raw)
             origin = OfCheckpoint(network, config, path, state["step"], weights, raw)
         comparison = _Study(config, origin, preset, num_samples, folder, log, world)
         with advice_on_memory(ON_MEMORY):
             return comparison.run()
+
+
+def _adopted(config: Config, read: Checkpoint, overrides: dict[str, object] | None) -> Config:
+    """The config of a checkpoint whose samplers are compared, checked."""
+    path, state, _ = read
+    config = history.adopt(config, state["config"], overrides or {}, path)
+    refuse_upsampler(config, path)
+    check_config(config)
+    return config
+
+
+def _check_writable(folder: Path, world: parallel.World) -> None:
+    """Refuses a folder that results could not go to, before hours of work."""
+    if not world.is_main:
+        return
+    try:
+        check_writable(folder / "report.json")
+    except OSError as error:
+        raise cannot_write(folder, error, "--workdir") from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -94,7 +94,7 @@ def edit(
         # The first image stands for all: the same command may be repeated with more of them.
         tensors = {**network.state_dict(), "first image": inputs.images[0]}
         facts = {"task": "edit", "input": place_of(source), "completions": completions}
-        origin = origin_of(config, tensors, times=times, **facts, strength=strength)
+        origin = origin_of(config, tensors, times=times, **facts)
         default = workdir / "samples" / f"step_{state['step']:08d}_edit"
         output, grid = prepare_output(output, default, origin, reports.append)
         image_for = _image_for(config, inputs, completions)

@@ -79,9 +79,10 @@ def encode(
     overrides, reports = overrides or {}, list[str]()
     _check(config, overrides, output)
     config = with_flow(config, overrides, to_images=True)
-    config, path, state = open_checkpoint(config, checkpoint, workdir, overrides, reports.append)
+    config, path, state = open_checkpoint(
+        config, checkpoint, workdir, overrides, reports.append, fits=check_encodes
+    )
     sde = build_sde(config)
-    check_encodes(config, sde)
     inputs = read_input(config, source, num_images, reports.append)
     with advice_on_batches(config.sampling.batch_size):
         network = network_of(config, state, path, raw=raw)

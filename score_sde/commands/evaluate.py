@@ -11,12 +11,19 @@ from score_sde import checkpoints, parallel, pictures
 from score_sde.atomic import cannot_write, check_writable, read_json, write_whole
 from score_sde.atomic.weights import listed
 from score_sde.commands.cascade import Base, check_fit, given_by
-from score_sde.commands.in_turn import in_turn
+from score_sde.commands.in_turn import in_turn, read_given
 from score_sde.commands.progress import advice_on_memory, duration
 from score_sde.commands.sampling_grid import times_of
 from score_sde.commands.weights import network_of, none_in, open_beside
 from score_sde.config import history
-from score_sde.config.build import Config, allow_tf32, open_split, upsampling_factor
+from score_sde.config.build import (
+    Config,
+    allow_tf32,
+    drawn_classes,
+    field,
+    open_split,
+    upsampling_factor,
+)
 from score_sde.config.check import check_config, check_data
 from score_sde.config.subject import build_references, build_subject
 from score_sde.data import Source
@@ -27,6 +34,9 @@ from score_sde.evaluation.quality import shown
 from score_sde.evaluation.report import is_like, lines, standard, table
 from score_sde.evaluation.shards import Shards
 from score_sde.logbook import Logbook
+
+KIND = "low_resolution"
+"""Entry of a report: which low-resolution images its samples are drawn from."""
 
 ON_MEMORY = (
     "in the evaluation: lower --config.eval.bpd_batch_size (bits/dim), --config.eval.batch_size "
@@ -83,18 +93,27 @@ def evaluate(
     if checkpoint is None and not wait_minutes and not checkpoints.steps(workdir / "checkpoints"):
         raise none_in(workdir / "checkpoints")
     folder, reports = eval_folder or workdir / "eval", list[Path]()
-    world = parallel.init()
-    if world.is_main:
+    world, opened, early = parallel.init(), read_given(checkpoint, config), list[str]()
+
+    def ready(path: Path, state: dict[str, Any], say: Callable[[str], None]) -> _Ready:
+        return _ready(config, state["config"], path, overrides or {}, base, say, raw=raw)
+
+    # What does not fit is refused before anything is written.
+    of_given = ready(*opened[:2], early.append) if opened else None
+    if world.is_main and wait_minutes:
         _check_writable(folder)
     with Logbook(workdir, beside=folder, tensorboard=world.is_main, active=world.is_main) as log:
         wait_sec = 60 * wait_minutes
         for path, state, weights in in_turn(
-            config, workdir, given=checkpoint, wait_sec=wait_sec, world=world, log=log
+            config, workdir, given=opened, wait_sec=wait_sec, world=world, log=log
         ):
-            adopted = history.adopt(config, state["config"], overrides or {}, path)
+            for sentence in early:
+                log.say(sentence)
+            adopted, drawn_by = of_given or ready(path, state, log.say)
+            if world.is_main:
+                _check_writable(folder)
             if decided := _decided_by_checkpoint(config, adopted):
                 log.say(decided)
-            drawn_by = _opened(base, adopted, path, overrides or {}, log.say, raw=raw)
             one = _Evaluation(
                 adopted, path, state, weights, folder, log, world, raw, sources, drawn_by
             )
@@ -110,6 +129,40 @@ def _check_writable(folder: Path) -> None:
         check_writable(folder / "report.json")
     except OSError as error:
         raise cannot_write(folder, error, "--eval_folder") from error
+
+
+_Ready = tuple[Config, "Base | None"]
+
+
+def _ready(
+    recipe: Config,
+    written: str,
+    path: Path,
+    overrides: dict[str, object],
+    base: Path | None,
+    say: Callable[[str], None],
+    *,
+    raw: bool,
+) -> _Ready:
+    """The config of a checkpoint that is evaluated, checked, and the base model beside it."""
+    config = history.adopt(recipe, written, overrides, path)
+    check_config(config)
+    _check_labels(config, overrides)
+    return config, _opened(base, config, path, overrides, say, raw=raw)
+
+
+def _check_labels(config: Config, overrides: dict[str, object]) -> None:
+    """Refuses proportions of classes where samples have classes of their own, or none."""
+    if field(config, "eval.labels") != "proportional" or not config.eval.enable_sampling:
+        return
+    said = "config.eval.labels='proportional'"
+    if upsampling_factor(config):
+        raise ValueError(
+            f"{said}: samples of a network that upsamples have the classes of the images that "
+            "they are drawn from: set 'equal'"
+        )
+    if "eval.labels" in overrides and not drawn_classes(config):
+        raise ValueError(f"{said}: this network draws of no classes: leave it out")
 
 
 def _opened(
@@ -152,7 +205,6 @@ class _Evaluation:
     def run(self) -> Path:
         """Builds the subject, computes the rows of the table in turn, and writes the report."""
         config, log, start = self.config, self.log, time.monotonic()
-        check_config(config)
         allow_tf32(False)  # a solver's tolerance is finer than that
         references = build_references(config, log.say)
         measured = config.eval.enable_sampling and references.are_there()
@@ -229,6 +281,7 @@ class _Evaluation:
         report = {
             "checkpoint": str(self.path),
             "step": step,
+            **({KIND: self.kind} if self.kind else {}),
             **facts,
             **figures,
             "left_out": left_out,
@@ -271,8 +324,31 @@ class _Evaluation:
             )
 
     def _report(self, suffix: str) -> Path:
+        """Where the report goes, with a suffix.
+
+        Samples from test images and those from a base model's are other samples: of the two kinds
+        the one that comes second stands beside the first.
+        """
         raw = "_raw" if self.raw else ""
-        return self.folder / f"step_{self.state['step']:08d}{raw}{suffix}"
+        stem = self.folder / f"step_{self.state['step']:08d}{raw}"
+        beside = self.kind and _kind_of(Path(f"{stem}.json")) not in ("", self.kind)
+        return Path(f"{stem}_{self.kind}{suffix}" if beside else f"{stem}{suffix}")
+
+    @property
+    def kind(self) -> str:
+        """Which low-resolution images samples are drawn from; empty where there are none."""
+        if not upsampling_factor(self.config):
+            return ""
+        return "test_images" if self.base is None else f"base_{self.base.origin[:8]}"
+
+
+def _kind_of(report: Path) -> str:
+    """`_Evaluation.kind` of a report that is there; empty where there is none, or nobody knows."""
+    try:
+        written = read_json(report)
+    except (OSError, ValueError):
+        return ""
+    return str(written.get(KIND, "")) if isinstance(written, dict) else ""
 
 
 def _decided_by_checkpoint(recipe: Config, adopted: Config) -> str:

@@ -24,7 +24,7 @@ def in_turn(
     config: Config,
     workdir: Path,
     *,
-    given: Path | None,
+    given: Checkpoint | None,
     wait_sec: float,
     world: parallel.World,
     log: Logbook,
@@ -37,7 +37,7 @@ def in_turn(
     Args:
         config: with the two fields.
         workdir: whose checkpoints are meant.
-        given: a file of any format, which is then the only one.
+        given: one of any format, which is then the only one.
         wait_sec: how long to wait for each that is still to come. Nothing more is waited for after
             the last step of the run, nor after `eval.end_ckpt`.
         world: its main process chooses for all.
@@ -48,7 +48,7 @@ def in_turn(
         OSError: a file that can't be read.
     """
     if given is not None:
-        yield given, *load_with_fingerprint(given, config)
+        yield given
         return
     folder = Folder(workdir / "checkpoints", config.eval.begin_ckpt, config.eval.end_ckpt, log)
     first, wait = True, wait_sec
@@ -64,6 +64,15 @@ def in_turn(
         raise folder.nothing(wait_sec)
     if wait:
         log.say(f"no checkpoint after step {folder.last} in {duration(wait_sec)}: enough waited")
+
+
+def read_given(path: Path | None, config: Config) -> Checkpoint | None:
+    """The checkpoint that is named, if any; read before anything is written.
+
+    Raises:
+        OSError, ValueError: as `load_with_fingerprint`.
+    """
+    return None if path is None else (path, *load_with_fingerprint(path, config))
 
 
 def read(path: Path) -> Checkpoint:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,11 +94,12 @@ def interpolate(
     """
     overrides, reports = overrides or {}, list[str]()
     config = with_flow(config, overrides, to_images=not random)
-    config, path, state = open_checkpoint(config, checkpoint, workdir, overrides, reports.append)
+    more: dict[str, Any] = {} if random else {"fits": check_encodes}
+    config, path, state = open_checkpoint(
+        config, checkpoint, workdir, overrides, reports.append, **more
+    )
     sde = build_sde(config)
     _check_method(config, build_sampler(config, sde))
-    if not random:
-        check_encodes(config, sde)
     inputs = None if random else read_input(config, source, 2 * num_pairs, reports.append)
     if inputs is not None and len(inputs) > 2 and len(inputs) % 2:
         reports.append(

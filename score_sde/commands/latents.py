@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from score_sde.config.build import Config, field
+from score_sde.config.build import Config, build_sde, field
 from score_sde.sde import SDE
 
 
@@ -26,13 +26,13 @@ def with_flow(config: Config, overrides: Mapping[str, object], *, to_images: boo
     return alone
 
 
-def check_encodes(config: Config, sde: SDE) -> None:
+def check_encodes(config: Config) -> None:
     """Refuses a network that knows the times of a discrete chain only, which no flow walks.
 
     Raises:
         ValueError: it is one.
     """
-    if sde.has_chain and not config.training.continuous:
+    if build_sde(config).has_chain and not config.training.continuous:
         raise ValueError(
             "images are encoded by the probability-flow ODE, which asks for the score at any "
             "time, and this network knows the times of its discrete chain only: take one that "

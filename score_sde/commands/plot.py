@@ -4,7 +4,8 @@ A run's curves are the metrics of its `metrics.jsonl` (`loss`, `held_out_loss`, 
 `loss_by_level/0`, ...) and the figures of the reports in `eval*/step_*.json`, over the steps of
 the checkpoints (`eval/fd`, `eval/bits_per_dim`, ...), with their standard errors. A name without
 `eval/` is a figure's where no run has a metric of that name, and one that others begin with
-(`loss_by_level`) stands for all of these.
+(`loss_by_level`) stands for all of these. Losses of runs with other objectives are other
+quantities: where they share a panel, the legend and a sentence say so.
 """
 
 import csv
@@ -27,12 +28,24 @@ COLUMNS = ("curve", "run", "of", "from", "step", "value", "se")
 """Of the file of numbers. `of` says what a figure was measured on, `from` which folder of reports,
 and whether the weights were the raw ones."""
 
-_REPORT = re.compile(r"step_(\d{8,18})(_raw)?\.json")
+_REPORT = re.compile(r"step_(\d{8,18})(_raw)?(?:_test_images|_base_[0-9a-f]{8})?\.json")
+
+
+_WEIGHTED = {
+    "continuous": "of the chain",
+    "reduce_mean": "mean over dimensions",
+    "likelihood_weighting": "weighted by g²",
+}
+"""Words for fields of the group `training` that make another loss: where the first is False, and
+the others True."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A curve of a run; `se` is None for a metric, which has no errors."""
+    """A curve of a run; `se` is None for a metric, which has no errors.
+
+    `of` says what a figure measures, and of a loss what the run was trained for.
+    """
 
     of: str
     source: str
@@ -87,7 +100,14 @@ def plot(runs: Sequence[Path], names: Sequence[str], output: Path) -> str:
     lacking = "".join(
         f"\n{run} has no {name}" for name in chosen for run in runs if name not in found[run]
     )
-    return f"{', '.join(chosen)}: drawn in {output}, the numbers in {numbers}{lacking}"
+    unlike = "".join(
+        f"\n{name} is not the same quantity in all runs, as they were trained otherwise: "
+        f"{'; '.join(sorted(trained))}"
+        for name in chosen
+        if len(trained := {c.of for run in runs for c in found[run].get(name, []) if _is_loss(c)})
+        > 1
+    )
+    return f"{', '.join(chosen)}: drawn in {output}, the numbers in {numbers}{lacking}{unlike}"
 
 
 def read(run: Path) -> Curves:
@@ -99,7 +119,11 @@ def read(run: Path) -> Curves:
     """
     path, found = run / "metrics.jsonl", Curves()
     if path.is_file():
-        found = {name: [Curve("", "", *curve)] for name, curve in curves(path).items()}
+        objective = _objective(run)
+        found = {
+            name: [Curve(objective if "loss" in name else "", "", *curve)]
+            for name, curve in curves(path).items()
+        }
     found |= _of_reports(run)  # whose figures come with their errors
     if not found:
         raise ValueError(
@@ -107,6 +131,25 @@ def read(run: Path) -> Curves:
             "directories that were trained or evaluated in, such as runs/vp/digits"
         )
     return found
+
+
+def _objective(run: Path) -> str:
+    """What a run's losses are, by the fields that decide it; empty where it does not say."""
+    try:
+        config = read_json(run / "config.json")["config"]
+        training, prediction = config["training"], config["model"].get("prediction", "auto")
+        words = [training["sde"], training.get("objective", "auto"), prediction]
+        words = [str(word) for word in words if word != "auto"]
+        for field, word in _WEIGHTED.items():
+            words += [word] * (training.get(field) is (field != "continuous"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ""
+    return " ".join(words)
+
+
+def _is_loss(curve: Curve) -> bool:
+    """Whether it is a metric of which is known what it measures."""
+    return curve.se is None and bool(curve.of)
 
 
 def distinguishing(runs: Sequence[Path]) -> list[str]:
@@ -138,7 +181,10 @@ def _of_reports(run: Path) -> Curves:
         if match is None:
             continue
         source = path.parent.name + (" of the raw weights" if match[2] else "")
-        for name, figure in _figures(read_json(path)):
+        report = read_json(path)
+        if isinstance(report, dict) and "low_resolution" in report:
+            source += f" from {str(report['low_resolution']).replace('_', ' ')}"
+        for name, figure in _figures(report):
             curves = points.setdefault(f"{OF_EVALUATION}{name}", {})
             curve = curves.setdefault((_measured(name, figure), source), {})
             curve[int(match[1])] = _number(figure["value"]), _number(figure["se"])
@@ -186,7 +232,8 @@ def _lines(panel: Sequence[tuple[str, Curve]]) -> tuple[list[Line], str]:
     for run, curve in panel:
         more = [curve.of] * (len(of) > 1) + [curve.source] * (len(source) > 1)
         lines.append(Line(run, curve.steps, curve.values, curve.se, ", ".join(more)))
-    return lines, of.pop() if len(of) == 1 else ""
+    measured = len(of) == 1 and not any(map(_is_loss, curves))
+    return lines, of.pop() if measured else ""
 
 
 def _is_ours(numbers: Path) -> bool:

@@ -112,7 +112,8 @@ def restore(
         if times is not None:
             restorer = restorer_on(times)
         tensors = {**network.state_dict(), **_first(known, measurement)}
-        facts = _facts(config, source, completions, measured)
+        # As the figures of all lie in one file, fewer or more images go to another folder.
+        facts = _facts(config, source, len(row), completions, measured)
         origin = origin_of(config, tensors, times=times, **facts)
         output, grid = prepare_output(output, default, origin, reports.append)
         with Logbook(workdir, beside=grid.parent, tensorboard=False) as log:
@@ -274,11 +275,11 @@ def _folder(config: Config, task: str, restorer: Restorer) -> str:
 
 
 def _facts(
-    config: Config, source: Path | None, completions: int, measured: bool
+    config: Config, source: Path | None, images: int, completions: int, measured: bool
 ) -> dict[str, object]:
     """What the images depend on beside weights and sampler, for their digest."""
     facts: dict[str, object] = {"task": config.restore.task, "input": place_of(source)}
-    facts["completions"] = completions
+    facts |= {"images": images, "completions": completions}
     # Of the task speaks its name, of the mask what it hides (`_mask`).
     settings = history.of_group(config, "restore")
     settings = {k: v for k, v in settings.items() if k not in ("task", "mask")}
@@ -288,7 +289,7 @@ def _facts(
 
 
 def _first(known: Measured, measurement: Measurement) -> dict[str, Tensor]:
-    """The first image stands for all: the same command may be repeated with more of them.
+    """The first image stands for all, as it is the same command on the same place.
 
     What is measured of ones, and how well, is told too: two masks may say the same of one image.
     """

@@ -12,6 +12,7 @@ import torch
 from score_sde import noise
 from score_sde.commands.evaluate import evaluate
 from score_sde.commands.sample import sample
+from score_sde.commands.terminal import show
 from score_sde.commands.train import train
 from score_sde.config.build import (
     Config,
@@ -49,6 +50,7 @@ def smoke(config: Config) -> None:
     except (OSError, ValueError):
         sources = synthetic_sources(small)
     folder = Path(tempfile.mkdtemp(prefix="smoke-"))
+    show(f"all of this is written to {folder}, which is removed at the end\n")
     try:
         train(small, folder, sources=sources)
         longer = small.copy_and_resolve_references()

@@ -11,6 +11,7 @@ from score_sde import checkpoints
 from score_sde.atomic.weights import fit
 from score_sde.config import history
 from score_sde.config.build import (
+    NEEDED,
     Config,
     augment_dim,
     build_network,
@@ -22,7 +23,6 @@ from score_sde.config.build import (
     upsampling_factor,
 )
 from score_sde.config.check import check_config
-from score_sde.networks.low_resolution import NEEDED
 from score_sde.training import TrainState
 
 FILES = (".pt", ".pth")
@@ -88,6 +88,7 @@ def open_checkpoint(
     report: Callable[[str], None] = lambda text: None,
     *,
     upsampler: bool = False,
+    fits: Callable[[Config], None] = lambda config: None,
 ) -> tuple[Config, Path, dict[str, Any]]:
     """The checkpoint named, or the newest of the work directory that is whole.
 
@@ -99,6 +100,8 @@ def open_checkpoint(
         overrides: fields given on the command line, which may not contradict the checkpoint.
         report: is given a sentence for each damaged checkpoint that is passed over.
         upsampler: whether a network that upsamples will do, which takes low-resolution images.
+        fits: refuses a network that the mode cannot use, before the sampler is checked, whose
+            remedies would be of no use then.
 
     Returns:
         The config to use, where the checkpoint lies, and its content.
@@ -117,6 +120,7 @@ def open_checkpoint(
     adopted = history.adopt(recipe, state["config"], overrides or {}, path)
     if not upsampler:
         refuse_upsampler(adopted, path)
+    fits(adopted)
     check_config(adopted)
     return adopted, path, state
 

@@ -19,7 +19,7 @@ from score_sde.config.build import (
     build_parameterisation,
     build_sampler,
     build_sde,
-    check_guidance,
+    check_guides,
     empty_network,
     field,
     image_shape,
@@ -54,6 +54,7 @@ def check_config(config: Config, copies: int = 1) -> None:
     _check_attention(config)
     _check_labels(config)
     sde = build_sde(config)
+    check_guides(config, sde)
     _check_times(config, sde)
     build_objective(config, sde)
     build_sampler(config, sde)
@@ -169,7 +170,6 @@ def _check_labels(config: Config) -> None:
             f"config.model.label_dropout={dropout:g}: this network is given no labels that could "
             "be left out; set config.model.num_classes to the number of classes, or 0 here"
         )
-    check_guidance(config)
 
 
 def _check_device(config: Config) -> None:

@@ -20,12 +20,6 @@ from score_sde import noise
 from score_sde.noise import Stream
 from score_sde.tensor_ops import expand_to
 
-NEEDED = (
-    "this network upsamples low-resolution images, and is given none here: draw with it by --mode "
-    "cascade --upsampler FILE, from what a base model draws or from images of --input"
-)
-"""Why a network that upsamples can't be used like others."""
-
 
 def with_image(x: Tensor, image: Tensor | None, factor: int) -> Tensor:
     """What a network sees: x, and beside it the low-resolution image, whose pixels are repeated.
@@ -45,7 +39,10 @@ def with_image(x: Tensor, image: Tensor | None, factor: int) -> Tensor:
     if image is None and not factor:
         return x
     if image is None:
-        raise ValueError(NEEDED)
+        raise ValueError(
+            f"this network enlarges each side of a low-resolution image {factor} times, and is "
+            "given none: give it one as image="
+        )
     if not factor:
         raise ValueError(
             "a low-resolution image was given to a network that does not upsample: set "

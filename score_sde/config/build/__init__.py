@@ -13,6 +13,7 @@ from score_sde.config.build.classifiers import (
     empty_classifier,
 )
 from score_sde.config.build.given import (
+    NEEDED,
     Given,
     GivenFor,
     given_images,
@@ -67,6 +68,7 @@ from score_sde.config.build.scores import (
 )
 
 __all__ = [
+    "NEEDED",
     "ByParticles",
     "Config",
     "Given",

@@ -21,6 +21,12 @@ from score_sde.networks.low_resolution import LowResolution, to_draw_from
 
 BATCH = 256
 
+NEEDED = (
+    "this network upsamples low-resolution images, and is given none here: draw with it by --mode "
+    "cascade --upsampler FILE, from what a base model draws or from images of --input"
+)
+"""Why a network that upsamples can't be used like others."""
+
 
 @dataclass(frozen=True)
 class Given:

@@ -160,13 +160,7 @@ class Restorer(ABC):
 
     def posterior_for(self, name: str, score_for: ScoreFor, y: Tensor) -> Callable[[Tensor], Any]:
         """Sample indices → the posterior score of these, by the name of its row."""
-        kind, fields = _scored(name), restore_fields(self.config)
-        lacking = [argument for argument in kind.arguments if argument not in fields]
-        if lacking:
-            raise ValueError(
-                f"config.restore.{lacking[0]} is missing, which {name} takes: set it in the recipe"
-            )
-        given = {argument: fields[argument] for argument in kind.arguments}
+        kind, given = _scored(name), _given(self.config, name)
         return lambda index: kind(
             score_for(index), self.sde, self.measurement, self.rows(y, index), **given
         )
@@ -204,6 +198,7 @@ class ByScore(Restorer):
     def __init__(self, name: str, *given: Any, **more: Any) -> None:
         self.heeds = _scored(name).arguments
         super().__init__(name, *given, **more)
+        _given(self.config, name)
 
     def refuses(self, measurement: Measurement) -> str | None:
         """See `Restorer.refuses`."""
@@ -275,6 +270,7 @@ class ByParticles(Restorer):
         own = ("twist", "particles", "resample_below")
         self.heeds = (*own, *_scored(self.twist).arguments)
         super().__init__(name, config, *given, **more)
+        _given(config, self.twist)
         particles, below = (field(config, f"restore.{name}") for name in own[1:])
         times = build_times(config, self.sde, TwistedSMC.grid, self.times)
         self.walk = TwistedSMC(self.sde, times, particles, threshold=below)
@@ -310,6 +306,20 @@ def _chosen(drawn: Particles) -> Samples:
 
 def _scored(name: str) -> type[PosteriorScore]:
     return choose(POSTERIORS, name, "config.restore.posterior")
+
+
+def _given(config: Config, name: str) -> dict[str, Any]:
+    """What a posterior score takes of the group `restore`.
+
+    Raises:
+        ValueError: a field that the recipe does not have.
+    """
+    kind, fields = _scored(name), restore_fields(config)
+    if lacking := [argument for argument in kind.arguments if argument not in fields]:
+        raise ValueError(
+            f"config.restore.{lacking[0]} is missing, which {name} takes: set it in the recipe"
+        )
+    return {argument: fields[argument] for argument in kind.arguments}
 
 
 RESTORERS: dict[str, type[Restorer]] = {

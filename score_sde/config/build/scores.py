@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from score_sde import noise
-from score_sde.config.build.given import Given
+from score_sde.config.build.given import NEEDED, Given
 from score_sde.config.build.guides import (
     Guide,
     check_chain,
@@ -24,7 +24,6 @@ from score_sde.config.build.objects import (
     num_classes,
     upsampling_factor,
 )
-from score_sde.networks.low_resolution import NEEDED
 from score_sde.samplers.thresholding import ThresholdedScore
 from score_sde.score import (
     ClassifierGuidedScore,
