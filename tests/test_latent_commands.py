@@ -40,10 +40,7 @@ def run(place, *words, recipe="ve"):
     # On VE a network that has hardly learnt leaves images much as they are, and its flow is well
     # conditioned; VP's would shrink them to nothing at T.
     recipe = ("main.py", f"--config=configs/{recipe}/digits.py", f"--workdir={place / 'run'}")
-    few = dict(FEW)
-    if "--mode=encode" in words:  # which takes no grid
-        few.pop("sampling.num_steps")
-    few = (f"--config.{name}={value}" for name, value in few.items())  # the last of each counts
+    few = (f"--config.{name}={value}" for name, value in FEW.items())  # the last of each counts
     return cli.main([*recipe, *TINY, *CLASSES, *few, *map(str, words)])
 
 
@@ -329,12 +326,11 @@ def test_one_image_is_no_pair(place, capsys):
 
 def test_networks_of_discrete_chains_are_edited_but_not_encoded(tmp_path, capsys):
     chain = ("--config.training.continuous=False", "--config.training.time_sampling=uniform")
-    chain += ("--config.model.num_scales=20",)
-    whole = ("--config.sampling.num_steps=0",)
-    assert run(tmp_path, *chain, *whole, "--mode=train", recipe="vp") == 0
-    for words in (("--mode=encode",), ("--mode=interpolate", *whole)):
-        said = refused(tmp_path, capsys, *chain, *words, recipe="vp")
+    chain += ("--config.model.num_scales=20", "--config.sampling.num_steps=0")
+    assert run(tmp_path, *chain, "--mode=train", recipe="vp") == 0
+    for mode in ("encode", "interpolate"):
+        said = refused(tmp_path, capsys, *chain, f"--mode={mode}", recipe="vp")
         assert "trained in continuous time (config.training.continuous=True)" in said
     few = ("--mode=edit", "--strength=0.25", "--num_samples=1", "--completions=1")
-    assert run(tmp_path, *chain, *whole, *few, f"--output={tmp_path / 'x'}", recipe="vp") == 0
+    assert run(tmp_path, *chain, *few, f"--output={tmp_path / 'x'}", recipe="vp") == 0
     assert "1 edits, 5.0 network evaluations each" in capsys.readouterr().out

@@ -240,11 +240,8 @@ def test_a_corrector_beside_a_method_without_one_is_refused(capsys):
         ("compare", ["tile_overlap=0.1"], "or take --mode inpaint or colorize or restore or edit"),
         ("inpaint", ["tile_overlap=0.1"], "has no use without tiles: give --fit tile as well"),
         ("edit", ["fit=tile"], "none are given: name them with --input"),
-        ("sample", ["guidance_interval=(0.2,5.0)"], "at --guidance 1, which leads nowhere"),
-        ("encode", ["num_steps=3"], "has no use in --mode encode: leave it out\n"),
-        ("encode", ["corrector=langevin"], "has no use in --mode encode: leave it out\n"),
+        ("encode", ["corrector=langevin"], "beside sampling.method='ode'"),
         ("encode", ["strength=0.3"], "leave it out, or take --mode edit"),
-        ("encode", ["eta=0.5"], "has no use in --mode encode: leave it out\n"),
         ("interpolate", ["predictor=ancestral_sampling"], "beside sampling.method='ode'"),
     ],
 )

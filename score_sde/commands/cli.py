@@ -20,7 +20,7 @@ from pathlib import Path
 
 from score_sde.commands import errors, recipes, words
 from score_sde.commands.command import Command, Mode
-from score_sde.commands.heeded import FLOW, drawing
+from score_sde.commands.heeded import drawing
 from score_sde.commands.terminal import guarded, show
 from score_sde.config import listing
 
@@ -97,7 +97,7 @@ MODES: dict[str, Mode] = {
         "score_sde.commands.modes:encode",
         "compute the latents of images, and what they are decoded to",
         (*_DRAWING, "input", "fit"),
-        heeds=FLOW,
+        heeds=drawing("fit"),
         method="ode",
     ),
     "interpolate": Mode(

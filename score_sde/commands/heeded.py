@@ -30,14 +30,6 @@ def drawing(*more: str) -> frozenset[str]:
     return _ALL - _OF_FEW | _named(*more)
 
 
-FLOW = _named(
-    *("method", "rtol", "atol", "eps", "max_steps", "ode_solver", "step_control", "batch_size"),
-    *("threshold", "label", "guidance", "guidance_interval"),
-    *("classifier", "classifier_scale", "guide", "fit", "temperature"),
-)
-"""What is heeded where images are encoded and decoded by the probability-flow ODE."""
-
-
 def check_heeded(
     name: str,
     modes: Mapping[str, Mode],
@@ -95,11 +87,6 @@ def _check_mode(
         raise ValueError(
             f"{_said('sampling.tile_overlap', overrides)} has no use without tiles: give --fit "
             "tile as well, or leave it out"
-        )
-    if "sampling.guidance_interval" in overrides and sampling.guidance == 1:
-        raise ValueError(
-            "--guidance_interval has no use at --guidance 1, which leads nowhere: give another "
-            "scale as well, or leave it out"
         )
 
 
