@@ -23,6 +23,7 @@ from score_sde.config.build import (
     build_scaler,
     channels_last,
     compiled,
+    compiling,
     image_shape,
     set_tf32,
 )
@@ -123,7 +124,7 @@ def run_loop(run: Run) -> None:
     bar = log.progress(config.training.n_iters, state.step)
     clock = Clock(config.training.batch_size)
     try:
-        with closing(batches):
+        with closing(batches), compiling("training.compile=off"):
             while state.step < config.training.n_iters:
                 if stop.signal is not None:
                     raise _stopped(run, stop.signal)
@@ -141,13 +142,6 @@ def run_loop(run: Run) -> None:
         advised = TrainingDiverged(error.what, error.step, do)
         log.say(str(advised))
         raise advised from None
-    except RuntimeError as error:
-        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise
-        raise ValueError(
-            f"the network cannot be compiled here ({str(error).splitlines()[0]}): "
-            "set --config.training.compile=off"
-        ) from error
     finally:
         bar.close()
         state.network = bare

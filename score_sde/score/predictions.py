@@ -36,7 +36,6 @@ of Diffusion-Based Generative Models", table 1.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -56,22 +55,22 @@ class Scales:
         """1: (B,)."""
         return torch.ones_like(self.t)
 
-    @cached_property
+    @property
     def alpha(self) -> Tensor:
         """α, the factor of the data: (B,)."""
         return self.sde.mean_scale(self.t)
 
-    @cached_property
+    @property
     def sigma(self) -> Tensor:
         """σ, the factor of the noise: (B,)."""
         return self.sde.std(self.t)
 
-    @cached_property
+    @property
     def mean_rate(self) -> Tensor:
         """α'/α: (B,)."""
         return self.sde.mean_rate(self.t)
 
-    @cached_property
+    @property
     def diffusion_squared(self) -> Tensor:
         """g²: (B,)."""
         return self.sde.diffusion_squared(self.t)
@@ -93,12 +92,12 @@ class ChainScales(Scales):
         """1: (B,)."""
         return self.like.new_ones(len(self.step))
 
-    @cached_property
+    @property
     def alpha(self) -> Tensor:
         """The chain's mean scale: (B,)."""
         return look_up(self.sde.chain_scales()[0], self.step, self.like)
 
-    @cached_property
+    @property
     def sigma(self) -> Tensor:
         """The chain's std: (B,)."""
         return look_up(self.sde.chain_scales()[1], self.step, self.like)

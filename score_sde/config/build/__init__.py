@@ -1,9 +1,9 @@
 """Config → objects: one `build_*` per concept.
 
 Below this layer nothing sees a config. `objects` makes SDE, network, objective, training and data,
-`classifiers` a classifier of noisy images, `scores` the scores that samples are drawn with,
-`guides` the other networks that lead them, `sampling` what draws them; `measuring` what is
-measured of images, `restoring` what draws those that fit.
+`compiling` compiles networks, `classifiers` makes a classifier of noisy images, `scores` the
+scores that samples are drawn with, `guides` the other networks that lead them, `sampling` what
+draws them; `measuring` what is measured of images, `restoring` what draws those that fit.
 """
 
 from score_sde.config.build.classifiers import (
@@ -12,6 +12,7 @@ from score_sde.config.build.classifiers import (
     build_classifier_state,
     empty_classifier,
 )
+from score_sde.config.build.compiling import compiled, compiled_evaluation, compiling
 from score_sde.config.build.given import (
     NEEDED,
     Given,
@@ -40,7 +41,6 @@ from score_sde.config.build.objects import (
     build_state,
     build_train_step,
     channels_last,
-    compiled,
     data_root,
     empty_network,
     field,
@@ -101,6 +101,8 @@ __all__ = [
     "check_guidance",
     "check_guides",
     "compiled",
+    "compiled_evaluation",
+    "compiling",
     "data_root",
     "draw",
     "drawn_classes",

@@ -161,13 +161,6 @@ def channels_last(config: Config, device: torch.device) -> torch.memory_format:
     return torch.channels_last if on else torch.contiguous_format
 
 
-def compiled(config: Config, network: nn.Module, device: torch.device) -> nn.Module:
-    """The network under `torch.compile`, if the config says so ("auto": on CUDA)."""
-    setting = config.training.compile
-    on = setting == "on" or (setting == "auto" and device.type == "cuda")
-    return torch.compile(network) if on else network  # type: ignore[return-value]
-
-
 def autocast_dtype(config: Config) -> torch.dtype | None:
     """What the network computes in beside float32; None for float32 alone."""
     return torch.bfloat16 if config.training.precision == "bf16" else None

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from score_sde import noise
+from score_sde.config.build.compiling import compiled_evaluation
 from score_sde.config.build.given import NEEDED, Given
 from score_sde.config.build.guides import (
     Guide,
@@ -171,11 +172,12 @@ def build_score_for(
     labelled, read = num_classes(config) > 0, build_parameterisation(config, sde)
     if upsampling_factor(config) and given is None:
         raise ValueError(NEEDED)
+    net = compiled_evaluation(config, network)
 
     def score_for(index: Tensor) -> Score:
         label = labels(index).to(index.device) if labelled and labels else None
         inputs = {} if given is None else given(index)
-        return NetworkScore(network, sde, True, label, parameterisation=read, **inputs)
+        return NetworkScore(net, sde, True, label, parameterisation=read, **inputs)
 
     return score_for
 

@@ -12,7 +12,7 @@ from score_sde.config.holds import (
     Number,
     up_to,
 )
-from score_sde.config.schema.field import PART, Field, counted_from_1, free
+from score_sde.config.schema.field import PART, Field, added, counted_from_1, free
 
 FIELDS: dict[str, Field] = {
     "sampling.method": free(
@@ -26,6 +26,9 @@ FIELDS: dict[str, Field] = {
     ),
     "sampling.num_steps": free(0, "steps; 0: the chain's own number of scales", up_to(10**7)),
     "sampling.batch_size": free(64, "images drawn at a time", AT_LEAST_1),
+    "sampling.compile": added(
+        False, "torch.compile of the network, which is then given full batches alone"
+    ),
     "sampling.predictor": free(
         "reverse_diffusion",
         "of pc: the step from one time to the next",
