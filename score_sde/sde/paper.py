@@ -11,7 +11,7 @@ from torch import Tensor
 
 from score_sde.sde.exploding import ExplodingSDE, check_levels
 from score_sde.sde.linear import SDE
-from score_sde.tensor_ops import expand_to, look_up, sent_to
+from score_sde.tensor_ops import expand_to, kept_on, look_up
 
 _NOTHING_LEFT = 1e8  # a noise level at which float32 has nothing of the data any more
 
@@ -172,7 +172,7 @@ class VPSDE(_BetaSDE):
 
     def index(self, t: Tensor) -> Tensor:
         """The chain's step nearest to time t, 0 … N − 1: (B,) → int64 (B,)."""
-        return torch.bucketize(t.contiguous(), sent_to(t.device, self._between_steps, t.dtype))
+        return torch.bucketize(t.contiguous(), kept_on(t.device, self._between_steps, t.dtype))
 
     @cached_property
     def _between_steps(self) -> Tensor:
