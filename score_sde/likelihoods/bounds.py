@@ -194,7 +194,9 @@ def draw_noise(seed: int, index: Tensor, draw: int, x: Tensor) -> Tensor:
 
 def draw_uniform(seed: int, index: Tensor, draw: int) -> Tensor:
     """A uniform number for each sample: float64 (B,), `exactly_where` its index lies."""
-    return uniform(seed, index.to(exactly_where(index)), draw, (), stream=Stream.BOUND, dtype=torch.float64)
+    return uniform(
+        seed, index.to(exactly_where(index)), draw, (), stream=Stream.BOUND, dtype=torch.float64
+    )
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:

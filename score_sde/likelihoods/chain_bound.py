@@ -137,7 +137,9 @@ class _Chain:
 
     def last_mean(self, score: Score, x: Tensor, z: Tensor) -> Tensor:
         """μ(x_1), the decoder's mean."""
-        x_1, noise = self._predict(score, x, torch.zeros(len(x), dtype=torch.int64, device=exactly_where(x)), z)
+        x_1, noise = self._predict(
+            score, x, torch.zeros(len(x), dtype=torch.int64, device=exactly_where(x)), z
+        )
         return (precise(x_1) - self.decoder_std * precise(noise)) / float(self.mean_scale[0])
 
     def _error(self, score: Score, x: Tensor, step: Tensor, z: Tensor) -> Tensor:

@@ -60,7 +60,11 @@ class VESDE(ExplodingSDE):
 
     def chain_scales(self) -> tuple[Tensor, Tensor]:
         """1 and SMLD's noise levels, the smallest first."""
-        return torch.ones_like(self.discrete_sigmas), self.discrete_sigmas
+        return self._ones, self.discrete_sigmas
+
+    @cached_property
+    def _ones(self) -> Tensor:
+        return torch.ones(self.N)
 
     def _chain_step(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(x), self._chain_levels(t)[2]
