@@ -64,17 +64,21 @@ def philox(counter: Sequence[Tensor], key: int) -> tuple[Tensor, Tensor, Tensor,
     c0, c1, c2, c3 = counter
     k0, k1 = key & _MASK, key >> 32
     for _ in range(_ROUNDS):
-        high_0, low_0 = _multiply(c0, _MULTIPLIERS[0])
-        high_2, low_2 = _multiply(c2, _MULTIPLIERS[1])
-        c0, c1, c2, c3 = high_2 ^ c1 ^ k0, low_2, high_0 ^ c3 ^ k1, low_0
+        # 64 bits each, modulo which they wrap: the sign is off, but all the bits are there.
+        product_0, product_2 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c2 = _mixed(product_2, c1, k0), _mixed(product_0, c3, k1)
+        c1, c3 = product_2, product_0  # of which the low words count
         k0, k1 = (k0 + _KEY_STEPS[0]) & _MASK, (k1 + _KEY_STEPS[1]) & _MASK
-    return c0, c1, c2, c3
+    return c0, c1 & _MASK, c2, c3 & _MASK
 
 
-def _multiply(word: Tensor, by: int) -> tuple[Tensor, Tensor]:
-    """High and low word of a 32 × 32 bit product."""
-    product = word * by  # wraps modulo 2⁶⁴: the sign is off, but all 64 bits are there
-    return (product >> 32) & _MASK, product & _MASK
+def _mixed(product: Tensor, word: Tensor, key: int) -> Tensor:
+    """The high word of a product, the low one of `word` and a key, added modulo 2."""
+    mixed = (product >> 32) ^ word
+    # Draws are made of a hundred such passes over memory: what can stay in its place does.
+    mixed ^= key
+    mixed &= _MASK
+    return mixed
 
 
 def _blocks(
@@ -110,8 +114,17 @@ def _blocks(
 def _words(seed: int, index: Tensor, draw: int, shape: Sequence[int], stream: Stream) -> Tensor:
     """One word for each entry: int64 (B, *shape)."""
     size = math.prod(shape)
-    words = torch.stack(_blocks(seed, index, draw, -(-size // 4), stream), dim=-1)
-    return words.flatten(1)[:, :size].reshape(-1, *shape)
+    words = _blocks(seed, index, draw, -(-size // 4), stream)
+    return _interleaved(words)[:, :size].reshape(-1, *shape)
+
+
+def _interleaved(words: Sequence[Tensor]) -> Tensor:
+    """Four of (B, n_blocks), block by block: (B, 4 n_blocks)."""
+    # As `torch.stack` along a new last axis, which copies number by number.
+    blocks = words[0].new_empty((*words[0].shape, len(words)))
+    for k, word in enumerate(words):
+        blocks[..., k] = word
+    return blocks.flatten(1)
 
 
 def _check_dtype(dtype: torch.dtype) -> None:
@@ -150,15 +163,15 @@ def normal(
     _check_dtype(dtype)
     size = math.prod(shape)
     a, b, c, d = _blocks(seed, index, draw, -(-size // 4), stream)
-    z = torch.stack((*_box_muller(a, b, dtype), *_box_muller(c, d, dtype)), dim=-1)
-    return z.flatten(1)[:, :size].reshape(-1, *shape)
+    z = _interleaved((*_box_muller(a, b, dtype), *_box_muller(c, d, dtype)))
+    return z[:, :size].reshape(-1, *shape)
 
 
 def _box_muller(a: Tensor, b: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     # 1 … 2³² instead of 0 … 2³² − 1: the logarithm never meets zero.
-    radius = ((a + 1).to(dtype) * 2.0**-32).log().mul(-2).sqrt()
-    angle = b.to(dtype) * (2 * math.pi * 2.0**-32)
-    return radius * angle.cos(), radius * angle.sin()
+    radius = (a + 1).to(dtype).mul_(2.0**-32).log_().mul_(-2).sqrt_()
+    angle = b.to(dtype).mul_(2 * math.pi * 2.0**-32)
+    return angle.cos().mul_(radius), angle.sin_().mul_(radius)
 
 
 def uniform(
