@@ -194,6 +194,10 @@ class VESDE(SDE, library.VESDE):
         sigma, below, G = self._levels(t)
         return torch.ones_like(t), G, G * below / sigma
 
+    def chain_scales(self) -> tuple[Tensor, Tensor]:
+        """1 and the noise levels of the table as it is now."""
+        return torch.ones_like(self.discrete_sigmas), self.discrete_sigmas
+
     def _levels(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """σ_i, σ_{i−1} and G, from the table as it is now; σ_{−1} = 0."""
         i = self.index(t)

@@ -126,6 +126,8 @@ def kept_on(device: torch.device | str, table: Tensor, dtype: torch.dtype | None
     dtype = table.dtype if dtype is None else dtype
     if table.device == torch.device(device) and table.dtype == dtype:
         return table
+    if torch.compiler.is_compiling():  # a graph has the copy in it, and knows no dictionary
+        return sent_to(device, table, dtype)
     copies = _KEPT.setdefault(table, {})
     version = 0 if table.is_inference() else table._version
     place = str(device), dtype, version

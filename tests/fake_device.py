@@ -32,6 +32,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from score_sde import tensor_ops
+from score_sde.config import parts
+from score_sde.config.build import build_measurement
+from score_sde.config.schema import FIELDS
+from score_sde.networks.table import NETWORKS
+from score_sde.posteriors import POSTERIORS
+from score_sde.sde import SDES, VPSDE
 
 Made = TypeVar("Made")
 
@@ -222,3 +228,74 @@ def fake_device(kind: str) -> Iterator[FakeDevice]:
         stack.enter_context(_FromPython(device))
         stack.enter_context(_Guard(device))
         yield device
+
+
+# ---- What is stepped and evaluated there ----
+
+B, SHAPE = 3, (3, 8, 8)
+LARGER = (3, 16, 16)  # which all networks can halve as often as they do
+CONFIG = parts.as_config(
+    {name: row.default for name, row in FIELDS.items()}
+    | parts.DDPMPP
+    | parts.COLOUR_DIGITS
+    | parts.VP
+    | parts.SMALL
+    | {"device": "cpu", "model.nf": 32, "model.ch_mult": (1, 1), "model.num_scales": 12}
+    | {"model.beta_max": 5.0, "sampling.s_churn": 5.0, "sampling.eta": 0.5}
+)
+MODEL = CONFIG.model.to_dict() | {"centered": True, "augment_dim": 0}
+
+
+def sde_of(name):
+    return SDES[name](MODEL)
+
+
+def images(device, *shape):
+    return torch.zeros(B, *(shape or SHAPE), device=device.type)
+
+
+def times(device, value=0.5):
+    return torch.full((B,), value, device=device.type)
+
+
+def index(device):
+    return torch.arange(B, device=device.type)
+
+
+def score(x, t):
+    """Of a standard normal, kept so by the SDE."""
+    assert t.device == x.device
+    assert t.shape == x.shape[:1]
+    return -x
+
+
+def no_noise(x):
+    return lambda shape: torch.zeros_like(x)
+
+
+def network(device, name="ddpm", moved=False, **fields):
+    """A network, made on the device or moved to it."""
+    make, fields = NETWORKS[name], MODEL | fields
+    if not moved:
+        with device.tables_coming(), torch.device(device.type):
+            return make(fields, LARGER)
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    try:
+        with device.tables_coming():
+            return make(fields, LARGER).to(device.type)
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+
+
+def measurement_of(task, noise=0.1):
+    config = CONFIG.copy_and_resolve_references()
+    config.restore.task, config.restore.noise = task, noise
+    return build_measurement(config, SHAPE)
+
+
+def posterior(name, device, measurement):
+    y = measurement.measured(measurement.forward(images(device)[:1]))
+    made = POSTERIORS[name](lambda x, t: -x, VPSDE(), measurement, y)
+    if hasattr(made, "max_iterations"):
+        made.max_iterations = 2
+    return made

@@ -8,23 +8,26 @@ import itertools
 
 import pytest
 import torch
-from fake_device import Refused, fake_device
-from torch import nn
+from fake_device import (
+    CONFIG,
+    LARGER,
+    SHAPE,
+    B,
+    Refused,
+    fake_device,
+    images,
+    index,
+    network,
+    no_noise,
+    score,
+    sde_of,
+    times,
+)
 
-from score_sde.config import parts
-from score_sde.config.build import build_measurement, build_sampler, build_sde
-from score_sde.config.schema import FIELDS
-from score_sde.likelihoods import continuous_bound, discrete_bound
-from score_sde.likelihoods.divergence import hutchinson_probes, value_and_divergence
-from score_sde.networks.ema import ExponentialMovingAverage
 from score_sde.networks.low_resolution import LowResolution
-from score_sde.networks.power_average import PowerAverage
 from score_sde.networks.table import CLASSIFIERS, NETWORKS
 from score_sde.noise import SampleNoise, normal
-from score_sde.objectives import OBJECTIVES, TIME_SAMPLERS, Classification, make_objective
-from score_sde.posteriors import DDRM, POSTERIORS, TASKS, Replaced
-from score_sde.posteriors.twisted import TwistedSMC
-from score_sde.samplers import SAMPLERS, GridSampler
+from score_sde.samplers import GridSampler
 from score_sde.samplers.completion import MASKS, Replacement, known_gray, known_pixels
 from score_sde.samplers.thresholding import ThresholdedScore
 from score_sde.score import (
@@ -34,86 +37,17 @@ from score_sde.score import (
     NetworkScore,
     parameterisation,
 )
-from score_sde.score.exact import Classes, ExactScore, Points
+from score_sde.score.exact import ExactScore, Points
 from score_sde.score.tiling import TiledScore, Tiling
 from score_sde.sde import SDES, VPSDE
-from score_sde.solvers.adaptive_sde import SDEControl, solve_sde
 from score_sde.solvers.correctors import CORRECTORS
 from score_sde.solvers.few_step import FEW_STEP
 from score_sde.solvers.grids import chain_grid, time_grid
-from score_sde.solvers.ode import ODE_SOLVERS, solve, solve_scipy
 from score_sde.solvers.predictors import PREDICTORS
 from score_sde.solvers.step import make_step
 from score_sde.tensor_ops import kept_on
-from score_sde.training import Augmentation, TrainState, TrainStep, make_optimizer
-from score_sde.training.record import StepRecord, check_finite, loss_by_level
 
-B, SHAPE = 3, (3, 8, 8)
-LARGER = (3, 16, 16)  # which all networks can halve as often as they do
 STEPS = {**CORRECTORS, **PREDICTORS, **FEW_STEP}
-CONFIG = parts.as_config(
-    {name: row.default for name, row in FIELDS.items()}
-    | parts.DDPMPP
-    | parts.COLOUR_DIGITS
-    | parts.VP
-    | parts.SMALL
-    | {"device": "cpu", "model.nf": 32, "model.ch_mult": (1, 1), "model.num_scales": 12}
-    | {"model.beta_max": 5.0, "sampling.s_churn": 5.0, "sampling.eta": 0.5}
-)
-MODEL = CONFIG.model.to_dict() | {"centered": True, "augment_dim": 0}
-
-
-def sde_of(name):
-    return SDES[name](MODEL)
-
-
-def images(device, *shape):
-    return torch.zeros(B, *(shape or SHAPE), device=device.type)
-
-
-def times(device, value=0.5):
-    return torch.full((B,), value, device=device.type)
-
-
-def index(device):
-    return torch.arange(B, device=device.type)
-
-
-def score(x, t):
-    """Of a standard normal, kept so by the SDE."""
-    assert t.device == x.device
-    assert t.shape == x.shape[:1]
-    return -x
-
-
-def no_noise(x):
-    return lambda shape: torch.zeros_like(x)
-
-
-def network(device, name="ddpm", moved=False, **fields):
-    """A network, made on the device or moved to it."""
-    make, fields = NETWORKS[name], MODEL | fields
-    if not moved:
-        with device.tables_coming(), torch.device(device.type):
-            return make(fields, LARGER)
-    torch.__future__.set_overwrite_module_params_on_conversion(True)
-    try:
-        with device.tables_coming():
-            return make(fields, LARGER).to(device.type)
-    finally:
-        torch.__future__.set_overwrite_module_params_on_conversion(False)
-
-
-@pytest.fixture
-def cuda():
-    with fake_device("cuda") as device, torch.no_grad():
-        yield device
-
-
-@pytest.fixture
-def meta():
-    with fake_device("meta") as device:
-        yield device
 
 
 # ---- The guard ----
@@ -380,8 +314,8 @@ def test_a_step(name, on_chain, cuda):
     assert all(map(cuda.is_here, cuda.settled(walk)))
 
 
-def constraint(kind, device, sde, noise, shape=SHAPE):
-    data = torch.zeros(B, *shape)
+def constraint(kind, device, sde, noise):
+    data = torch.zeros(B, *SHAPE)
     if kind == "grey":
         known = known_gray(data).to(device.type)
     else:
@@ -400,358 +334,19 @@ def test_a_constraint(kind, cuda):
 
 def test_a_walk_down_the_grid_with_its_noise_its_constraint_and_its_end(cuda):
     sde = VPSDE()
-    net = NetworkScore(network(cuda, moved=True).eval(), sde)
+    net = NetworkScore(lambda x, cond: x, sde)
     sampler = GridSampler(
         sde,
-        time_grid(sde, 2),
+        time_grid(sde, 1),
         PREDICTORS["ancestral_sampling"](sde),
         CORRECTORS["langevin"](sde, snr=0.1, n_steps=1),
         tweedie=True,
         resample=2,
     )
     with cuda.tables_coming():
-        keep = constraint("grey", cuda, sde, SampleNoise(0, index(cuda)), LARGER)
+        keep = constraint("grey", cuda, sde, SampleNoise(0, index(cuda)))
     x, nfe = cuda.settled(
-        lambda: sampler.run(
-            images(cuda, *LARGER), net, SampleNoise(0, index(cuda)), constraint=keep
-        )
+        lambda: sampler.run(images(cuda), net, SampleNoise(0, index(cuda)), constraint=keep)
     )
     assert cuda.is_here(x)
-    assert nfe == 2 * 2 * 2 + 1
-
-
-# ---- Restoration ----
-
-
-def measurement_of(task, noise=0.1):
-    config = CONFIG.copy_and_resolve_references()
-    config.restore.task, config.restore.noise = task, noise
-    return build_measurement(config, SHAPE)
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_a_step_of_ddrm(task, cuda):
-    measurement, sde, x = measurement_of(task), VPSDE(), images(cuda)
-    if DDRM.measures(measurement) is not None:
-        pytest.skip("has no decomposition")
-
-    def walk():
-        step = DDRM(sde, measurement, y)
-        found = step.step(x, times(cuda), times(cuda, 0.4), score, no_noise(x))
-        return *found, step.start(x, times(cuda, 1.0)), step.end(x, times(cuda), score)
-
-    with cuda.tables_coming():
-        y = measurement.measured(measurement.forward(x))
-    assert all(map(cuda.is_here, cuda.settled(walk)))
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_a_replacement_of_what_was_measured(task, cuda):
-    try:
-        measurement = measurement_of(task, noise=0.0)
-    except ValueError:
-        pytest.skip("says all of an image without noise")
-    if Replaced.accepts(measurement) is not None:
-        pytest.skip("has no decomposition")
-    x = images(cuda)
-    with cuda.tables_coming():
-        keep = Replacement(VPSDE(), Replaced(measurement, measurement.forward(x)), no_noise(x))
-    assert all(map(cuda.is_here, cuda.settled(lambda: keep(x, x, times(cuda), times(cuda, 0.4)))))
-
-
-def posterior(name, device, measurement):
-    y = measurement.measured(measurement.forward(images(device)[:1]))
-    made = POSTERIORS[name](lambda x, t: -x, VPSDE(), measurement, y)
-    if hasattr(made, "max_iterations"):
-        made.max_iterations = 2
-    return made
-
-
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("name", POSTERIORS)
-def test_a_posterior_score(name, task, meta):
-    """Conjugate gradients alone ask whether all samples are done, before each evaluation."""
-    measurement = measurement_of(task)
-    with meta.tables_coming():
-        try:
-            of = posterior(name, meta, measurement)
-        except ValueError as refused:
-            pytest.skip(str(refused))
-        with meta.answering(1):
-            of(images(meta), times(meta))
-    with meta.answering(1):
-        assert meta.is_here(of(images(meta), times(meta)))
-    asked = {"posteriors/conjugate_gradients.py conjugate_gradients": 2}
-    assert meta.reads == (asked if hasattr(of, "max_iterations") else {})
-
-
-# ---- Losses and training ----
-
-
-def objective_of(name, draw):
-    """With the first SDE that it is defined for, the SDEs beginning in turn."""
-    turn = list(itertools.product(OBJECTIVES, TIME_SAMPLERS)).index((name, draw))
-    kinds = (*SDES, *SDES)[turn % len(SDES) :]
-    for kind, continuous in itertools.product(kinds, (True, False)):
-        for weighting in (False, True):
-            given = {"objective": name, "times": draw, "continuous": continuous}
-            try:
-                return make_objective(
-                    sde_of(kind), likelihood_weighting=weighting, eps=1e-3, **given
-                )
-            except ValueError:
-                continue
-    return None
-
-
-@pytest.mark.parametrize("draw", TIME_SAMPLERS)
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_a_loss(name, draw):
-    objective = objective_of(name, draw)
-    if objective is None:
-        pytest.skip("draws its own times")
-
-    def loss(device, net):
-        t = objective.times(B, torch.device(device.type))
-        assert device.is_here(objective.time(t))
-        return objective(net, images(device), t, images(device))
-
-    with fake_device("cuda") as cuda, torch.no_grad():
-        assert cuda.settled(lambda: loss(cuda, lambda x, cond: -x)).device.type == "cuda"
-    with fake_device("meta") as meta:
-        net = nn.Conv2d(SHAPE[0], SHAPE[0], 1, device="meta")
-        meta.settled(lambda: loss(meta, lambda x, cond: net(x)).sum().backward())
-        assert meta.is_here(net.weight.grad)
-
-
-def test_the_loss_of_a_classifier(cuda):
-    sde = VPSDE()
-    objective = Classification(sde, make_objective(sde))
-    t = objective.times(B, torch.device("cuda"))
-    losses = objective(lambda x, cond: x.flatten(1), images(cuda), t, images(cuda), index(cuda))
-    assert losses.device.type == "cuda"
-
-
-def training(device):
-    """A step with all that it may do, its state and a batch."""
-    net = network(device, augment_dim=9, upsampling_factor=2, num_classes=10)
-    state = TrainState(
-        net,
-        ExponentialMovingAverage(net, 0.999),
-        make_optimizer(net.named_parameters()),
-        averages=[PowerAverage(net, 0.1)],
-    )
-    step = TrainStep(
-        make_objective(VPSDE(), times="importance", objective="likelihood"),
-        lr=1e-3,
-        warmup=5,
-        grad_clip=1.0,
-        accumulation=2,
-        augmentation=Augmentation(0.5),
-        low_resolution=LowResolution(2, 0.5),
-    )
-    return net, lambda: step(state, images(device, *LARGER), index(device))
-
-
-def test_a_training_step_on_a_gpu(monkeypatch):
-    """All of it, the fused optimiser too, but for the gradient."""
-
-    def backward(loss):
-        assert loss.device.type == "cuda"
-        for weights in net.parameters():
-            weights.grad = torch.zeros_like(weights)
-
-    with fake_device("cuda") as cuda:
-        monkeypatch.setattr(torch.Tensor, "backward", backward)
-        net, step = training(cuda)
-        record = cuda.settled(step)
-        assert cuda.is_here(record.loss)
-        assert cuda.is_here(record.grad_norm)
-
-
-def test_the_gradient_of_a_training_step(meta):
-    """Off CUDA no optimiser takes the flag of what is not finite, and the host reads it."""
-    _, step = training(meta)
-    with meta.tables_coming(), meta.answering(1):
-        step()
-    with meta.answering(1):
-        assert meta.is_here(step().loss)
-    assert meta.reads == {"training/step.py _step_if_finite": 1}
-
-
-def test_divergence(meta):
-    probes = hutchinson_probes("Rademacher", SHAPE, index(meta), seed=0)
-    for given in (probes, None):
-        found = value_and_divergence(lambda x: -x, images(meta), given)
-        assert all(map(meta.is_here, found))
-
-
-# ---- Waits that are there by design ----
-
-
-def steps_of_the_ode(device, method="rk45", first_step=0.1, norm="sample"):
-    calls = []
-
-    def slope(y, t, row):
-        calls.append(t)
-        return -y
-
-    solve(slope, images(device, 4), 1.0, 0.25, first_step=first_step, method=method, norm=norm)
-    begun = 1 if first_step else 2
-    return (len(calls) - begun) // ODE_SOLVERS[method].evaluations
-
-
-def steps_of_the_sde(device):
-    calls = []
-
-    def equation(x, t, row):
-        calls.append(t)
-        return -x, torch.ones_like(t)
-
-    control = SDEControl(first_step=0.25)
-    solve_sde(equation, images(device, 4), 1.0, 0.25, lambda *_: images(device, 4), control)
-    return len(calls) // 2
-
-
-def evaluations_for_scipy(device):
-    calls = []
-
-    def slope(y, t, row):
-        calls.append(t)
-        return -y
-
-    solve_scipy(slope, images(device, 4), 1.0, 0.25)
-    return len(calls)
-
-
-def runs_of_particles(device):
-    measurement = measurement_of("denoise")
-    smc = TwistedSMC(VPSDE(), time_grid(VPSDE(), 3, "log_snr", 0.02), 2)
-    given = {"seed": 0, "batch_size": 2 * B, "device": device.type}
-    list(
-        smc.draw(
-            lambda row: posterior("pigdm", device, measurement), index(device), SHAPE, **given
-        )
-    )
-    return 1
-
-
-def evaluations_led_in_an_interval(device):
-    of = GuidedScore(score, lambda x, t: -2 * x, VPSDE(), 2.0, (0.1, 10.0))
-    of(images(device), times(device))
-    return 1
-
-
-def runs_that_count_what_a_guide_evaluates(device):
-    sde, x = VPSDE(), images(device)
-    led = GuidedScore(score, lambda x, t: -2 * x, sde, 2.0, (0.1, 10.0))
-
-    class Counted:
-        __call__ = staticmethod(score)
-        evaluations_at = staticmethod(led.evaluations_at)
-
-    sampler = GridSampler(sde, time_grid(sde, 3), PREDICTORS["euler_maruyama"](sde))
-    sampler.run(x, Counted(), no_noise(x))
-    return 1
-
-
-def lines_of_the_log(device):
-    t = times(device)
-    record = StepRecord(3, t.sum(), t, t, t.sum(), 1e-3)
-    check_finite([record])
-    loss_by_level(t, t, torch.linspace(0, 1, 4))
-    return 1
-
-
-def bounds_of_a_chain(device):
-    discrete_bound(
-        VPSDE(0.1, 5.0, 12),
-        lambda row: score,
-        images(device),
-        index=index(device),
-        seed=0,
-        n_draws=2,
-        inverse_scaler=lambda x: (x + 1) / 2,
-        levels=3,
-    )
-    return 1
-
-
-WAITS = {
-    steps_of_the_ode: {"solvers/ode/adaptive.py step": 1},  # errors decide the next step
-    steps_of_the_sde: {"solvers/adaptive_sde.py step": 1},
-    evaluations_for_scipy: {"solvers/ode/through_scipy.py __call__": 2},  # scipy is on the host
-    runs_of_particles: {"posteriors/twisted.py _draw": 2 + B},  # at the end
-    evaluations_led_in_an_interval: {
-        "score/guidance.py __call__": 1
-    },  # saves one where none is led
-    runs_that_count_what_a_guide_evaluates: {"samplers/grid.py calls": 1},
-    lines_of_the_log: {
-        "training/record.py check_finite": 1,
-        "training/record.py loss_by_level": 2,
-    },
-    bounds_of_a_chain: {"likelihoods/chain_bound.py check": 1},  # that data lie on the levels
-}
-"""Where the host asks by design, and how often in what the function counts.
-
-Others are told where they are tested: conjugate gradients ask before each evaluation whether they
-are done, the update does off CUDA, and a `BrownianPath` looks each time up in its grid.
-"""
-ONCE = {
-    steps_of_the_ode: {"solvers/ode/adaptive.py _first_steps": 1},
-    evaluations_for_scipy: {"solvers/ode/through_scipy.py solve_scipy": 1},
-}
-
-
-@pytest.mark.parametrize("run", WAITS)
-def test_waits_that_are_there_by_design(run):
-    kind = "meta" if run is runs_of_particles else "cuda"
-    with fake_device(kind) as device, torch.no_grad():
-        answer = int(run in (evaluations_for_scipy, bounds_of_a_chain, lines_of_the_log))
-        with device.tables_coming(), device.answering(answer):
-            count = run(device)
-    assert count > 0
-    once = ONCE.get(run, {})
-    assert device.reads == {place: n * count for place, n in WAITS[run].items()} | once
-
-
-def test_an_exact_score_of_classes_asks_which_of_them_are_in_reach(cuda):
-    """It is a measure of samplers, and most classes then cost nothing."""
-    samples = torch.rand(8, *SHAPE, generator=torch.Generator().manual_seed(0))
-    with cuda.tables_coming():
-        of = ExactScore(Classes.of(samples, torch.arange(8) % 2, 0.1).to("cuda"), VPSDE())
-        with pytest.raises(Refused, match="where a mask is true"):
-            of(images(cuda), times(cuda))
-
-
-@pytest.mark.parametrize("first_step", [0.1, None])
-@pytest.mark.parametrize("norm", ["sample", "joint"])
-@pytest.mark.parametrize("method", ODE_SOLVERS)
-def test_a_step_of_the_adaptive_ode_reads_its_errors_alone(method, norm, first_step, cuda):
-    with cuda.answering():
-        count = steps_of_the_ode(cuda, method, first_step, norm)
-    begun = {"solvers/ode/adaptive.py _first_steps": 1 if first_step else 2}
-    assert cuda.reads == {"solvers/ode/adaptive.py step": count} | begun
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_an_adaptive_sampler_reads_its_errors_alone(name, cuda):
-    config = CONFIG.copy_and_resolve_references()
-    config.sampling.method = name
-    sampler = build_sampler(config, build_sde(config))
-    given = {"seed": 0, "batch_size": B, "device": "cuda"}
-    with cuda.tables_coming(), cuda.answering():
-        found = list(sampler.draw(lambda part: score, torch.arange(B), (1, 4, 4), **given))
-    assert cuda.is_here(found[0].x)
-    assert {place.split()[0] for place in cuda.reads} <= {
-        "solvers/ode/adaptive.py",
-        "solvers/adaptive_sde.py",
-    }
-
-
-def test_a_continuous_bound(cuda):
-    def bound():
-        x, given = images(cuda), {"index": index(cuda), "seed": 0, "n_times": 2}
-        return continuous_bound(VPSDE(), lambda row: score, x, **given).nats
-
-    assert cuda.is_here(cuda.settled(bound))
+    assert nfe == 2 * 2 + 1  # a step, taken twice, and the end

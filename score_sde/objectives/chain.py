@@ -47,6 +47,7 @@ class _ChainObjective(Objective):
             raise ValueError(f"{sde.name}: {self.refusal}")
         self.sde, self.N, self.reduce_mean = sde, sde.N, reduce_mean
         self.prediction = (parameterisation or make_parameterisation(sde, False)).prediction
+        sde.chain_scales()  # of an SDE that computes them: here, and not in a graph
         self._times = sde.chain_times().float().clamp_max(sde.T)
 
     def step(self, t: Tensor) -> Tensor:

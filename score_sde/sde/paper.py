@@ -33,6 +33,7 @@ class VESDE(ExplodingSDE):
         self.discrete_sigmas = torch.exp(
             torch.linspace(math.log(sigma_min), math.log(sigma_max), N)
         )
+        self._ones = torch.ones_like(self.discrete_sigmas)
 
     def std(self, t: Tensor) -> Tensor:
         """σ(t) = σ_min (σ_max/σ_min)^t; the 2021 release, too, does not subtract σ_min²."""
@@ -61,10 +62,6 @@ class VESDE(ExplodingSDE):
     def chain_scales(self) -> tuple[Tensor, Tensor]:
         """1 and SMLD's noise levels, the smallest first."""
         return self._ones, self.discrete_sigmas
-
-    @cached_property
-    def _ones(self) -> Tensor:
-        return torch.ones(self.N)
 
     def _chain_step(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(x), self._chain_levels(t)[2]
