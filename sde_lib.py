@@ -104,6 +104,15 @@ class SDE(library.SDE):
         """The release's times of the chain's steps, k T/(N − 1): float64 (N,)."""
         return library.SDE.chain_times(self)
 
+    @property
+    def _step_times(self) -> Tensor:  # as T and N, which may be set, are now
+        return self.chain_times().float()
+
+    @property
+    def _chain_scales(self) -> tuple[Tensor, Tensor]:
+        times = self.chain_times()
+        return self.mean_scale(times).float(), self.std(times).float()
+
     def chain_position(self, t: Tensor) -> Tensor:
         """t (N − 1)/T, not rounded, which the release's networks are told: (B,) → (B,)."""
         return t * (self.N - 1) / self.T
@@ -184,6 +193,10 @@ class VESDE(SDE, library.VESDE):
             return super().ancestral_step(t, s)
         sigma, below, G = self._levels(t)
         return torch.ones_like(t), G, G * below / sigma
+
+    def chain_scales(self) -> tuple[Tensor, Tensor]:
+        """1 and the noise levels of the table as it is now."""
+        return torch.ones_like(self.discrete_sigmas), self.discrete_sigmas
 
     def _levels(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """σ_i, σ_{i−1} and G, from the table as it is now; σ_{−1} = 0."""

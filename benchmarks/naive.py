@@ -217,7 +217,7 @@ class Step:
     def __call__(self, x_0: Tensor) -> Tensor:
         """One update with a batch (B, 3, H, W); the loss."""
         low, high = self.sigmas
-        t = torch.rand(len(x_0)) * (1 - 1e-5) + 1e-5
+        t = torch.rand(len(x_0), device=x_0.device) * (1 - 1e-5) + 1e-5
         sigma = low * (high / low) ** t
         z = torch.randn_like(x_0)
         score = self.network(x_0 + sigma[:, None, None, None] * z, sigma)

@@ -107,7 +107,7 @@ def diffusers(config: Config, skip: bool) -> Route:
     sde = build_sde(config)
 
     def step(x_0: Tensor) -> None:
-        t = torch.rand(len(x_0)) * (1 - 1e-5) + 1e-5
+        t = torch.rand(len(x_0), device=x_0.device) * (1 - 1e-5) + 1e-5
         sigma, z = sde.std(t), torch.randn_like(x_0)
         noisy = x_0 + sigma[:, None, None, None] * z
         loss = 0.5 * (forward(noisy, sigma) * sigma[:, None, None, None] + z).square().sum()

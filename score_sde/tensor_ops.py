@@ -5,11 +5,12 @@ level, a norm) has shape (B,). Tables are looked up by index (`look_up`) or by n
 """
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping, MutableMapping
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 Key = TypeVar("Key")
 Row = TypeVar("Row")
@@ -107,6 +108,35 @@ def sent_to(device: torch.device | str, value: Tensor, dtype: torch.dtype | None
     return value.to(device, non_blocking=torch.device(device).type != "mps")
 
 
+_KEPT: MutableMapping[Tensor, dict[Hashable, Tensor]] = WeakTensorKeyDictionary()
+"""Of tables that were made on the CPU, their copies on other devices and in other dtypes."""
+
+
+def kept_on(device: torch.device | str, table: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A table that was made on the CPU, on a device: sent there once, and kept while it lives.
+
+    So steps that need a table send nothing but the first time. What is changed in the table in
+    place, or put in its place, is sent again.
+
+    Args:
+        device: where it is needed.
+        table: of any shape.
+        dtype: that it is given before it is sent; its own by default.
+    """
+    dtype = table.dtype if dtype is None else dtype
+    if table.device == torch.device(device) and table.dtype == dtype:
+        return table
+    if torch.compiler.is_compiling():  # a graph has the copy in it, and knows no dictionary
+        return sent_to(device, table, dtype)
+    copies = _KEPT.setdefault(table, {})
+    version = 0 if table.is_inference() else table._version
+    place = str(device), dtype, version
+    if place not in copies:
+        with torch.inference_mode(False):  # it may take part in a gradient later
+            copies[place] = sent_to(device, table, dtype)
+    return copies[place]
+
+
 def look_up(table: Tensor, index: Tensor, like: Tensor) -> Tensor:
     """Entries of a table that was made on the CPU, with the device and dtype of `like`.
 
@@ -118,7 +148,7 @@ def look_up(table: Tensor, index: Tensor, like: Tensor) -> Tensor:
     Returns:
         (B,).
     """
-    return sent_to(like.device, table, like.dtype)[index]
+    return kept_on(like.device, table, like.dtype)[index]
 
 
 def sum_per_sample(x: Tensor) -> Tensor:

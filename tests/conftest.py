@@ -131,6 +131,24 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float 
     )
 
 
+@pytest.fixture
+def cuda():
+    """A GPU that is not here, without gradients (`fake_device`)."""
+    from fake_device import fake_device
+
+    with fake_device("cuda") as device, torch.no_grad():
+        yield device
+
+
+@pytest.fixture
+def meta():
+    """A device without numbers that knows gradients, under the same guard."""
+    from fake_device import fake_device
+
+    with fake_device("meta") as device:
+        yield device
+
+
 @pytest.fixture(scope="session")
 def random_inception(tmp_path_factory) -> Path:
     """Random weights in the format of the real ones."""

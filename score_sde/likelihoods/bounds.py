@@ -140,7 +140,7 @@ class _Times:
         self.width = torch.acosh(highest / self.lowest)
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Uniform u (B,) → times t and dt/du, both (B,) in float64 on the CPU."""
+        """Uniform u (B,) → times t and dt/du, both (B,) in float64."""
         w = (u * self.width).clamp_min(_SMALLEST)
         t = self.sde.time_of_noise_level(self.lowest * torch.cosh(w)).clamp(self.eps, self.sde.T)
         _, G = self.sde.transition(t, torch.full_like(t, self.eps))
@@ -193,12 +193,19 @@ def draw_noise(seed: int, index: Tensor, draw: int, x: Tensor) -> Tensor:
 
 
 def draw_uniform(seed: int, index: Tensor, draw: int) -> Tensor:
-    """A uniform number for each sample: float64 (B,) on the CPU, where times are computed."""
-    return uniform(seed, index.cpu(), draw, (), stream=Stream.BOUND, dtype=torch.float64)
+    """A uniform number for each sample: float64 (B,), `exactly_where` its index lies."""
+    return uniform(
+        seed, index.to(exactly_where(index)), draw, (), stream=Stream.BOUND, dtype=torch.float64
+    )
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
     return precise(sum_per_sample(a * b))
+
+
+def exactly_where(x: Tensor) -> torch.device:
+    """Where times and tables of a bound are computed in float64: on the device, if it has that."""
+    return torch.device("cpu") if x.device.type == "mps" else x.device
 
 
 def precise(x: Tensor) -> Tensor:

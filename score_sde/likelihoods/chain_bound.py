@@ -23,13 +23,14 @@ from score_sde.likelihoods.bounds import (
     check_data,
     draw_noise,
     draw_uniform,
+    exactly_where,
     precise,
 )
 from score_sde.noise import MAX_DRAWS
 from score_sde.objectives import elbo_weights
 from score_sde.score import ScoreFor
 from score_sde.sde import SDE, Score
-from score_sde.tensor_ops import expand_to, sum_per_sample
+from score_sde.tensor_ops import expand_to, kept_on, sum_per_sample
 
 _UNIFORMS = MAX_DRAWS // 2  # draw numbers of steps begin here, far above those of noise
 
@@ -95,13 +96,14 @@ def discrete_bound(
 
 
 class _Chain:
-    """DDPM's chain in float64 on the CPU, with the times at which the score is asked."""
+    """DDPM's chain in float64, with the times at which the score is asked."""
 
     def __init__(self, sde: SDE, continuous: bool) -> None:
         self.N, self.weights = sde.N, elbo_weights(sde)
         betas = sde.chain_betas()
         kept = (1 - betas).cumprod(0)
         self.mean_scale, self.sigma = kept.sqrt(), (1 - kept).sqrt()
+        self.mass = self.weights[1:].cumsum(0)
         self.decoder_std = math.sqrt(betas[0])
         self.times = sde.chain_times()
         if continuous:
@@ -118,7 +120,7 @@ class _Chain:
         total = precise(x.new_zeros(len(x)))
         for i in range(1, self.N):
             z = draw_noise(seed, index, draw * self.N + i, x)
-            step = torch.full((len(x),), i)
+            step = torch.full((len(x),), i, device=exactly_where(x))
             total += float(self.weights[i]) * self._error(score, x, step, z)
         return total
 
@@ -126,16 +128,18 @@ class _Chain:
         """The same from one of them, drawn in proportion to its weight: (B,)."""
         if self.N == 1:
             return precise(x.new_zeros(len(x)))
-        mass = self.weights[1:].cumsum(0)
         # No sample takes all steps here, so the second noise of a draw may serve whichever it is.
         z = draw_noise(seed, index, draw * self.N + 1, x)
         u = draw_uniform(seed, index, _UNIFORMS + draw)
+        mass = kept_on(u.device, self.mass)
         step = 1 + torch.searchsorted(mass, u * mass[-1], right=True).clamp_max(self.N - 2)
-        return float(mass[-1]) * self._error(score, x, step, z)
+        return float(self.mass[-1]) * self._error(score, x, step, z)
 
     def last_mean(self, score: Score, x: Tensor, z: Tensor) -> Tensor:
         """μ(x_1), the decoder's mean."""
-        x_1, noise = self._predict(score, x, torch.zeros(len(x), dtype=torch.int64), z)
+        x_1, noise = self._predict(
+            score, x, torch.zeros(len(x), dtype=torch.int64, device=exactly_where(x)), z
+        )
         return (precise(x_1) - self.decoder_std * precise(noise)) / float(self.mean_scale[0])
 
     def _error(self, score: Score, x: Tensor, step: Tensor, z: Tensor) -> Tensor:
@@ -143,9 +147,10 @@ class _Chain:
 
     def _predict(self, score: Score, x: Tensor, step: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """The data noised up to the steps (B,), and the noise that the score sees in them."""
-        sigma = expand_to(self.sigma[step].to(x), x)
-        noised = expand_to(self.mean_scale[step].to(x), x) * x + sigma * z
-        return noised, -sigma * score(noised, self.times[step].to(x))
+        tables = (self.mean_scale, self.sigma, self.times)
+        alpha, sigma, t = (kept_on(step.device, table)[step].to(x) for table in tables)
+        noised = expand_to(alpha, x) * x + expand_to(sigma, x) * z
+        return noised, -expand_to(sigma, x) * score(noised, t)
 
 
 class _Cells:

@@ -187,7 +187,8 @@ class SigmaTable(nn.Module):
         table = descending_sigmas(sigma_min, sigma_max, num_scales)
         self.sigmas: Tensor
         # Derived from the constructor's numbers, so not a part of the state.
-        self.register_buffer("sigmas", table.to(torch.get_default_dtype()), persistent=False)
+        table = table.to(torch.get_default_device(), torch.get_default_dtype())
+        self.register_buffer("sigmas", table, persistent=False)
 
     def forward(self, cond: Tensor) -> Tensor:
         """(B,) step indices → (B,) noise levels."""

@@ -15,7 +15,7 @@ from score_sde.objectives.losses import Objective, reduced
 from score_sde.score import ChainScales, Network, Parameterisation, call
 from score_sde.score import parameterisation as make_parameterisation
 from score_sde.sde import SDE
-from score_sde.tensor_ops import expand_to, sent_to
+from score_sde.tensor_ops import expand_to, kept_on
 
 _ROUNDING = 1e-5  # of float32 tables
 
@@ -47,6 +47,7 @@ class _ChainObjective(Objective):
             raise ValueError(f"{sde.name}: {self.refusal}")
         self.sde, self.N, self.reduce_mean = sde, sde.N, reduce_mean
         self.prediction = (parameterisation or make_parameterisation(sde, False)).prediction
+        sde.chain_scales()  # of an SDE that computes them: here, and not in a graph
         self._times = sde.chain_times().float().clamp_max(sde.T)
 
     def step(self, t: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ class _ChainObjective(Objective):
 
     def time(self, t: Tensor) -> Tensor:
         """Where the SDE has the noise of the labels, at most T: (B,) → float32 (B,)."""
-        return sent_to(t.device, self._times)[self.step(t)]
+        return kept_on(t.device, self._times)[self.step(t)]
 
     def __call__(
         self,

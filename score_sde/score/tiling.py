@@ -34,7 +34,7 @@ from torch import Tensor
 from score_sde.score.guidance import evaluations_at
 from score_sde.score.network import ScoreFor
 from score_sde.sde import Score
-from score_sde.tensor_ops import sent_to, times_for
+from score_sde.tensor_ops import kept_on, times_for
 
 OVERLAP = 0.5
 """What neighbouring tiles share of their sides, where nothing else is said."""
@@ -104,7 +104,7 @@ class Tiling:
     def blend(self, tiles: Tensor) -> Tensor:
         """Σ_k w_k tile_k: (K, ..., *tile) → (..., *size), in the dtype of the tiles."""
         axes = tiles.ndim - 1 - len(self.size)
-        w = sent_to(tiles.device, self.windows, tiles.dtype)
+        w = kept_on(tiles.device, self.windows, tiles.dtype)
         w = w.reshape(len(self), *[1] * axes, *self.tile)
         return self.add(w * tiles)
 

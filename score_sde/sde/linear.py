@@ -23,6 +23,7 @@ Equations" (ICLR), cited below as (Song, eq. n).
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -164,6 +165,10 @@ class SDE(ABC):
 
         Those of the SDE at `chain_times`, unless the chain has tables of its own.
         """
+        return self._chain_scales
+
+    @cached_property
+    def _chain_scales(self) -> tuple[Tensor, Tensor]:
         times = self.chain_times()
         return self.mean_scale(times).float(), self.std(times).float()
 
@@ -189,7 +194,11 @@ class SDE(ABC):
         Rounded to float32 as the times of grids are (`solvers.grids.chain_grid`), so that a time
         of a grid is its own nearest one.
         """
-        return look_up(self.chain_times().float(), self.index(t), t)
+        return look_up(self._step_times, self.index(t), t)
+
+    @cached_property
+    def _step_times(self) -> Tensor:
+        return self.chain_times().float()
 
     def chain_alpha(self, t: Tensor) -> Tensor:
         """The factor α_i of the Langevin step (Song, algorithms 4 and 5): (B,) → (B,).

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from score_sde.sde.exploding import ExplodingSDE, check_levels
 from score_sde.sde.linear import SDE
-from score_sde.tensor_ops import expand_to, look_up, sent_to
+from score_sde.tensor_ops import expand_to, kept_on, look_up
 
 _NOTHING_LEFT = 1e8  # a noise level at which float32 has nothing of the data any more
 
@@ -33,6 +33,7 @@ class VESDE(ExplodingSDE):
         self.discrete_sigmas = torch.exp(
             torch.linspace(math.log(sigma_min), math.log(sigma_max), N)
         )
+        self._ones = torch.ones_like(self.discrete_sigmas)
 
     def std(self, t: Tensor) -> Tensor:
         """σ(t) = σ_min (σ_max/σ_min)^t; the 2021 release, too, does not subtract σ_min²."""
@@ -60,7 +61,7 @@ class VESDE(ExplodingSDE):
 
     def chain_scales(self) -> tuple[Tensor, Tensor]:
         """1 and SMLD's noise levels, the smallest first."""
-        return torch.ones_like(self.discrete_sigmas), self.discrete_sigmas
+        return self._ones, self.discrete_sigmas
 
     def _chain_step(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(x), self._chain_levels(t)[2]
@@ -172,7 +173,7 @@ class VPSDE(_BetaSDE):
 
     def index(self, t: Tensor) -> Tensor:
         """The chain's step nearest to time t, 0 … N − 1: (B,) → int64 (B,)."""
-        return torch.bucketize(t.contiguous(), sent_to(t.device, self._between_steps, t.dtype))
+        return torch.bucketize(t.contiguous(), kept_on(t.device, self._between_steps, t.dtype))
 
     @cached_property
     def _between_steps(self) -> Tensor:

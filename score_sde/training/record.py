@@ -101,6 +101,6 @@ def loss_by_level(t: Tensor, losses: Tensor, parts: Tensor) -> dict[int, float]:
     k = len(parts) - 1
     part = torch.bucketize(t, parts[1:-1].to(t), right=True)
     total = torch.zeros(k, device=t.device).index_add_(0, part, losses.float())
-    count = torch.bincount(part, minlength=k)
+    count = torch.zeros_like(total).index_add_(0, part, torch.ones_like(total[part]))
     means = (total / count.clamp_min(1)).tolist()
     return {k: means[k] for k, present in enumerate((count > 0).tolist()) if present}

@@ -17,7 +17,7 @@ from torch import Tensor
 from score_sde import noise
 from score_sde.posteriors.measurements.measurement import SpectralMeasurement, image_shape
 from score_sde.posteriors.measurements.separable import without_smallest
-from score_sde.tensor_ops import sent_to
+from score_sde.tensor_ops import kept_on
 
 
 def hartley(x: Tensor, axes: Sequence[int] = (-2, -1)) -> Tensor:
@@ -53,15 +53,16 @@ class Convolution(SpectralMeasurement):
 
     def measured_to_spectrum(self, y: Tensor) -> Tensor:
         """Hartley's transform of y with its phases turned back."""
-        return hartley(self._turned(y, self.phase.conj()))
+        return hartley(self._turned(y, back=True))
 
     def spectrum_to_measured(self, c: Tensor) -> Tensor:
         """Hartley's transform, with phases turned."""
-        return self._turned(hartley(c), self.phase)
+        return self._turned(hartley(c))
 
-    def _turned(self, x: Tensor, phase: Tensor) -> Tensor:
+    def _turned(self, x: Tensor, back: bool = False) -> Tensor:
         turned = torch.fft.fft2(x)
-        return torch.fft.ifft2(turned * sent_to(x.device, phase, turned.dtype)).real
+        phase = kept_on(x.device, self.phase, turned.dtype)
+        return torch.fft.ifft2(turned * (phase.conj() if back else phase)).real
 
 
 class MotionBlur(Convolution):
@@ -177,13 +178,13 @@ class RandomProjection(SpectralMeasurement):
 
     def to_spectrum(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C·H·W), the measured coordinates first."""
-        mixed = hartley(x.flatten(1) * sent_to(x.device, self.signs, x.dtype), (1,))
-        return mixed[:, sent_to(x.device, self.order)]
+        mixed = hartley(x.flatten(1) * kept_on(x.device, self.signs, x.dtype), (1,))
+        return mixed[:, kept_on(x.device, self.order)]
 
     def from_spectrum(self, c: Tensor) -> Tensor:
         """(B, C·H·W) → (B, C, H, W)."""
-        mixed = hartley(c[:, sent_to(c.device, self.place)], (1,))
-        return (mixed * sent_to(c.device, self.signs, c.dtype)).unflatten(1, self.shape)
+        mixed = hartley(c[:, kept_on(c.device, self.place)], (1,))
+        return (mixed * kept_on(c.device, self.signs, c.dtype)).unflatten(1, self.shape)
 
     def measured_to_spectrum(self, y: Tensor) -> Tensor:
         """(B, count) → (B, C·H·W), 0 for what is not measured."""

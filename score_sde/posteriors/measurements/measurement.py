@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from score_sde.noise import Noise
-from score_sde.tensor_ops import expand_to, sent_to
+from score_sde.tensor_ops import expand_to, kept_on
 
 
 class Measurement(ABC):
@@ -213,11 +213,11 @@ class SpectralMeasurement(Measurement):
 
     def gains(self, c: Tensor) -> Tensor:
         """The singular values beside coordinates, of their dtype and on their device."""
-        return sent_to(c.device, self.singular_values, c.dtype)
+        return kept_on(c.device, self.singular_values, c.dtype)
 
     def noise_variance(self, c: Tensor) -> Tensor:
         """The variances of the noise beside coordinates, of their dtype and on their device."""
-        return sent_to(c.device, self.variance, c.dtype)
+        return kept_on(c.device, self.variance, c.dtype)
 
     def _scaled(self, c: Tensor, by: Tensor) -> Tensor:
         """c · by where something is measured, and 0 elsewhere, whatever stands there."""

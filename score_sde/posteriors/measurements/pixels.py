@@ -106,7 +106,7 @@ class Grey(SpectralMeasurement):
         if C == 1:
             return x
         v = x.new_ones(C)
-        v[0] = 1 - math.sqrt(C)
+        v[:1] = 1 - math.sqrt(C)  # a fill: for v[0] a GPU would be sent the number and waited for
         v = v.reshape(1, C, 1, 1)
         return x - v * (v * x).sum(1, keepdim=True) / (C - math.sqrt(C))
 

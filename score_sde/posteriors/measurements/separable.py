@@ -8,14 +8,14 @@ Symbols as in `measurement`.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from score_sde.posteriors.measurements.measurement import SpectralMeasurement, image_shape
-from score_sde.tensor_ops import sent_to
+from score_sde.tensor_ops import kept_on
 
 WIDEST = 16  # of a Gaussian blur, in sides
 
@@ -47,21 +47,25 @@ class Separable(SpectralMeasurement):
 
     def to_spectrum(self, x: Tensor) -> Tensor:
         """V_Rᵀ x V_K."""
-        return _between(self.V_R.mT, x, self.V_K)
+        V_R, V_K = _on(x, self.V_R, self.V_K)
+        return _between(V_R.mT, x, V_K)
 
     def from_spectrum(self, c: Tensor) -> Tensor:
         """V_R c V_Kᵀ."""
-        return _between(self.V_R, c, self.V_K.mT)
+        V_R, V_K = _on(c, self.V_R, self.V_K)
+        return _between(V_R, c, V_K.mT)
 
     def measured_to_spectrum(self, y: Tensor) -> Tensor:
         """U_Rᵀ y U_K, and 0 for the coordinates that are not measured."""
         H, W = self.shape[1:]
-        c = _between(self.U_R.mT, y, self.U_K)
+        U_R, U_K = _on(y, self.U_R, self.U_K)
+        c = _between(U_R.mT, y, U_K)
         return torch.nn.functional.pad(c, (0, W - c.shape[-1], 0, H - c.shape[-2]))
 
     def spectrum_to_measured(self, c: Tensor) -> Tensor:
         """U_R c U_Kᵀ of the first coordinates."""
-        return _between(self.U_R, c[..., : len(self.U_R), : len(self.U_K)], self.U_K.mT)
+        U_R, U_K = _on(c, self.U_R, self.U_K)
+        return _between(U_R, c[..., : len(U_R), : len(U_K)], U_K.mT)
 
 
 class Downsampling(Separable):
@@ -178,9 +182,12 @@ def _mirrored(at: Tensor, side: int) -> Tensor:
     return torch.minimum(at, period - at) if side > 1 else torch.zeros_like(at)
 
 
-def _between(left: Tensor, x: Tensor, right: Tensor) -> Tensor:
-    """left · x · right over the last two axes, in float64 where the device has it."""
+def _on(x: Tensor, *matrices: Tensor) -> Iterator[Tensor]:
+    """Matrices on the device of x, in float64 where it has that."""
     precise = torch.float32 if x.device.type == "mps" else torch.float64
-    given = x.to(precise)
-    left, right = (sent_to(x.device, matrix, precise) for matrix in (left, right))
-    return (left @ given @ right).to(x.dtype)
+    return (kept_on(x.device, matrix, precise) for matrix in matrices)
+
+
+def _between(left: Tensor, x: Tensor, right: Tensor) -> Tensor:
+    """left · x · right over the last two axes, in the precision of the matrices."""
+    return (left @ x.to(left.dtype) @ right).to(x.dtype)

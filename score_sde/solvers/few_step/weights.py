@@ -22,11 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from score_sde.tensor_ops import sent_to
+from score_sde.tensor_ops import kept_on
 
 # Steps of a factor of up to e^20 in the noise level are then integrated to 1e-9, shorter ones to
 # rounding.
 _POINTS, _LENGTHS = (torch.from_numpy(v) / 2 for v in np.polynomial.legendre.leggauss(20))
+_MIDDLES = _POINTS + 0.5  # of the whole step
 
 
 def quadrature(h: Tensor, measure: Literal["noise", "denoised"]) -> tuple[Tensor, Tensor]:
@@ -40,7 +41,7 @@ def quadrature(h: Tensor, measure: Literal["noise", "denoised"]) -> tuple[Tensor
         Points λ − λ_t and mass, both (Q, B). A step to the level 0, which is infinitely long, has
         its mass at its start, where a step of first order is exact.
     """
-    v, lengths = (sent_to(h.device, w, h.dtype)[:, None] for w in (_POINTS + 0.5, _LENGTHS))
+    v, lengths = (kept_on(h.device, w, h.dtype)[:, None] for w in (_MIDDLES, _LENGTHS))
     h = finite(h)
     mass = lengths * torch.exp(-h * (v if measure == "noise" else 1 - v))
     return h * v, mass / mass.sum(0)
