@@ -61,7 +61,7 @@ __all__ = [
 
 def scale(image: Tensor) -> Tensor:
     """[0, 1] → [-1, 1]."""
-    return image * 2 - 1
+    return image.mul(2).sub_(1)
 
 
 def inverse_scale(image: Tensor) -> Tensor:
