@@ -21,7 +21,8 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ class Loaded(Dataset[tuple[Tensor, int]]):
         return self.transform(self.images(index)), 0
 
 
-def endless(images: Dataset[tuple[Tensor, int]], batch: int, workers: int) -> Iterator[Tensor]:
+def endless(images: Dataset[tuple[Tensor, int]], batch: int, workers: int) -> Generator[Tensor]:
     """Shuffled batches of a DataLoader, its workers kept from epoch to epoch."""
     loader = DataLoader(
         images, batch, True, num_workers=workers, drop_last=True, persistent_workers=True
@@ -77,10 +78,11 @@ def endless(images: Dataset[tuple[Tensor, int]], batch: int, workers: int) -> It
             yield x
 
 
-def ours(source: MemorySource | StreamingSource, batch: int) -> Iterator[Tensor]:
+def ours(source: MemorySource | StreamingSource, batch: int) -> Generator[Tensor]:
     """Batches as a training run takes them."""
-    for made in train_batches(source, batch_size=batch, seed=0, random_flip=True):
-        yield scale(made["image"])
+    with closing(train_batches(source, batch_size=batch, seed=0, random_flip=True)) as batches:
+        for made in batches:
+            yield scale(made["image"])
 
 
 def info_of(count: int, shape: tuple[int, int, int]) -> DatasetInfo:
@@ -88,23 +90,35 @@ def info_of(count: int, shape: tuple[int, int, int]) -> DatasetInfo:
     return DatasetInfo("drawn", "train", count, shape, 256, 0, (), "", "")
 
 
-def memory(rounds: int, workers: int, each: int) -> dict[str, list[float]]:
-    """Seconds a batch of each route, in turn."""
+def memory(given: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds a batch of each route; prints the table."""
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (CIFAR[0], *CIFAR[2:], CIFAR[1]), dtype=np.uint8)
     images = torch.from_numpy(pixels).movedim(-1, 1).contiguous()
     mine = ours(MemorySource(info_of(CIFAR[0], CIFAR[1:]), images), BATCH)
     loaded = Loaded(lambda index: Image.fromarray(pixels[index]), CIFAR[0])
-    theirs = endless(loaded, BATCH, workers)
+    theirs = endless(loaded, BATCH, given.workers)
+    loader = f"DataLoader, {given.workers} workers"
+    counts = {"ours": 20 * given.each, loader: given.each}
     routes = {
-        "ours": lambda: take(mine, 20 * each),
-        f"DataLoader, {workers} workers": lambda: take(theirs, each),
+        "ours": lambda: take(mine, counts["ours"]),
+        loader: lambda: take(theirs, counts[loader]),
     }
-    times = interleaved(routes, rounds)
-    return {
-        name: [sec / (each * (20 if name == "ours" else 1)) for sec in values]
+    times = interleaved(routes, given.rounds)
+    times = {name: [sec / counts[name] for sec in values] for name, values in times.items()}
+    middle = medians(times)
+    rows = [
+        (
+            name,
+            f"{1e3 * middle[name]:.2f} ({1e3 * min(values):.2f} to {1e3 * max(values):.2f})",
+            f"{BATCH / middle[name]:,.0f}",
+            f"{middle[name] / middle['ours']:.1f}",
+        )
         for name, values in times.items()
-    }
+    ]
+    print(f"memory: {BATCH} images of 3×32×32, {given.rounds} rounds, wall time, one thread\n")
+    print(table(("route", "ms a batch (least to largest)", "images/s", "times ours"), rows))
+    return times
 
 
 def take(batches: Iterator[Tensor], count: int) -> None:
@@ -127,8 +141,9 @@ def photographs(folder: Path, ending: str, stored: tuple[int, int], count: int) 
     return names
 
 
-def folders(rounds: int, workers: int, count: int, clock: str) -> dict[str, dict[str, float]]:
-    """Milliseconds an image of each route, by kind of folder."""
+def folders(given: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Milliseconds an image of each route, by kind of folder; prints the table."""
+    rounds, workers, count = given.rounds, given.workers, given.files
     found = {}
     for kind, (ending, stored, side) in FOLDERS.items():
         with tempfile.TemporaryDirectory() as place:
@@ -153,7 +168,7 @@ def folders(rounds: int, workers: int, count: int, clock: str) -> dict[str, dict
                 "decoded by PIL": lambda slow=slow: [slow(k) for k in range(64)],
                 "decoded by torchvision": lambda quick=quick: [quick(k) for k in range(64)],
             }
-            decoded = medians(interleaved(decoders, rounds, clock))
+            decoded = medians(interleaved(decoders, rounds, given.clock))
             per_batch = streamed["ours, streamed"] / 4
             waits = [waited(mine, 2 * per_batch) for _ in range(rounds)]
             found[kind] = {
@@ -161,7 +176,11 @@ def folders(rounds: int, workers: int, count: int, clock: str) -> dict[str, dict
                 **{name: 1e3 * sec / 64 for name, sec in decoded.items()},
                 "in the step, ms": 1e3 * statistics.median(waits),
             }
-            mine.close()  # type: ignore[attr-defined]
+            mine.close()
+    names = list(next(iter(found.values())))
+    print(f"\nfolders, ms an image, {workers} workers; decoders alone, {given.clock} time\n")
+    rows = [(kind, *(f"{row[name]:.2f}" for name in names)) for kind, row in found.items()]
+    print(table(("folder", *names), rows))
     return found
 
 
@@ -182,31 +201,18 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--each", type=int, default=10, help="batches of a call")
     parser.add_argument("--files", type=int, default=256, help="in each folder")
+    parser.add_argument("--of", choices=("memory", "folders", "both"), default="both")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--json", type=Path, help="file for the figures")
     given = parser.parse_args()
     torch.set_num_threads(1)
 
-    times = memory(given.rounds, given.workers, given.each)
-    middle = medians(times)
-    rows = [
-        (
-            name,
-            f"{1e3 * middle[name]:.2f} ({1e3 * min(values):.2f} to {1e3 * max(values):.2f})",
-            f"{BATCH / middle[name]:,.0f}",
-            f"{middle[name] / middle['ours']:.1f}",
-        )
-        for name, values in times.items()
-    ]
-    print(f"memory: {BATCH} images of 3×32×32, {given.rounds} rounds, wall time, one thread\n")
-    print(table(("route", "ms a batch (least to largest)", "images/s", "times ours"), rows))
-    found = folders(given.rounds, given.workers, given.files, given.clock)
-    names = list(next(iter(found.values())))
-    print(f"\nfolders, ms an image, {given.workers} workers; decoders alone, {given.clock} time\n")
-    rows = [(kind, *(f"{row[name]:.2f}" for name in names)) for kind, row in found.items()]
-    print(table(("folder", *names), rows))
-    figures = {"workers": given.workers, "memory": times, "folders": found}
-    write(given.json, figures | {"torch": torch.__version__, "clock": given.clock})
+    figures = {"workers": given.workers, "clock": given.clock, "torch": torch.__version__}
+    if given.of != "folders":
+        figures["memory"] = memory(given)
+    if given.of != "memory":
+        figures["folders"] = folders(given)
+    write(given.json, figures)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY
 from forked import Processes, group
-from test_train_command import TINY, assert_same_bits
+from test_train_command import assert_same_bits
 
 from score_sde import checkpoints
 
@@ -36,7 +36,8 @@ def processes() -> Iterator[Processes]:
 
 
 def command(mode: str, workdir: Path, *words: object) -> list[str]:
-    given = (*TINY, f"--mode={mode}", f"--workdir={workdir}", *words)
+    few = "--config.sampling.num_steps=3"
+    given = (*TINY, few, f"--mode={mode}", f"--workdir={workdir}", *words)
     return ["--config", "configs/vp/digits.py", *map(str, given)]
 
 
@@ -67,7 +68,6 @@ def memory_by_step(processes: Processes, workdir: Path, steps: int) -> list[tupl
         f"--config.training.eval_freq={every}",
         f"--config.training.snapshot_freq={5 * every}",
         f"--config.training.snapshot_freq_for_preemption={every}",
-        "--config.training.snapshot_sampling=False",
     )
     process = processes.start(*words, out=workdir.parent / "said.txt")
     seen: list[tuple[int, int]] = []
@@ -104,9 +104,12 @@ STEPS, IMAGES = 12, 30
 WORDS = {
     "train": (
         f"--config.training.n_iters={STEPS}",
+        "--config.model.dropout=0.1",
         "--config.training.log_freq=2",
         "--config.training.snapshot_freq=6",
         "--config.training.snapshot_freq_for_preemption=1",
+        "--config.training.snapshot_sampling=True",
+        "--config.training.snapshot_images=4",
     ),
     "sample": (f"--num_samples={IMAGES}", "--config.sampling.batch_size=4"),
     "eval": (
