@@ -76,7 +76,7 @@ def memory_by_step(processes: Processes, workdir: Path, steps: int) -> list[tupl
         with contextlib.suppress(OSError, IndexError):  # it has just ended
             if step and (not seen or seen[-1][0] < step):
                 seen.append((step, resident_bytes(process)))
-        time.sleep(0.02)
+        time.sleep(0.1)
     said = (workdir.parent / "said.txt").read_text()
     assert processes.wait(process) == 0, said[-2000:]
     assert len(seen) > 10, said[-2000:]
@@ -91,7 +91,7 @@ def growth_bytes(seen: list[tuple[int, int]]) -> float:
 
 
 @pytest.mark.parametrize(
-    ("steps", "most"), [(400, 2**22), pytest.param(5000, 2**22, marks=pytest.mark.slow)]
+    ("steps", "most"), [(240, 2**22), pytest.param(5000, 2**22, marks=pytest.mark.slow)]
 )
 def test_memory_stays_flat_however_long_a_run_is(steps, most, processes, tmp_path):
     seen = memory_by_step(processes, tmp_path / "run", steps)

@@ -55,7 +55,7 @@ class Clock:
         self.steps = self._steps_before = 0
         self.elapsed_sec = self._elapsed_before_sec = self._first_sec = 0.0
         self._last = time.perf_counter()
-        self._parts_sec = dict.fromkeys(PARTS, 0.0)
+        self._parts_sec: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self._parts_before_sec = dict(self._parts_sec)
 
     @contextmanager

@@ -36,7 +36,8 @@ Where labels are left out, that of no class is the number of classes."""
 
 def to_unit(images: Tensor, levels: int) -> Tensor:
     """uint8 levels k = 0 … L - 1 → float32 k / (L - 1) in [0, 1], of the same shape."""
-    return images.float().div_(levels - 1)  # in place: most of a batch's time is memory
+    # In place, as most of a batch's time is memory; never in the caller's.
+    return images.to(torch.float32, copy=True).div_(levels - 1)
 
 
 def dequantise(images: Tensor, levels: int, u: Tensor) -> Tensor:

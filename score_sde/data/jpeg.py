@@ -6,9 +6,11 @@ refuses it in its own words.
 """
 
 import warnings
+from typing import cast
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 ENDINGS = (".jpg", ".jpeg")
 
@@ -45,7 +47,8 @@ def decoded(content: bytes, most_pixels: int) -> Image.Image | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # from torchvision 0.29 on it says that it will go
-            pixels = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode)
+            stored = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+            pixels = cast(Tensor, decode_jpeg(stored, mode))
     except RuntimeError:  # it is cut off or damaged, or the decoder was not built in
         return None
     return Image.fromarray((pixels[0] if channels == 1 else pixels.movedim(0, -1)).numpy())
