@@ -77,12 +77,18 @@ def test_a_copy_takes_its_memory_once():
 
 def test_without_memory_for_a_copy_the_run_waits_for_the_file(disk):
     disk.free.set()
-    with Saves(lambda: 11.0) as saves:
+    with Saves(lambda: 23.0) as saves:  # of which the copy would take 12
         saves.save("checkpoint", {"w": torch.ones(3)}, disk.write)
         assert disk.taken == [{"w": [1.0, 1.0, 1.0]}]
         disk.error = OSError("full")
         with pytest.raises(OSError, match="full"):
             saves.save("checkpoint", {"w": torch.ones(3)}, disk.write)
+    disk.error, disk.taken = None, []
+    disk.free.clear()
+    with Saves(lambda: 24.0) as saves:
+        saves.save("checkpoint", {"w": torch.ones(3)}, disk.write)
+        assert not disk.taken
+        disk.free.set()
 
 
 @pytest.mark.parametrize("ask", ["check", "wait", "save", "end"])

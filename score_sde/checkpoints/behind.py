@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+SHARE = 0.5
+"""A copy takes at most this share of the free memory: the next step needs some, too."""
+
 _DICTS, _LISTS = (dict, OrderedDict), (list, tuple)
 
 
@@ -57,8 +60,8 @@ class Saves:
     by a call here. What is raised within the context goes before it.
 
     Args:
-        free_bytes: memory that can be taken. Where a copy would take more, it is not made, and the
-            run waits for the file instead.
+        free_bytes: memory that is free. Where a copy would take more than `SHARE` of it, none is
+            made, and the run waits for the file instead.
     """
 
     def __init__(self, free_bytes: Callable[[], float]) -> None:
@@ -77,7 +80,7 @@ class Saves:
         """
         self.wait(kind)
         copy = self._copies.setdefault(kind, HostCopy())
-        room = copy.missing_bytes(content) <= self._free_bytes()
+        room = copy.missing_bytes(content) <= SHARE * self._free_bytes()
         given = copy.of(content) if room else content
         self._under_way[kind] = self._pool.submit(self._write, write, given)
         if not room:
