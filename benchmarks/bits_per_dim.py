@@ -12,7 +12,6 @@ solution at a hundredth of the tolerance, for an equal tolerance is not an equal
 import argparse
 import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ import ml_collections
 import torch
 from torch import Tensor
 
+from benchmarks.timing import CLOCKS, interleaved, medians, table, write
 from score_sde import checkpoints, likelihoods, noise
 from score_sde.commands.weights import network_of
 from score_sde.config.build import (
@@ -114,7 +114,9 @@ def main(words: Sequence[str] | None = None) -> None:
         "--root", default="", help="where the data lie, instead of the recipe's place"
     )
     parser.add_argument("--count", type=int, default=64, help="images")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="of each route")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--json", type=Path, help="file for the figures")
     given = parser.parse_args(words)
 
     state = checkpoints.load(given.checkpoint)
@@ -137,31 +139,40 @@ def main(words: Sequence[str] | None = None) -> None:
 
     exact, _ = every[list(every)[-1]](given.tolerance / 100)
     dimensions = math.prod(x.shape[1:])
-    times: dict[str, list[float]] = {name: [] for name in every}
-    found = {}
-    for _ in range(given.repeats):
-        for name, route in every.items():
-            start = time.perf_counter()
-            found[name] = route(given.tolerance)
-            times[name].append(time.perf_counter() - start)
-    print(
-        f"{given.count} images of {dimensions} dimensions, tolerance {given.tolerance:g}, {device}"
-    )
-    row = "{:<24}{:>15}{:>8}{:>15}{:>20}{:>18}"
-    titles = ("s/image (min)", "ratio", "forward/image", "evaluations", "error, bits/dim")
-    print(row.format("route", *titles))
-    slowest = min(times[RELEASE])
+    found: dict[str, tuple[LogLikelihood, int]] = {}
+
+    def run(name: str) -> None:
+        found[name] = every[name](given.tolerance)
+
+    times = interleaved({name: partial(run, name) for name in every}, given.rounds, given.clock)
+    middle, rows, figures = medians(times), [], {}
     for name, (result, seen) in found.items():
-        best, nfe = min(times[name]), result.nfe
+        sec, nfe = middle[name] / given.count, result.nfe
         error = (result.logp - exact.logp).abs().max().item() / (dimensions * math.log(2))
-        cells = (
-            f"{best / given.count:.4f}",
-            f"{slowest / best:.2f}x",
-            f"{seen / given.count:.0f}",
-            f"{nfe.float().mean():.0f} ({nfe.min()} to {nfe.max()})",
-            f"{error:.2g}",
+        figures[name] = {
+            "seconds_an_image": [value / given.count for value in times[name]],
+            "forward_an_image": seen / given.count,
+            "evaluations": nfe.tolist(),
+            "largest_error_bits_per_dim": error,
+        }
+        rows.append(
+            (
+                name,
+                f"{sec:.4f}",
+                f"{middle[RELEASE] / middle[name]:.2f}",
+                f"{seen / given.count:.0f}",
+                f"{nfe.float().mean():.0f} ({nfe.min()} to {nfe.max()})",
+                f"{error:.2g}",
+            )
         )
-        print(row.format(name, *cells))
+    what = f"{given.count} images of {dimensions} dimensions, tolerance {given.tolerance:g}"
+    print(f"{what}, {device}, {given.rounds} rounds, {given.clock} time\n")
+    titles = ("route", "s/image", "times faster", "forward/image", "evaluations", "bits/dim off")
+    print(table(titles, rows))
+    write(
+        given.json,
+        {"what": what, "clock": given.clock, "torch": torch.__version__, "routes": figures},
+    )
 
 
 if __name__ == "__main__":

@@ -21,8 +21,10 @@ from conftest import ROOT
 from PIL import Image, PngImagePlugin
 
 from datasets import get_dataset
+from score_sde import noise
 from score_sde.config.build import build_inverse_scaler, build_scaler, open_split
 from score_sde.data import (
+    EpochOrder,
     MemorySource,
     StreamingSource,
     canonical_name,
@@ -33,6 +35,7 @@ from score_sde.data import (
     to_unit,
     train_batches,
 )
+from score_sde.data.batches import AT_ONCE
 from score_sde.data.folder import open_folder
 from score_sde.data.pixels import FileDecoder
 from score_sde.data.public import read_idx
@@ -187,6 +190,23 @@ def test_flips_belong_to_an_image_in_an_epoch():
     flips = torch.tensor([found[index] for index in range(200)]).float()
     assert (flips.mean(0) - 0.5).abs().max() < 0.15  # four standard errors
     assert 0.3 < (flips[:, 0] == flips[:, 1]).float().mean() < 0.7
+
+
+@pytest.mark.parametrize(("batch_size", "start"), [(1, 0), (37, 5000), (AT_ONCE + 1, 3)])
+def test_what_is_drawn_for_many_batches_at_once_belongs_to_each_image(batch_size, start):
+    source = memory_source(11)
+    options = dict(seed=4, start=start, random_flip=True)
+    (batch,) = take(train_batches(source, batch_size=batch_size, **options), 1)
+    places = torch.arange(start, start + batch_size)
+    order = EpochOrder(len(source), 4)
+    for row in (0, batch_size // 2, batch_size - 1):
+        index, epoch = order(range(places[row], places[row] + 1))
+        sample = index + epoch * len(source)
+        coin = noise.uniform(4, sample, 0, (), stream=noise.Stream.AUGMENT) < 0.5
+        image = source.images(index)
+        expected = image.flip(-1) if coin else image
+        assert torch.equal(batch["image"][row], to_unit(expected, 256)[0])
+        assert batch["index"][row] == index
 
 
 def test_labels_are_left_out_with_their_probability_anew_in_every_epoch():

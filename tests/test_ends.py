@@ -27,7 +27,7 @@ from score_sde.commands.signals import interruptible, stop_signals
 from score_sde.commands.terminal import guarded
 from score_sde.data import DatasetInfo, StreamingSource, opened, train_batches
 from score_sde.data.sources import in_order
-from score_sde.data.workers import Workers
+from score_sde.data.workers import AHEAD, Workers
 from score_sde.networks.ema import ExponentialMovingAverage
 from score_sde.training import TrainStep
 
@@ -453,6 +453,36 @@ def test_an_error_in_a_worker_keeps_its_kind_its_words_and_its_place():
     assert errors.where(caught.value) == f"{__file__}, line {line}"
     with Workers(unsendable, 1) as workers, pytest.raises(RuntimeError, match="1 and 2"):
         list(workers.map([5]))
+
+
+def large(number: int) -> bytes:
+    return bytes([number]) * 2**22
+
+
+class Unreadable:
+    def __reduce__(self):
+        return refusing, (7,)
+
+
+def unreadable(number: int) -> Unreadable:
+    return Unreadable()
+
+
+def test_large_replies_are_taken_in_while_the_caller_is_busy():
+    with Workers(large, 2) as workers:
+        replies = workers.map(range(9))
+        assert next(replies)[0] == 0
+        deadline = time.monotonic() + 60
+        while workers._receivers[0].replies.qsize() < 2 * AHEAD:  # a pipe holds none of them
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert [reply[0] for reply in replies] == list(range(1, 9))
+    assert not [one for one in threading.enumerate() if "replies" in one.name]
+
+
+def test_a_reply_that_cannot_be_read_is_an_error_and_holds_nothing_up():
+    with Workers(unreadable, 1) as workers, pytest.raises(KeyError, match="no image 7"):
+        list(workers.map([1, 2]))
 
 
 def test_a_closed_stream_takes_its_workers_along(recipe):

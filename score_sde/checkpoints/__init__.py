@@ -1,15 +1,17 @@
 """Checkpoints: ours, and those of the 2021 release and of NCSN and NCSNv2 before it.
 
 `files` reads and writes without running code or losing what was there, `state` is our format,
-`averages` the snapshots that averages of other lengths are made of, `published` translates the
-other formats, `hugging_face` the folders of diffusers.
+`averages` the snapshots that averages of other lengths are made of, `behind` writes while a run
+goes on, `published` translates the other formats, `hugging_face` the folders of diffusers.
 """
 
 from score_sde.checkpoints.averages import (
     delete_snapshots_after,
     load_snapshot,
     save_snapshot,
+    snapshot_of,
 )
+from score_sde.checkpoints.behind import Saves
 from score_sde.checkpoints.files import CheckpointError
 from score_sde.checkpoints.hugging_face.folder import (
     from_folder,
@@ -43,6 +45,7 @@ from score_sde.checkpoints.state import (
 __all__ = [
     "KEYS",
     "CheckpointError",
+    "Saves",
     "check_complete",
     "checked",
     "delete_old",
@@ -66,5 +69,6 @@ __all__ = [
     "save_folder",
     "save_published",
     "save_snapshot",
+    "snapshot_of",
     "steps",
 ]

@@ -16,14 +16,24 @@ from score_sde.checkpoints.state import path_of, steps
 from score_sde.networks.power_average import PowerAverage
 
 
-def save_snapshot(folder: Path, step: int, averages: Sequence[PowerAverage]) -> Path:
+def snapshot_of(averages: Sequence[PowerAverage]) -> dict[str, dict[str, Tensor]]:
+    """The live tensors of averages by their lengths, as text, and by name."""
+    return {str(average.length): average.shadow for average in averages}
+
+
+def save_snapshot(folder: Path, step: int, averages: Mapping[str, Mapping[str, Tensor]]) -> Path:
     """Writes the averages of a step, in the precision in which they are tracked.
+
+    Args:
+        folder: where snapshots lie; made where missing.
+        step: updates made.
+        averages: as `snapshot_of` gives them.
 
     Raises:
         OSError: the file can't be written, in one sentence.
     """
     path = path_of(folder, step)
-    shadows = {str(average.length): _on_cpu(average.shadow) for average in averages}
+    shadows = {length: _on_cpu(shadow) for length, shadow in averages.items()}
     write(path, {"step": step, "averages": shadows})
     return path
 
@@ -69,4 +79,4 @@ def delete_snapshots_after(folder: Path, step: int) -> list[int]:
 
 
 def _on_cpu(shadow: Mapping[str, Tensor]) -> dict[str, Any]:
-    return {name: value.detach().to("cpu", copy=True) for name, value in shadow.items()}
+    return {name: value.detach().cpu() for name, value in shadow.items()}

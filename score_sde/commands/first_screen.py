@@ -70,6 +70,7 @@ data        {train.name}: {train.num_images:,} images of {train.shape}, {train.p
 sde         {sde.name}, {"continuous" if training.continuous else f"{sde.N} scales"}
 memory      {(5 + averages) * megabytes:,.0f} MB for weights and optimiser, \
 about {kept_of_images:,.0f} MB for the activations of {at_once} images
+            {(4 + 2 * averages) * megabytes:,.0f} MB of the host's for the copy that is saved
 steps       {training.n_iters - state.step:,} of {training.n_iters:,} to go, \
 {training.batch_size} images each{parts}
 time        estimated after {FIRST_STEPS} steps

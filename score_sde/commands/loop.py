@@ -28,6 +28,7 @@ from score_sde.config.build import (
     set_tf32,
 )
 from score_sde.data import Source, to_unit, train_batches
+from score_sde.data.memory import free_bytes
 from score_sde.logbook import Logbook
 from score_sde.sde import SDE
 from score_sde.solvers.grids import level_parts
@@ -90,6 +91,7 @@ class Run:
     stop: Stop
     records: list[StepRecord] = field(default_factory=list)
     saved_step: int = 0
+    saves: checkpoints.Saves = field(default_factory=lambda: checkpoints.Saves(free_bytes))
 
     @property
     def checkpoints(self) -> Path:
@@ -124,14 +126,14 @@ def run_loop(run: Run) -> None:
     bar = log.progress(config.training.n_iters, state.step)
     clock = Clock(config.training.batch_size)
     try:
-        with closing(batches), compiling("training.compile=off"):
+        with run.saves, closing(batches), compiling("training.compile=off"):
             while state.step < config.training.n_iters:
                 if stop.signal is not None:
                     raise _stopped(run, stop.signal)
-                with _saving_what_was_made(run), reading(run):
+                with clock.part("data"), _saving_what_was_made(run), reading(run):
                     batch = next(batches)
-                x_0 = scale(batch["image"]).contiguous(memory_format=memory)
-                with _saving_what_was_made(run, checkpoints.rng_state()):
+                    x_0 = scale(batch["image"]).contiguous(memory_format=memory)
+                with clock.part("step"), _saving_what_was_made(run, checkpoints.rng_state()):
                     run.records.append(step(state, x_0, batch["label"] if labelled else None))
                 run.images_seen += config.training.batch_size
                 bar.update()
@@ -146,35 +148,43 @@ def run_loop(run: Run) -> None:
         bar.close()
         state.network = bare
     log.say(
-        f"done: {state.step} steps, {duration(clock.elapsed_sec)} of training; see {run.workdir}"
+        f"done: {state.step} steps, {duration(clock.elapsed_sec)} of training "
+        f"({clock.summary()}); see {run.workdir}"
     )
 
 
 def _after_step(run: Run, clock: Clock) -> None:
     """What the schedule asks for after an update."""
+    run.saves.check()
     training, step = run.config.training, run.state.step
     last = step == training.n_iters
     snapshot = step % training.snapshot_freq == 0 or last
     save = snapshot or step % training.snapshot_freq_for_preemption == 0
     log, estimate = step % training.log_freq == 0, clock.steps + 1 == FIRST_STEPS and not last
     if log or save or estimate:
-        check_finite(run.records)  # waits for the device, so that the clock reads true
+        with clock.part("step"):
+            check_finite(run.records)  # waits for the device, so that the clock reads true
     clock.tick()
     if estimate:
         more = ", and the snapshots" if training.snapshot_sampling else ""
         run.log.say(f"time        about {clock.to_come(training.n_iters - step)}{more}")
-    if log or last:
-        _log_progress(run, clock)
-    if (step % training.eval_freq == 0 or last) and len(run.test_source):
-        run.log.scalars(step, run.kind.held_out(run))
-    if run.state.averages and (step % training.average_freq == 0 or last):
-        check_finite(run.records)  # before the checkpoint, which a resumed run begins after
-        checkpoints.save_snapshot(run.averages, step, run.state.averages)
-    if save:
-        _save(run)
+    with clock.part("logging"):
+        if log or last:
+            _log_progress(run, clock)
+        if (step % training.eval_freq == 0 or last) and len(run.test_source):
+            run.log.scalars(step, run.kind.held_out(run))
+    with clock.part("saving"):
+        if run.state.averages and (step % training.average_freq == 0 or last):
+            check_finite(run.records)  # before the checkpoint, which a resumed run begins after
+            _save_averages(run)
+        if save:
+            _save(run)
     if snapshot and training.snapshot_sampling:
         with clock.paused():
             run.kind.snapshot(run)
+    if last:
+        with clock.part("saving"):
+            run.saves.wait()
 
 
 def _log_progress(run: Run, clock: Clock) -> None:
@@ -193,6 +203,7 @@ def _log_progress(run: Run, clock: Clock) -> None:
         "grad_norm": records[-1].grad_norm.item(),
         "images_per_sec": clock.images_per_sec(),
         **{f"loss_by_level/{part}": value for part, value in levels.items()},
+        **{f"time/{part}": share for part, share in clock.shares().items()},
     }
     run.log.scalars(step, values)
     run.records.clear()
@@ -224,7 +235,17 @@ def averaged(run: Run) -> Iterator[nn.Module]:
         yield run.state.network
 
 
+def _save_averages(run: Run) -> None:
+    step, averages = run.state.step, checkpoints.snapshot_of(run.state.averages)
+
+    def write(content: dict[str, dict[str, Tensor]]) -> None:
+        checkpoints.save_snapshot(run.averages, step, content)
+
+    run.saves.save("averages", averages, write)
+
+
 def _save(run: Run, **more: str) -> None:
+    """Begins a checkpoint, which `run.saves` writes while the run goes on."""
     info = run.train_source.info
     position = {
         "images_seen": run.images_seen,
@@ -238,8 +259,12 @@ def _save(run: Run, **more: str) -> None:
         "config": history.to_json(run.config),
         "versions": provenance(run.origin, changes.as_line(run.changes)),
     }
-    checkpoints.save(run.checkpoints, state, **kept(run.config))
-    run.saved_step = run.state.step
+
+    def write(content: dict[str, Any]) -> None:
+        checkpoints.save(run.checkpoints, content, **kept(run.config))
+        run.saved_step = content["step"]
+
+    run.saves.save("checkpoint", state, write)
 
 
 def kept(config: Config) -> dict[str, int]:
@@ -248,10 +273,16 @@ def kept(config: Config) -> dict[str, int]:
     return {"keep": training.keep_checkpoints, "milestone_every": training.snapshot_freq}
 
 
-def _save_what_was_made(run: Run) -> None:
-    if run.saved_step < run.state.step and run.state.whole:
-        check_finite(run.records)
-        _save(run)
+def _save_what_was_made(run: Run) -> bool:
+    """Whether anything was made since the last save, and is saved now."""
+    with suppress(Exception):  # a save that failed is made again
+        run.saves.wait()
+    if run.saved_step == run.state.step or not run.state.whole:
+        return False
+    check_finite(run.records)
+    _save(run)
+    run.saves.wait()
+    return True
 
 
 @contextmanager
@@ -265,12 +296,10 @@ def _saving_what_was_made(run: Run, generators: dict[str, Any] | None = None) ->
     try:
         yield
     except Exception:
-        made = run.state.step - run.saved_step
         with suppress(Exception):  # of two errors the first says what happened
             if generators:
                 checkpoints.restore_rng(generators)
-            _save_what_was_made(run)
-            if made:
+            if _save_what_was_made(run):
                 run.log.say(f"step {run.state.step} is saved, the same command resumes")
         raise
 
@@ -288,6 +317,7 @@ def reading(run: Run) -> Iterator[None]:
         if run.state.step:
             check_finite(run.records)
             _save(run, unreadable=words)
+            run.saves.wait()
             words = advice.unreadable(error, run.state.step)
         run.log.say(words)
         raise ValueError(words) from error

@@ -38,8 +38,13 @@ def advice_on_batches(batch_size: int) -> AbstractContextManager[None]:
     )
 
 
+PARTS = ("data", "step", "logging", "saving")
+"""What the time of training goes into: the wait for a batch, the update (and the wait for the
+device), metrics and held-out losses, the wait for saves."""
+
+
 class Clock:
-    """Images per second, without the time that snapshots take.
+    """Images per second, without the time that snapshots take, and what the time goes into.
 
     Args:
         batch_size: images in one step.
@@ -50,6 +55,28 @@ class Clock:
         self.steps = self._steps_before = 0
         self.elapsed_sec = self._elapsed_before_sec = self._first_sec = 0.0
         self._last = time.perf_counter()
+        self._parts_sec: dict[str, float] = dict.fromkeys(PARTS, 0.0)
+        self._parts_before_sec = dict(self._parts_sec)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """What happens within counts for one of `PARTS`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._parts_sec[name] += time.perf_counter() - start
+
+    def shares(self) -> dict[str, float]:
+        """The shares of the parts since this was last asked; they sum to 1."""
+        parts = {name: sec - self._parts_before_sec[name] for name, sec in self._parts_sec.items()}
+        self._parts_before_sec = dict(self._parts_sec)
+        return _shares(parts)
+
+    def summary(self) -> str:
+        """The shares of the parts of the whole training, in words."""
+        shares = _shares(self._parts_sec)
+        return ", ".join(f"{name} {100 * share:.3g} %" for name, share in shares.items())
 
     def tick(self) -> None:
         """A step was made."""
@@ -81,3 +108,8 @@ class Clock:
         first = self._first_sec if self.steps > 1 else 0.0
         made = self.steps - 1 if self.steps > 1 else max(self.steps, 1)
         return duration(steps * (self.elapsed_sec - first) / made)
+
+
+def _shares(parts_sec: dict[str, float]) -> dict[str, float]:
+    total = max(sum(parts_sec.values()), 1e-9)
+    return {name: sec / total for name, sec in parts_sec.items()}

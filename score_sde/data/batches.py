@@ -14,6 +14,7 @@ batches of any size.
 
 import itertools
 from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import torch
@@ -22,7 +23,10 @@ from torch import Tensor
 from score_sde import noise, parallel
 from score_sde.data.sources import Source, in_order, opened
 from score_sde.noise import Stream
-from score_sde.tensor_ops import expand_to
+from score_sde.tensor_ops import expand_to, sent_to
+
+AT_ONCE = 4096
+"""Images whose order, flips and labels are drawn at once: the words of a few take as long."""
 
 Batch = dict[str, Tensor]
 """`image` float32 (B, C, H, W) in [0, 1], `label` int64 (B,), `index` int64 (B,) in the split.
@@ -32,7 +36,8 @@ Where labels are left out, that of no class is the number of classes."""
 
 def to_unit(images: Tensor, levels: int) -> Tensor:
     """uint8 levels k = 0 … L - 1 → float32 k / (L - 1) in [0, 1], of the same shape."""
-    return images.float() / (levels - 1)
+    # In place, as most of a batch's time is memory; never in the caller's.
+    return images.to(torch.float32, copy=True).div_(levels - 1)
 
 
 def dequantise(images: Tensor, levels: int, u: Tensor) -> Tensor:
@@ -129,43 +134,97 @@ def train_batches(
             "give 0"
         )
     source = source.to(torch.device(device))
-    mine = parallel.shard(batch_size, rank, world)
-    order = EpochOrder(len(source), seed)
-    plan = (
-        order(range(first + mine.start, first + mine.stop))
-        for first in itertools.count(start, batch_size)
+    plan = _plan(
+        source,
+        batch_size,
+        parallel.shard(batch_size, rank, world),
+        seed,
+        start,
+        random_flip,
+        label_dropout,
     )
-    return _train(source, plan, torch.device(device), random_flip, seed, dequantise, label_dropout)
+    return _train(source, plan, torch.device(device), seed if dequantise else None)
+
+
+@dataclass(frozen=True)
+class _Places:
+    """What is drawn for the images of a batch, on the CPU, each (B,).
+
+    `sample` numbers each image in each epoch, so that one call serves a batch of several epochs.
+    """
+
+    index: Tensor
+    sample: Tensor
+    flipped: Tensor | None
+    left_out: Tensor | None
+
+
+def _plan(
+    source: Source,
+    batch_size: int,
+    mine: range,
+    seed: int,
+    start: int,
+    random_flip: bool,
+    label_dropout: float,
+) -> Generator[_Places]:
+    """The places of batch after batch, drawn for many batches at once."""
+    order, count = EpochOrder(len(source), seed), -(-AT_ONCE // batch_size)
+    for first in itertools.count(start, count * batch_size):
+        index, epoch = order(range(first, first + count * batch_size))
+        sample = index + epoch * len(source)
+        flipped = left_out = None
+        if random_flip:
+            flipped = noise.uniform(seed, sample, 0, (), stream=Stream.AUGMENT) < 0.5
+        if label_dropout:
+            left_out = noise.uniform(seed, sample, 0, (), stream=Stream.LABEL) < label_dropout
+        for place in range(0, len(index), batch_size):
+            rows = slice(place + mine.start, place + mine.stop)
+            yield _Places(
+                index[rows],
+                sample[rows],
+                None if flipped is None else flipped[rows],
+                None if left_out is None else left_out[rows],
+            )
 
 
 def _train(
-    source: Source,
-    plan: Iterator[tuple[Tensor, Tensor]],
-    device: torch.device,
-    random_flip: bool,
-    seed: int,
-    dequantised: bool,
-    label_dropout: float,
+    source: Source, plan: Iterator[_Places], device: torch.device, dequantise_seed: int | None
 ) -> Generator[Batch]:
     plan, ahead = itertools.tee(plan)  # the stream reads ahead of the batches it has given
-    with opened(source, (index for index, _ in ahead)) as stream:
-        for (index, epoch), images in zip(plan, stream, strict=True):
-            label, images, index = (
-                source.labels(index).to(device),
-                images.to(device),
-                index.to(device),
-            )
-            # One sample number for each image in each epoch, so that one call serves a batch of
-            # several epochs.
-            sample = index + epoch.to(device) * len(source)
-            if random_flip:
-                heads = noise.uniform(seed, sample, 0, (), stream=Stream.AUGMENT) < 0.5
-                images = torch.where(expand_to(heads, images), images.flip(-1), images)
-            if label_dropout:
-                left_out = noise.uniform(seed, sample, 0, (), stream=Stream.LABEL) < label_dropout
-                label = label.masked_fill(left_out, source.info.num_classes)
-            image = _floats(images, source.info.levels, sample, seed if dequantised else None)
-            yield {"image": image, "label": label, "index": index}
+    with opened(source, (places.index for places in ahead)) as stream:
+        for places, images in zip(plan, stream, strict=True):
+            images = _sent_images(device, images)
+            if places.flipped is not None:
+                images = _mirrored(images, sent_to(device, places.flipped))
+            label = sent_to(device, source.labels(places.index))
+            if places.left_out is not None:
+                label = label.masked_fill(
+                    sent_to(device, places.left_out), source.info.num_classes
+                )
+            sample = places.sample if dequantise_seed is None else sent_to(device, places.sample)
+            yield {
+                "image": _floats(images, source.info.levels, sample, dequantise_seed),
+                "label": label,
+                "index": sent_to(device, places.index),
+            }
+
+
+def _mirrored(images: Tensor, which: Tensor) -> Tensor:
+    """uint8 images (B, C, H, W), those of `which` bool (B,) left to right.
+
+    The bits in which an image and its mirror image differ change or stay: on a CPU that takes a
+    fifth of the time of `torch.where`, and on no device the host has to know which.
+    """
+    change = expand_to(which.to(torch.uint8) * 255, images)
+    return images.flip(-1).bitwise_xor_(images).bitwise_and_(change).bitwise_xor_(images)
+
+
+def _sent_images(device: torch.device, images: Tensor) -> Tensor:
+    """Images on a device, without the host waiting for it; a GPU reads pinned memory alone so."""
+    if device.type == "cuda" and images.device.type == "cpu":
+        images = images.pin_memory()
+    return sent_to(device, images)
 
 
 def eval_batches(
@@ -210,9 +269,9 @@ def _evaluate(
     with opened(source, plan) as stream:
         for index, images in zip(plan, stream, strict=True):
             label, images, index = (
-                source.labels(index).to(device),
-                images.to(device),
-                index.to(device),
+                sent_to(device, source.labels(index)),
+                _sent_images(device, images),
+                sent_to(device, index),
             )
             image = _floats(images, source.info.levels, index, dequantise_seed, draw)
             yield {"image": image, "label": label, "index": index}

@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from score_sde.atomic import regular_file, shown
-from score_sde.data import formats
+from score_sde.data import formats, jpeg
 from score_sde.data.arrays import ARRAY_EXTENSIONS, read_images
 from score_sde.data.fits import FITS, Size, SizeError, inside
 from score_sde.data.pixels import FileDecoder, conform_array, policy
@@ -274,11 +275,14 @@ def source_of_files(
     if class_names:
         number = {name: label for label, name in enumerate(class_names)}
         labels = torch.tensor([number[folder_of(file.path)] for file in files], dtype=torch.int64)
-    if len(files) * math.prod(info.shape) > request.memory_limit_bytes:
+    streamed = len(files) * math.prod(info.shape) > request.memory_limit_bytes
+    few = not streamed and sum(file.size for file in files) < WORKERS_FROM_BYTES
+    photographs = any(file.path.lower().endswith(jpeg.ENDINGS) for file in files)
+    quick = replace(decoder, quick=not few and photographs and jpeg.is_ready())
+    if streamed:
         _refuse_cut_off(decoder)
-        return StreamingSource(info, decoder, labels)
-    few = sum(file.size for file in files) < WORKERS_FROM_BYTES
-    return StreamingSource(info, decoder, labels, num_workers=0 if few else None).decoded()
+        return StreamingSource(info, quick, labels)
+    return StreamingSource(info, quick, labels, num_workers=0 if few else None).decoded()
 
 
 def _refuse_cut_off(decoder: FileDecoder) -> None:

@@ -101,6 +101,7 @@ class FileDecoder:
         num_channels: 1, 3 or 4.
         centre: side of the centred square cut out first, or 0 for the whole image.
         fit: how images are brought to that size, a name of `FITS`.
+        quick: decode JPEG files by torchvision, which must be there (`jpeg.is_ready`).
     """
 
     root: Path
@@ -109,6 +110,7 @@ class FileDecoder:
     num_channels: int
     centre: int = 0
     fit: str = "resize"
+    quick: bool = False
 
     def __call__(self, index: int) -> Tensor:
         """Decodes image `index` to uint8 (C, H, W).
@@ -121,7 +123,7 @@ class FileDecoder:
 
     def with_size(self, index: int) -> tuple[Tensor, Size]:
         """Image `index` as a call gives it, and the size of the picture; raises as a call does."""
-        with self._file(index) as path, formats.opened(path) as image:
+        with self._file(index) as path, formats.opened(path, self.quick) as image:
             if self.centre:
                 left, top = (image.width - self.centre) // 2, (image.height - self.centre) // 2
                 image = image.crop((left, top, left + self.centre, top + self.centre))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from score_sde.data.workers import Workers
+from score_sde.tensor_ops import sent_to
 
 MEMORY_LIMIT_BYTES = 4 * 2**30
 """Decoded images up to this size are kept in memory."""
@@ -158,11 +159,12 @@ class MemorySource:
 
     def images(self, indices: Tensor) -> Tensor:
         """Images uint8 (B, C, H, W) of `indices` int64 (B,), on the device that holds them."""
-        return self._images[indices.to(self._images.device)]
+        # By rows: a general index would look at each of the pixels.
+        return self._images.index_select(0, sent_to(self._images.device, indices))
 
     def labels(self, indices: Tensor) -> Tensor:
         """Labels int64 (B,) of `indices` int64 (B,), on the device that holds the images."""
-        return self._labels[indices.to(self._labels.device)]
+        return self._labels.index_select(0, sent_to(self._labels.device, indices))
 
     def stream(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """The images of each batch of indices."""

@@ -1,8 +1,9 @@
 """Worker processes that decode batches of images ahead of their use.
 
 Each worker has a pipe of its own and no lock: a worker that is killed takes nothing with it, and
-nothing is needed of `/dev/shm`. Requests go round the workers in turn, one at a time to each, and
-results come back in the order of the requests.
+nothing is needed of `/dev/shm`. Requests go round the workers in turn, `AHEAD` at a time to each,
+and results come back in the order of the requests. A thread takes them in, so that a worker goes
+on, and a large batch has come through its pipe, while the run makes a step.
 
 **How they end.** `close` kills them: they only read. So does the end of the process, before
 multiprocessing waits for its children. Where the process itself is killed, the pipes close, and
@@ -15,10 +16,11 @@ import errno
 import itertools
 import multiprocessing
 import pickle
+import queue
 import signal
+import threading
 import traceback
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import util
 from multiprocessing.connection import Connection
@@ -26,6 +28,9 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
+
+AHEAD = 2
+"""Requests under way for each worker, whose results are kept until they are asked for."""
 
 IDLE_SEC = 20
 """How long a worker that was asked to end by SIGTERM waits for one more request."""
@@ -69,9 +74,12 @@ class Workers:
         self._answer = answer
         self._pipes: list[Connection] = []
         self._processes: list[BaseProcess] = []
+        self._receivers: list[_Receiver] = []
         # Called by `close`, or when the process ends: with this priority before multiprocessing
         # waits for its children. It does nothing in a process that was forked from this one.
-        self._end = util.Finalize(self, _end, (self._pipes, self._processes), exitpriority=100)
+        self._end = util.Finalize(
+            self, _end, (self._pipes, self._processes, self._receivers), exitpriority=100
+        )
         try:
             for number in range(count):
                 self._start(number)
@@ -105,7 +113,7 @@ class Workers:
             self._processes.append(process)
 
     def map(self, requests: Iterable[Any]) -> Iterator[Any]:
-        """The result of each request, in order; as many are under way as there are workers.
+        """The result of each request, in order; `AHEAD` are under way for each worker.
 
         Raises:
             WorkerDied: naming it, and what ended it.
@@ -114,32 +122,36 @@ class Workers:
             yield from map(self._answer, requests)
             return
         requests, turns = iter(requests), itertools.cycle(range(len(self._processes)))
-        waiting: deque[int] = deque()
-        for request in itertools.islice(requests, len(self._processes)):
-            waiting.append(next(turns))
-            self._send(waiting[-1], request)
-        while waiting:
-            number = waiting.popleft()
-            result, error, where = self._receive(number)
-            if error:
-                raise error from where
-            # The worker goes on at once, while the caller uses what it sent.
-            for request in itertools.islice(requests, 1):
-                waiting.append(number)
-                self._send(number, request)
-            yield result
+        receiver = _Receiver(self._pipes)
+        self._receivers.append(receiver)
+        under_way = 0
+        try:
+            for request in itertools.islice(requests, AHEAD * len(self._processes)):
+                self._send(next(turns), request, receiver)
+                under_way += 1
+            while under_way:
+                number, reply = receiver.replies.get()
+                if isinstance(reply, EOFError | OSError):
+                    raise self._died(number) from reply
+                if isinstance(reply, Exception):  # what was sent can't be unpickled
+                    raise reply
+                result, error, where = reply
+                if error:
+                    raise error from where
+                under_way -= 1
+                for request in itertools.islice(requests, 1):  # whose turn it is
+                    self._send(next(turns), request, receiver)
+                    under_way += 1
+                yield result
+        finally:
+            receiver.asked.put(None)
 
-    def _send(self, number: int, request: Any) -> None:
+    def _send(self, number: int, request: Any, receiver: "_Receiver") -> None:
         try:
             self._pipes[number].send(request)
         except OSError as error:
             raise self._died(number) from error
-
-    def _receive(self, number: int) -> Any:
-        try:
-            return self._pipes[number].recv()
-        except (EOFError, OSError) as error:
-            raise self._died(number) from error
+        receiver.asked.put(number)
 
     def _died(self, number: int) -> WorkerDied:
         process = self._processes[number]
@@ -167,15 +179,46 @@ class Workers:
         self.close()
 
 
-def _end(pipes: list[Connection], processes: list[BaseProcess]) -> None:
+class _Receiver(threading.Thread):
+    """Takes in replies while the run is busy.
+
+    Attributes:
+        asked: the number of a worker for each request that was sent to it; None ends the thread.
+        replies: that number with the reply, or with the error where the worker has ended.
+    """
+
+    def __init__(self, pipes: list[Connection]) -> None:
+        super().__init__(name="replies of workers", daemon=True)
+        self.asked: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self.replies: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+        self._pipes = list(pipes)
+        self.start()
+
+    def run(self) -> None:
+        """What the thread does."""
+        while (number := self.asked.get()) is not None:
+            try:
+                self.replies.put((number, self._pipes[number].recv()))
+            except Exception as error:  # whatever it is: the run waits for this reply
+                self.replies.put((number, error))
+                return
+
+
+def _end(
+    pipes: list[Connection], processes: list[BaseProcess], receivers: list[_Receiver]
+) -> None:
     for process in processes:
         process.kill()
+    for receiver in receivers:  # what it waits for has come to its end
+        receiver.asked.put(None)
+        receiver.join(10)
     for pipe in pipes:
         pipe.close()
     for process in processes:
         process.join(10)  # one that waits for a dead disk can't be waited for
     pipes.clear()
     processes.clear()
+    receivers.clear()
 
 
 def _serve(pipe: Connection, callers: Connection, answer: Callable[[Any], Any]) -> None:
