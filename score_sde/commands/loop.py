@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from score_sde import checkpoints, noise, pictures
+from score_sde import checkpoints, noise, parallel, pictures
 from score_sde.commands import advice
 from score_sde.commands.first_screen import FIRST_STEPS
 from score_sde.commands.progress import Clock, duration
@@ -31,6 +31,7 @@ from score_sde.logbook import Logbook
 from score_sde.sde import SDE
 from score_sde.solvers.grids import level_parts
 from score_sde.training import (
+    Share,
     StepRecord,
     TrainingDiverged,
     TrainState,
@@ -87,6 +88,7 @@ class Run:
     changes: list[changes.Change]
     images_seen: int
     stop: Stop
+    world: parallel.World
     records: list[StepRecord] = field(default_factory=list)
     saved_step: int = 0
 
@@ -108,6 +110,7 @@ def run_loop(run: Run) -> None:
     labelled = run.kind.labelled(config)
     set_tf32(config)
     step = run.kind.step(config, run.objective)
+    step.share = Share(run.world, config.training.batch_size, config.seed)
     bare, memory = state.network, channels_last(config, run.device)
     state.network = compiled(config, bare, run.device)
     batches = train_batches(
@@ -119,14 +122,18 @@ def run_loop(run: Run) -> None:
         random_flip=config.data.random_flip,
         dequantise=config.data.uniform_dequantization,
         label_dropout=run.kind.label_dropout(config),
+        rank=run.world.rank,
+        world=run.world.size,
     )
     bar = log.progress(config.training.n_iters, state.step)
     clock = Clock(config.training.batch_size)
     try:
         with closing(batches):
             while state.step < config.training.n_iters:
-                if stop.signal is not None:
-                    raise _stopped(run, stop.signal)
+                with _saving_what_was_made(run):
+                    asked = parallel.largest(stop.signal or 0)
+                if asked:
+                    raise _stopped(run, asked)
                 with _saving_what_was_made(run), reading(run):
                     batch = next(batches)
                 x_0 = scale(batch["image"]).contiguous(memory_format=memory)
@@ -171,14 +178,16 @@ def _after_step(run: Run, clock: Clock) -> None:
         run.log.say(f"time        about {clock.to_come(training.n_iters - step)}{more}")
     if log or last:
         _log_progress(run, clock)
-    if (step % training.eval_freq == 0 or last) and len(run.test_source):
+    main = run.world.is_main  # the others wait for it in the next step
+    if main and (step % training.eval_freq == 0 or last) and len(run.test_source):
         run.log.scalars(step, run.kind.held_out(run))
     if run.state.averages and (step % training.average_freq == 0 or last):
         check_finite(run.records)  # before the checkpoint, which a resumed run begins after
-        checkpoints.save_snapshot(run.averages, step, run.state.averages)
+        if main:
+            checkpoints.save_snapshot(run.averages, step, run.state.averages)
     if save:
         _save(run)
-    if snapshot and training.snapshot_sampling:
+    if main and snapshot and training.snapshot_sampling:
         with clock.paused():
             run.kind.snapshot(run)
 
@@ -231,6 +240,9 @@ def averaged(run: Run) -> Iterator[nn.Module]:
 
 
 def _save(run: Run, **more: str) -> None:
+    if not run.world.is_main:  # it has the same state
+        run.saved_step = run.state.step
+        return
     info = run.train_source.info
     position = {
         "images_seen": run.images_seen,
