@@ -11,6 +11,7 @@ to the end of this file.
 import contextlib
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -49,10 +50,8 @@ class Processes:
 
         `each` gives further words by rank.
         """
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = str(listener.getsockname()[1])
-        common = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        common = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1"}
+        common |= {"MASTER_PORT": str(free_port())}
         # No GPU: two processes may have to share one, which NCCL refuses.
         common |= {"CUDA_VISIBLE_DEVICES": ""}
         return [
@@ -77,6 +76,15 @@ class Processes:
         self._driver.stdin.write(json.dumps(job).encode() + b"\n")  # type: ignore[union-attr]
         self._driver.stdin.flush()  # type: ignore[union-attr]
         return json.loads(self._driver.stdout.readline())  # type: ignore[union-attr]
+
+
+def free_port() -> int:
+    """A port that nobody listens to, and that the system gives to no connection meanwhile."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def group(leader: int) -> list[int]:
@@ -152,7 +160,6 @@ def _serve() -> bool:
 
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
-    import sklearn.datasets
     import torch
     import torch._dynamo  # what a training run would import on its way
     import torch.utils.tensorboard.writer

@@ -2,13 +2,13 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import free_port
 
 from score_sde import parallel
 
@@ -94,12 +94,6 @@ def test_shards_cover_everything_once_and_evenly():
 def test_impossible_shards_are_refused(n, rank, size):
     with pytest.raises(ValueError, match="shard"):
         parallel.shard(n, rank, size)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def test_two_processes_agree(tmp_path):

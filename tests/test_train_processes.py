@@ -4,13 +4,15 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import ROOT, TINY
 from forked import Processes, group
 
 from score_sde import checkpoints
@@ -38,7 +40,11 @@ MORE = (
     "--config.model.ema_lengths=(0.1,)",
     "--config.data.uniform_dequantization=True",
 )
-CLASSIFIER = ("--config.classifier.nf=8", "--config.classifier.ch_mult=(1,2)")
+CLASSIFIER = (
+    "--config.classifier.nf=8",
+    "--config.classifier.ch_mult=(1,2)",
+    "--config.classifier.dropout=0.0",
+)
 
 
 class Runs:
@@ -245,3 +251,38 @@ def test_a_part_of_the_noise_is_that_of_the_whole_batch(memory):
         part = Part(rows, 7).normal(x[rows.start : rows.stop])
         assert torch.equal(part, whole[rows.start : rows.stop])
         assert part.is_contiguous(memory_format=memory)
+
+
+# ---- The launcher ----
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_run_again_that_lost_a_process(tmp_path):
+    words = (
+        "--config=configs/vp/digits.py",
+        *PLAIN,
+        "--mode=train",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    words += ("--config.training.n_iters=400", "--config.training.snapshot_freq_for_preemption=5")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    launcher += ["--max-restarts=1", "--master_port=0", "main.py"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    with open(tmp_path / "said", "w") as said:
+        running = subprocess.Popen(
+            [*launcher, *words], cwd=ROOT, env=environment, stdout=said, stderr=said
+        )
+    try:
+        deadline = time.monotonic() + 200
+        while not checkpoints.steps(tmp_path / "run" / "checkpoints"):
+            assert time.monotonic() < deadline, (tmp_path / "said").read_text()
+            time.sleep(0.1)
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+        os.kill(int(children[1]), signal.SIGKILL)
+        assert running.wait(400) == 0, (tmp_path / "said").read_text()
+    finally:
+        running.terminate()
+        running.wait()
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "resumed at step" in log
+    assert checkpoints.steps(tmp_path / "run" / "checkpoints")[-1] == 400

@@ -313,6 +313,7 @@ def reading(run: Run) -> Iterator[None]:
 
 def _stopped(run: Run, number: int) -> SystemExit:
     """Answers a signal: saves, says so, and gives what ends the run."""
+    run.stop.final = run.world.size > 1
     _save_what_was_made(run)
     saved = f"step {run.state.step} is saved, " if run.state.step else ""
     run.log.say(f"stopped by {signal.Signals(number).name}; {saved}the same command resumes")

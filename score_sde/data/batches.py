@@ -111,7 +111,8 @@ def train_batches(
         world: number of processes; each gets its own contiguous part of every batch.
 
     Raises:
-        ValueError: for a batch size below 1 or the number of processes, an empty source, or labels to be left out where there are none.
+        ValueError: for a batch size below the number of processes, an empty source, or labels to
+            be left out where there are none.
     """
     if batch_size < world:
         raise ValueError(

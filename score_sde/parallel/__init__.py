@@ -1,4 +1,4 @@
-"""Processes that share one run: their numbers, their shares, what they exchange and how they end."""
+"""Processes that share one run: their numbers and shares, what they exchange, how they end."""
 
 from score_sde.parallel.ends import fail, is_one_of_several, together
 from score_sde.parallel.watch import attend

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -11,7 +13,7 @@ import torch.distributed as dist
 from score_sde.parallel import watch
 from score_sde.parallel.world import init, leave
 
-_MEETING = timedelta(minutes=1)  # of processes that fail before they have met
+_MEETING = timedelta(seconds=45)  # of processes that fail before they have met
 
 
 class LostProcess(RuntimeError):  # noqa: N818, it says what happened
@@ -34,6 +36,7 @@ def together() -> Iterator[None]:
     try:
         yield
     except SystemExit:
+        _ignore_signals()
         with contextlib.suppress(RuntimeError):  # its code says more
             leave()
         raise
@@ -46,6 +49,14 @@ def together() -> Iterator[None]:
             f"on without it ({first}): the same command goes on from what is saved"
         ) from error
     leave()
+
+
+def _ignore_signals() -> None:
+    """From here on only the end is left, which one of these signals has asked for."""
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def is_loss(error: BaseException) -> bool:
@@ -78,6 +89,8 @@ def fail(words: str, code: int) -> int:
 
 def _tells(words: str) -> bool:
     found = watch.current()
+    if watch.has_left():
+        return os.environ.get("RANK", "0") == "0"
     if found is None:
         try:
             rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])

@@ -74,9 +74,10 @@ class Watch:
         self._quietly(self._store.add, "ends", 1)
         waits = max(int(seconds / 0.1), 1)
         for _ in range(waits if self.rank == 0 else 0):
-            if (self._quietly(self._store.add, "ends", 0) or self.size) >= self.size:
+            found = self._quietly(self._store.add, "ends", 0)
+            threading.Event().wait(0.1)  # the last one's answer is on its way
+            if found is None or found >= self.size:
                 return
-            threading.Event().wait(0.1)
 
     def _told_within(self, seconds: float) -> bool:
         for _ in range(int(seconds / 0.1)):
@@ -142,6 +143,7 @@ def _flush() -> None:
 
 
 _watch: Watch | None = None
+_left = False
 
 
 def begin(store: dist.Store, rank: int, size: int) -> Watch:
@@ -156,6 +158,11 @@ def current() -> Watch | None:
     return _watch
 
 
+def has_left() -> bool:
+    """Whether this process has parted from the others."""
+    return _left
+
+
 def attend(asked: Asked | None) -> None:
     """Lets all processes know of it within seconds where somebody asks one of them for the end."""
     if _watch is not None:
@@ -164,7 +171,7 @@ def attend(asked: Asked | None) -> None:
 
 def end() -> None:
     """Ends the watch, as this process is done."""
-    global _watch
+    global _watch, _left
     if _watch is not None:
         _watch.end()
-        _watch = None
+        _watch, _left = None, True
