@@ -266,7 +266,7 @@ def test_torchrun_starts_a_run_again_that_lost_a_process(tmp_path):
     )
     words += ("--config.training.n_iters=400", "--config.training.snapshot_freq_for_preemption=5")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    launcher += ["--max-restarts=1", "--master_port=0", "main.py"]
+    launcher += ["--max-restarts=1", "--standalone", "main.py"]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     with open(tmp_path / "said", "w") as said:
         running = subprocess.Popen(

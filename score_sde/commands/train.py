@@ -105,7 +105,7 @@ def train(
         state = kind.state(config)
     if saved:
         state.load_state_dict(checkpoints.fitted(saved, state.network, path))
-        checkpoints.restore_rng(saved["rng"])
+        checkpoints.restore_rng(saved["rng"], of_main=world.size > 1)
     elif init_from:
         origin = begin_from(init_from, config, state)
     found = {"newest checkpoint": path.name if saved else "none", "step": state.step}

@@ -25,7 +25,7 @@ PATIENCE = timedelta(days=30)
 """How long processes wait for one another. A share of an evaluation takes hours; that one of them
 has ended is seen by other means (`watch`)."""
 
-JOINING = timedelta(minutes=10)
+JOINING = timedelta(minutes=5)
 """How long they wait for one another at the start."""
 
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
