@@ -264,7 +264,7 @@ def test_torchrun_starts_a_run_again_that_lost_a_process(tmp_path):
         "--mode=train",
         f"--workdir={tmp_path / 'run'}",
     )
-    words += ("--config.training.n_iters=400", "--config.training.snapshot_freq_for_preemption=5")
+    words += ("--config.training.n_iters=60", "--config.training.snapshot_freq_for_preemption=5")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     launcher += ["--max-restarts=1", "--standalone", "main.py"]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
@@ -285,4 +285,4 @@ def test_torchrun_starts_a_run_again_that_lost_a_process(tmp_path):
         running.wait()
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "resumed at step" in log
-    assert checkpoints.steps(tmp_path / "run" / "checkpoints")[-1] == 400
+    assert checkpoints.steps(tmp_path / "run" / "checkpoints")[-1] == 60

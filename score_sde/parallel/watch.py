@@ -40,7 +40,7 @@ class Watch:
 
     def __init__(self, store: dist.Store, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
-        self._store = dist.PrefixStore("watch", store.clone())
+        self._store = of_this_start(store.clone(), "watch")
         self._asked: Asked | None = None
         self._others_failed = ""
         self._over = threading.Event()  # this process ends by itself, well or not
@@ -144,6 +144,11 @@ def _flush() -> None:
 
 _watch: Watch | None = None
 _left = False
+
+
+def of_this_start(store: dist.Store, name: str) -> dist.Store:
+    """A part of the store, without what was written before the launcher started all once more."""
+    return dist.PrefixStore(f"{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def begin(store: dist.Store, rank: int, size: int) -> Watch:

@@ -88,7 +88,13 @@ def _join(rank: int, size: int) -> None:
     try:
         store, *_ = next(dist.rendezvous("env://", rank, size, timeout=JOINING))
         watch.begin(store, rank, size)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+        dist.init_process_group(
+            backend,
+            store=watch.of_this_start(store, "group"),
+            rank=rank,
+            world_size=size,
+            timeout=PATIENCE,
+        )
     except (ValueError, RuntimeError) as error:  # no address, no such host, a taken port
         raise ValueError(
             f"process {rank} of {size} does not find the others ({error}): start them with "
