@@ -11,9 +11,12 @@ to the end of this file.
 import contextlib
 import json
 import os
+import random
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,11 +30,39 @@ class Processes:
             [sys.executable, __file__], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
 
-    def start(self, *words: object, out: object, err: object = "", encoding: str = "utf-8") -> int:
+    def start(
+        self,
+        *words: object,
+        out: object,
+        err: object = "",
+        encoding: str = "utf-8",
+        environment: Mapping[str, str] | None = None,
+    ) -> int:
         """The process that runs `score-sde WORDS`, a leader of its own group."""
         err = err or out
         job = {"argv": ["main.py", *map(str, words)], "out": str(out), "err": str(err)}
-        return self._ask(job | {"encoding": encoding})
+        return self._ask(job | {"encoding": encoding, "environment": dict(environment or {})})
+
+    def start_several(
+        self, size: int, *words: object, out: Path, each: Callable[[int], list[str]] | None = None
+    ) -> list[int]:
+        """As torchrun starts them, `out` with the rank added to its name for each.
+
+        `each` gives further words by rank.
+        """
+        common = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1"}
+        common |= {"MASTER_PORT": str(free_port())}
+        # No GPU: two processes may have to share one, which NCCL refuses.
+        common |= {"CUDA_VISIBLE_DEVICES": ""}
+        return [
+            self.start(
+                *words,
+                *(each(rank) if each else []),
+                out=out.with_name(f"{out.name}.{rank}"),
+                environment=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
+            for rank in range(size)
+        ]
 
     def wait(self, process: int, seconds: float = 60) -> int | None:
         """Its exit code, or None where it has none after so long."""
@@ -45,6 +76,15 @@ class Processes:
         self._driver.stdin.write(json.dumps(job).encode() + b"\n")  # type: ignore[union-attr]
         self._driver.stdin.flush()  # type: ignore[union-attr]
         return json.loads(self._driver.stdout.readline())  # type: ignore[union-attr]
+
+
+def free_port() -> int:
+    """A port that nobody listens to, and that the system gives to no connection meanwhile."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def group(leader: int) -> list[int]:
@@ -97,6 +137,7 @@ def _become(job: dict) -> None:
             stream = open(number, "w", encoding=job["encoding"], errors=errors, closefd=False)
         setattr(sys, {1: "stdout", 2: "stderr"}[number], stream)
     sys.argv = job["argv"]
+    os.environ.update(job["environment"])
 
 
 def _serve() -> bool:
@@ -120,6 +161,8 @@ def _serve() -> bool:
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
     import torch
+    import torch._dynamo  # what a training run would import on its way
+    import torch.utils.tensorboard.writer
 
     from score_sde.commands import entry, modes  # noqa: F401
 

@@ -2,19 +2,20 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import free_port
 
 from score_sde import parallel
 
 PROGRAM = """
-import json, sys, time, parallel, torch
+import json, sys, time, torch
 from pathlib import Path
+from score_sde import parallel
 world = parallel.init()
 parallel.barrier()
 shard = list(parallel.shard(5, world.rank, world.size))
@@ -95,17 +96,11 @@ def test_impossible_shards_are_refused(n, rank, size):
         parallel.shard(n, rank, size)
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def test_two_processes_agree(tmp_path):
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     # No GPU: two processes may have to share one, which NCCL refuses.
     common |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    common |= {"PYTHONPATH": str(Path(parallel.__file__).parent)}
+    common |= {"PYTHONPATH": str(Path(parallel.__file__).parents[2])}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(tmp_path / f"{rank}.json")],

@@ -261,13 +261,22 @@ def rng_state() -> dict[str, Any]:
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
-def restore_rng(state: Any) -> None:
+def restore_rng(state: Any, *, of_main: bool = False) -> None:
     """Puts the generators back to what `rng_state` saw; GPUs that are not there are left out.
+
+    Args:
+        state: of a checkpoint.
+        of_main: whether each GPU goes on where that of the main process stood, the first one: it
+            is another process's, and all draw the same.
 
     Raises:
         CheckpointError: it holds no such states; no generator has changed then.
     """
-    for device, generator_state in _generator_states(state, "the checkpoint"):
+    states = _generator_states(state, "the checkpoint")
+    if of_main and len(states) > 1:
+        first = states[1][1]
+        states = [states[0], *((f"cuda:{k}", first) for k in range(torch.cuda.device_count()))]
+    for device, generator_state in states:
         if device == "cpu":
             torch.set_rng_state(generator_state)
         else:

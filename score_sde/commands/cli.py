@@ -35,12 +35,14 @@ MODES: dict[str, Mode] = {
         "score_sde.commands.modes:train",
         "train, or resume the work directory's run",
         ("init_from", "allow", "smoke"),
+        several_processes=True,
         goes_on=True,
     ),
     "train_classifier": Mode(
         "score_sde.commands.modes:train_classifier",
         "train a classifier of noisy images, or resume it, in the work directory's classifier/",
         ("allow",),
+        several_processes=True,
         goes_on=True,
     ),
     "sample": Mode(
@@ -167,7 +169,13 @@ def run(command: Command) -> None:
             f"torchrun has started others: start it without torchrun, or unset WORLD_SIZE (--mode "
             f"{ready} can share its work)"
         )
-    mode.run(command)
+    if processes == "1":
+        mode.run(command)
+        return
+    from score_sde import parallel  # here: a listing needs no torch
+
+    with parallel.together():
+        mode.run(command)
 
 
 def _help(argv: Sequence[str]) -> str:
@@ -191,7 +199,7 @@ def main(argv: Sequence[str]) -> int:
     0 when done, 1 for a user's mistake or another error (one sentence on stderr), 130 after
     Ctrl-C, 143 after SIGTERM and 129 after SIGHUP.
     """
-    command = None
+    command, words = None, ""
     try:
         if "--help" in argv or "-h" in argv:
             show(_help(argv))
@@ -203,17 +211,23 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         goes_on = command is not None and MODES[command.mode].goes_on
         more = "; the same command goes on with what is finished" if goes_on else ""
-        sys.stderr.write(f"interrupted{more}\n")
-        return 130
+        code, words = 130, f"interrupted{more}"
     except SystemExit as stopped:
-        return stopped.code if isinstance(stopped.code, int) else 1
+        code = stopped.code if isinstance(stopped.code, int) else 1
     except BaseException as error:  # nothing reaches the terminal but a sentence
         folders = _folders(command) if command else []
-        sys.stderr.write(f"{errors.told(error, folders)}\n")
+        code, words = 1, errors.told(error, folders)
         if is_debug(argv):
             traceback.print_exc()
-        return 1
-    return 0
+    else:
+        return 0
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        from score_sde import parallel
+
+        return parallel.fail(words, code)
+    if words:
+        sys.stderr.write(f"{words}\n")
+    return code
 
 
 def _folders(command: Command) -> list[Path]:

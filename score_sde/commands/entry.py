@@ -1,5 +1,6 @@
 """The first lines of the program, before anything is imported that takes time."""
 
+import os
 import sys
 
 from score_sde.commands import signals
@@ -8,6 +9,8 @@ from score_sde.commands import signals
 def script() -> int:
     """The command `score-sde`, and `python main.py`: the exit code."""
     signals.end_at_once()
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # a lost connection is told by ourselves, once
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from score_sde.commands import cli, errors
 
     if not cli.is_debug(sys.argv):

@@ -36,6 +36,7 @@ def first_screen(
     network: str,
     activations: int,
     snapshots: str,
+    processes: int = 1,
 ) -> str:
     """What begins here, what it takes, and where everything goes, in about ten lines.
 
@@ -50,19 +51,21 @@ def first_screen(
         network: its name.
         activations: bytes that it keeps of one image, see `kept_bytes`.
         snapshots: what is made at each, in words.
+        processes: that share each batch; memory is that of each.
     """
     training = config.training
     weights = sum(p.numel() for p in state.network.parameters())
     # In float32: weights, gradients, their averages, and two moments of Adam. A checkpoint holds
     # all but the gradients, a snapshot of the averages of several lengths these alone.
     megabytes = weights * 4 / 2**20
-    at_once = training.batch_size // training.accumulation
+    at_once = math.ceil(training.batch_size / processes / training.accumulation)
     kept_of_images = activations * at_once / 2**20
     kept = training.keep_checkpoints + training.n_iters // training.snapshot_freq
     averages = len(state.averages)
     saved = averages * math.ceil(training.n_iters / training.average_freq)
     more = f", {saved * megabytes:,.0f} MB of averages" if saved else ""
     parts = f" in {training.accumulation} parts" if training.accumulation > 1 else ""
+    parts += f", shared by {processes} processes" if processes > 1 else ""
     notes = "".join(f"\n            {note}" for note in dict.fromkeys(train.notes + test.notes))
     return f"""network     {network}, {weights:,} parameters, on {device}
 data        {train.name}: {train.num_images:,} images of {train.shape}, {train.policy}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from score_sde import checkpoints, noise, pictures
+from score_sde import checkpoints, noise, parallel, pictures
 from score_sde.commands import advice
 from score_sde.commands.first_screen import FIRST_STEPS
 from score_sde.commands.progress import Clock, duration
@@ -33,6 +33,7 @@ from score_sde.logbook import Logbook
 from score_sde.sde import SDE
 from score_sde.solvers.grids import level_parts
 from score_sde.training import (
+    Share,
     StepRecord,
     TrainingDiverged,
     TrainState,
@@ -89,6 +90,7 @@ class Run:
     changes: list[changes.Change]
     images_seen: int
     stop: Stop
+    world: parallel.World
     records: list[StepRecord] = field(default_factory=list)
     saved_step: int = 0
     saves: checkpoints.Saves = field(default_factory=lambda: checkpoints.Saves(free_bytes))
@@ -111,6 +113,7 @@ def run_loop(run: Run) -> None:
     labelled = run.kind.labelled(config)
     set_tf32(config)
     step = run.kind.step(config, run.objective)
+    step.share = Share(run.world, config.training.batch_size, config.seed)
     bare, memory = state.network, channels_last(config, run.device)
     state.network = compiled(config, bare, run.device)
     batches = train_batches(
@@ -122,14 +125,18 @@ def run_loop(run: Run) -> None:
         random_flip=config.data.random_flip,
         dequantise=config.data.uniform_dequantization,
         label_dropout=run.kind.label_dropout(config),
+        rank=run.world.rank,
+        world=run.world.size,
     )
     bar = log.progress(config.training.n_iters, state.step)
     clock = Clock(config.training.batch_size)
     try:
         with run.saves, closing(batches), compiling("training.compile=off"):
             while state.step < config.training.n_iters:
-                if stop.signal is not None:
-                    raise _stopped(run, stop.signal)
+                with _saving_what_was_made(run):
+                    asked = parallel.largest(stop.signal or 0)
+                if asked:
+                    raise _stopped(run, asked)
                 with clock.part("data"), _saving_what_was_made(run), reading(run):
                     batch = next(batches)
                     x_0 = scale(batch["image"]).contiguous(memory_format=memory)
@@ -168,18 +175,20 @@ def _after_step(run: Run, clock: Clock) -> None:
     if estimate:
         more = ", and the snapshots" if training.snapshot_sampling else ""
         run.log.say(f"time        about {clock.to_come(training.n_iters - step)}{more}")
+    main = run.world.is_main  # the others wait for it in the next step
     with clock.part("logging"):
         if log or last:
             _log_progress(run, clock)
-        if (step % training.eval_freq == 0 or last) and len(run.test_source):
+        if main and (step % training.eval_freq == 0 or last) and len(run.test_source):
             run.log.scalars(step, run.kind.held_out(run))
     with clock.part("saving"):
         if run.state.averages and (step % training.average_freq == 0 or last):
             check_finite(run.records)  # before the checkpoint, which a resumed run begins after
-            _save_averages(run)
+            if main:
+                _save_averages(run)
         if save:
             _save(run)
-    if snapshot and training.snapshot_sampling:
+    if main and snapshot and training.snapshot_sampling:
         with clock.paused():
             run.kind.snapshot(run)
     if last:
@@ -246,6 +255,9 @@ def _save_averages(run: Run) -> None:
 
 def _save(run: Run, **more: str) -> None:
     """Begins a checkpoint, which `run.saves` writes while the run goes on."""
+    if not run.world.is_main:  # it has the same state
+        run.saved_step = run.state.step
+        return
     info = run.train_source.info
     position = {
         "images_seen": run.images_seen,
@@ -325,6 +337,7 @@ def reading(run: Run) -> Iterator[None]:
 
 def _stopped(run: Run, number: int) -> SystemExit:
     """Answers a signal: saves, says so, and gives what ends the run."""
+    run.stop.final = run.world.size > 1
     _save_what_was_made(run)
     saved = f"step {run.state.step} is saved, " if run.state.step else ""
     run.log.say(f"stopped by {signal.Signals(number).name}; {saved}the same command resumes")

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from score_sde import parallel
 from score_sde.commands.average import average as average_weights
 from score_sde.commands.cascade import cascade as draw_cascade
 from score_sde.commands.cli import Command
@@ -147,7 +146,6 @@ def evaluate(command: Command) -> None:
         wait_minutes=options["wait"],
         base=options["base"],
     )
-    parallel.leave()
 
 
 def compare(command: Command) -> None:
@@ -164,7 +162,6 @@ def compare(command: Command) -> None:
         exact_std=options["exact_std"],
         overrides=command.overrides,
     )
-    parallel.leave()
 
 
 def stats(command: Command) -> None:

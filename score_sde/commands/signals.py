@@ -30,9 +30,12 @@ class Stop:
 
     Attributes:
         signal: the number of the first signal that asked; None while nobody has.
+        final: whether further ones are ignored until the process ends: those that ask several
+            processes come at different moments.
     """
 
     signal: int | None = None
+    final: bool = False
 
     def check(self) -> None:
         """Raises Interrupted where somebody did."""
@@ -89,7 +92,7 @@ def stop_signals(*, quiet: bool = False) -> Iterator[Stop]:
     try:
         yield stop
     finally:
-        _set(before)
+        _set(dict.fromkeys(before, signal.SIG_IGN) if stop.final else before)
 
 
 def to_nowhere(number: int) -> None:

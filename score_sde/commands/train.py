@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from score_sde import checkpoints, pictures
+from score_sde import checkpoints, parallel, pictures
 from score_sde.commands import advice
 from score_sde.commands.drawing import draw_with_film, save_grid_and_film
 from score_sde.commands.first_screen import (
@@ -62,6 +62,8 @@ def train(
 ) -> None:
     """Trains until `config.training.n_iters` updates are made, from the newest checkpoint if any.
 
+    Where torchrun has started several processes, they share each batch, and the main one writes.
+
     Args:
         config: the recipe.
         workdir: made where missing.
@@ -72,13 +74,15 @@ def train(
         kind: what is trained; the recipe's score network by default.
 
     Raises:
-        ValueError: a config that cannot run, data or checkpoints that do not fit it.
+        ValueError: a config that cannot run, data or checkpoints that do not fit it; processes
+            that do not agree about them.
         OSError: missing files, or a work directory that cannot be written to.
         TrainingDiverged: a loss that is not finite.
         SystemExit: with 130, 143 or 129, after a save, when asked to stop by Ctrl-C, SIGTERM or
             SIGHUP.
     """
     kind = kind or SCORE_NETWORK
+    world = parallel.init()
     check_config(config, copies=5)
     changes.check_allowed(allow, config)
     reports: list[str] = []
@@ -90,7 +94,8 @@ def train(
         checkpoints.check_complete(saved, path)
         changed = changes.of_fields(saved, path, config, allow)
         origin = origin_of(saved, init_from, workdir)
-    train_source, test_source = sources or build_sources(config)
+    with parallel.main_first(world):  # it fetches what is missing
+        train_source, test_source = sources or build_sources(config)
     check_data(config, train_source.info)
     if saved:
         changed += changes.of_images(saved, path, train_source.info, allow)
@@ -100,12 +105,24 @@ def train(
         state = kind.state(config)
     if saved:
         state.load_state_dict(checkpoints.fitted(saved, state.network, path))
-        checkpoints.restore_rng(saved["rng"])
+        checkpoints.restore_rng(saved["rng"], of_main=world.size > 1)
     elif init_from:
         origin = begin_from(init_from, config, state)
-    with stop_signals(quiet=quiet) as stop, Logbook(workdir, quiet=quiet) as log:
+    found = {"newest checkpoint": path.name if saved else "none", "step": state.step}
+    parallel.check_agreed(
+        world, found | {"fingerprint of the data": train_source.info.fingerprint}
+    )
+    quiet = quiet or not world.is_main
+    with (
+        stop_signals(quiet=quiet) as stop,
+        Logbook(workdir, quiet=quiet, active=world.is_main) as log,
+    ):
+        parallel.attend(stop)
         log.begin(state.step)
-        if saved:  # the run may have been killed between a save and the end of the one before
+        parallel.check_seen_by_all(world, workdir)
+        if (
+            saved and world.is_main
+        ):  # the run may have been killed between a save and the end of the one before
             checkpoints.delete_old(workdir / "checkpoints", state.step, **kept(config))
         device = build_device(config)
         objective = kind.objective(config, sde)
@@ -124,6 +141,7 @@ def train(
             [*(changes.of_checkpoint(saved) if saved else []), *changed],
             changes.images_seen(saved) if saved else 0,
             stop,
+            world,
             saved_step=state.step,
         )
         for report in filter(None, [*reports, origin]):
@@ -134,15 +152,20 @@ def train(
                 "for; raise --config.training.n_iters to go on"
             )
             return
-        if again := checkpoints.delete_snapshots_after(run.averages, state.step):
+        averages = run.averages
+        if world.is_main and (again := checkpoints.delete_snapshots_after(averages, state.step)):
             log.say(f"the averages after step {state.step}, up to {again[-1]}, are made again")
         for line in [*changed, *changes.unneeded(allow, changed)]:
             log.say(str(line))
-        history.record(config, workdir, origin=origin, changes=changes.plain(run.changes))
-        infos = (train_source.info, test_source.info)
-        log.say(
-            first_screen(config, state, sde, device, *infos, workdir, **kind.screen(config, sde))
-        )
+        if world.is_main:
+            plain = changes.plain(run.changes)
+            history.record(config, workdir, origin=origin, changes=plain)
+            infos, screen = (train_source.info, test_source.info), kind.screen(config, sde)
+            log.say(
+                first_screen(
+                    config, state, sde, device, *infos, workdir, processes=world.size, **screen
+                )
+            )
         with advice_on_memory(advice.less_memory(config)):
             run_loop(run)
 

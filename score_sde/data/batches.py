@@ -116,13 +116,13 @@ def train_batches(
         world: number of processes; each gets its own contiguous part of every batch.
 
     Raises:
-        ValueError: for a batch size that is not a positive multiple of `world`, an empty source,
-            or labels to be left out where there are none.
+        ValueError: for a batch size below the number of processes, an empty source, or labels to
+            be left out where there are none.
     """
-    if batch_size < 1 or batch_size % world:
+    if batch_size < world:
         raise ValueError(
-            f"training.batch_size={batch_size} over {world} processes: "
-            f"use a positive multiple of {world}"
+            f"training.batch_size={batch_size} over {world} processes leaves some of them without "
+            f"an image: use at least {world}"
         )
     if not len(source):
         raise ValueError(

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from score_sde import noise
 from score_sde.noise import Stream
+from score_sde.parallel import Part
 from score_sde.tensor_ops import expand_to
 
 
@@ -68,16 +69,19 @@ class LowResolution:
     def __init__(self, factor: int, most_noise: float) -> None:
         self.factor, self.most_noise = factor, most_noise
 
-    def __call__(self, x_0: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def __call__(
+        self, x_0: Tensor, generator: torch.Generator | None = None, part: Part | None = None
+    ) -> dict[str, Tensor]:
         """What the network is given of x_0 in training, by the names of its inputs.
 
         Args:
             x_0: (B, C, H, W).
             generator: on the device of x_0; torch's global one by default.
+            part: of the batch, that x_0 is; x_0 is all of it by default.
         """
-        images = self.images(x_0)
-        u = torch.rand(len(x_0), device=x_0.device, generator=generator)
-        z = torch.empty_like(images).normal_(generator=generator)
+        images, part = self.images(x_0), part or Part(range(len(x_0)), len(x_0))
+        u = part.of(torch.rand(part.whole, device=x_0.device, generator=generator))
+        z = part.normal(images, generator)
         return with_noise(images, self.most_noise * u, z)
 
     def held_out(self, x_0: Tensor, seed: int, index: Tensor) -> dict[str, Tensor]:

@@ -30,6 +30,8 @@ import math
 import torch
 from torch import Tensor
 
+from score_sde.parallel import Part
+
 PARAMETERS = 9
 """How many numbers say what was done to an image."""
 
@@ -57,15 +59,18 @@ class Augmentation:
         self.probability, self.mirror = probability, max(probability, mirror)
 
     def __call__(
-        self, x: Tensor, generator: torch.Generator | None = None
+        self, x: Tensor, generator: torch.Generator | None = None, part: Part | None = None
     ) -> tuple[Tensor, Tensor]:
         """The moved images, and the parameters (B, 9) in their dtype.
 
         Args:
             x: (B, C, H, W).
             generator: on the device of x; torch's global one by default.
+            part: of the batch, that x is; x is all of it by default.
         """
-        parameters = self.draw(len(x), x.shape[-2:], x.device, generator)
+        n = len(x) if part is None else part.whole
+        parameters = self.draw(n, x.shape[-2:], x.device, generator)
+        parameters = parameters if part is None else part.of(parameters)
         matrix, move = affine_map(parameters, x.shape[-2:])
         return warp(x, matrix, move), parameters.to(x.dtype)
 

@@ -24,6 +24,7 @@ from score_sde.networks.low_resolution import LowResolution
 from score_sde.training.augmentation import Augmentation
 from score_sde.training.optimizer import learning_rate
 from score_sde.training.record import StepRecord
+from score_sde.training.share import Share
 from score_sde.training.state import TrainState
 
 
@@ -69,6 +70,9 @@ class TrainStep:
         generator: of times, noise and augmentation, on the data's device; torch's global one by
             default.
 
+    Attributes:
+        share: what this process computes of each batch; all of it at first.
+
     Raises:
         ValueError: an accumulation below 1, a limit of 0, or another data type.
     """
@@ -104,20 +108,23 @@ class TrainStep:
         self.autocast_dtype = autocast_dtype
         self.augmentation, self.low_resolution = augmentation, low_resolution
         self.generator = generator
+        self.share = Share()
 
     def __call__(self, state: TrainState, x_0: Tensor, label: Tensor | None = None) -> StepRecord:
         """Draws times and noise for a batch x_0 (B, ...), then `update`s; label int64 (B,).
 
         Where there is an augmentation, the batch is moved first; low-resolution images are made
-        of what it has become, last.
+        of what it has become, last. One of several processes is given its part of the batch, and
+        draws for all of it.
         """
         inputs: dict[str, Tensor] = {}
+        part = self.share.part(len(x_0))
         if self.augmentation is not None:
-            x_0, inputs["augment"] = self.augmentation(x_0, self.generator)
-        t = self.objective.times(len(x_0), x_0.device, self.generator)
-        z = torch.empty_like(x_0).normal_(generator=self.generator)
+            x_0, inputs["augment"] = self.augmentation(x_0, self.generator, part)
+        t = self.objective.times(part.whole, x_0.device, self.generator)
+        z = part.normal(x_0, self.generator)
         if self.low_resolution is not None:
-            inputs |= self.low_resolution(x_0, self.generator)
+            inputs |= self.low_resolution(x_0, self.generator, part)
         return self.update(state, x_0, t, z, label, **inputs)
 
     def update(
@@ -132,11 +139,17 @@ class TrainStep:
         """The update for given times t (B,) and noise z (B, ...).
 
         `inputs` are what else the network takes, by the names that it declares, each (B, ...).
+        Of all of these but the times one of several processes is given its part.
         """
         if not state.network.training:
             state.network.train()
         state.optimizer.zero_grad(set_to_none=True)
-        losses = self._backward(state.network, x_0, t, z, label, inputs)
+        network = self.share.wrapped(state.network, accumulation=self.accumulation)
+        mine = self.share.part(len(x_0)).of(t)
+        with self.share.own_masks(state.step, x_0.device):
+            losses = self._backward(network, x_0, mine, z, label, inputs)
+        self.share.check_gradients(network, accumulation=self.accumulation)
+        losses = self.share.whole(losses)
         grad_norm = self._clip(state.optimizer)
         lr = learning_rate(state.step, self.lr, self.warmup)
         for group in state.optimizer.param_groups:
@@ -163,7 +176,7 @@ class TrainStep:
         inputs: Mapping[str, Tensor],
     ) -> Tensor:
         """Adds the gradient of the mean loss to the weights'; gives the losses (B,), detached."""
-        n = len(x_0)
+        n, whole = len(x_0), self.share.part(len(x_0)).whole
         size = -(-n // self.accumulation)
         net = self._network(network, x_0.device.type)
         losses = []
@@ -175,7 +188,7 @@ class TrainStep:
                 part_label = None if label is None else label[part]
                 more = {name: value[part] for name, value in inputs.items()}
                 loss = self.objective(net, x_0[part], t[part], z[part], part_label, **more)
-                (loss.sum() / n).backward()
+                self.share.summed(loss, whole).backward()
             losses.append(loss.detach())
         return torch.cat(losses)
 

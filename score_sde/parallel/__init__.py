@@ -1,0 +1,37 @@
+"""Processes that share one run: their numbers and shares, what they exchange, how they end."""
+
+from score_sde.parallel.ends import fail, is_one_of_several, together
+from score_sde.parallel.watch import attend
+from score_sde.parallel.world import (
+    PATIENCE,
+    Part,
+    World,
+    barrier,
+    check_agreed,
+    check_seen_by_all,
+    gather_objects,
+    init,
+    largest,
+    leave,
+    main_first,
+    shard,
+)
+
+__all__ = [
+    "PATIENCE",
+    "Part",
+    "World",
+    "attend",
+    "barrier",
+    "check_agreed",
+    "check_seen_by_all",
+    "fail",
+    "gather_objects",
+    "init",
+    "is_one_of_several",
+    "largest",
+    "leave",
+    "main_first",
+    "shard",
+    "together",
+]
