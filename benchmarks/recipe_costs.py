@@ -65,7 +65,7 @@ def row(name: str, config: Config, tflops: float) -> tuple[str, ...]:
 
 def main() -> None:
     """Prints the table as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="What each recipe costs.")
     parser.add_argument("recipe", nargs="*", help="by default all of the library's")
     parser.add_argument("--tflops", type=float, default=100.0)
     options = parser.parse_args()
