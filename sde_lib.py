@@ -104,14 +104,8 @@ class SDE(library.SDE):
         """The release's times of the chain's steps, k T/(N − 1): float64 (N,)."""
         return library.SDE.chain_times(self)
 
-    @property
-    def _step_times(self) -> Tensor:  # as T and N, which may be set, are now
-        return self.chain_times().float()
-
-    @property
-    def _chain_scales(self) -> tuple[Tensor, Tensor]:
-        times = self.chain_times()
-        return self.mean_scale(times).float(), self.std(times).float()
+    def _once(self, name: str, compute: Callable[[], Any]) -> Any:
+        return compute()  # what it follows from may be set
 
     def chain_position(self, t: Tensor) -> Tensor:
         """t (N − 1)/T, not rounded, which the release's networks are told: (B,) → (B,)."""

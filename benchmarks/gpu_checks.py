@@ -32,7 +32,7 @@ SEED = 5
 
 def small(device: str, **fields: object) -> Config:
     """The digits' recipe with a narrow network, on a device; further fields by `group__name`."""
-    config = digits.get_config()
+    config: Config = digits.get_config()
     config.model.nf, config.model.ch_mult = 16, (1, 2)
     config.device, config.training.compile = device, "off"
     for name, value in fields.items():

@@ -55,8 +55,8 @@ def train(given: Given) -> Rows:
     ways += [(name, "float32", "off", "off") for name in (routes.NAIVE, "diffusers")]
     for recipe, batch in itertools.product(recipes, batches):
         for way in ways if recipe == RECIPES[0] else ways[:-2]:
-            row = dict(zip(("recipe", "batch", "way"), (recipe, batch, way[0]), strict=True))
-            row |= dict(zip(("precision", "compiled", "channels_last"), way[1:], strict=True))
+            row: dict[str, Any] = {"recipe": recipe, "batch": batch}
+            row |= zip(("way", "precision", "compiled", "channels_last"), way, strict=True)
             rows.append(told(row, lambda row=row: _training(given, row)))
     best = max((row for row in rows if "images/s" in row), key=lambda row: row["images/s"])
     _profile(given, best)

@@ -23,13 +23,14 @@ Equations" (ICLR), cited below as (Song, eq. n).
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from score_sde.tensor_ops import expand_to, look_up, sum_per_sample, times_for
+
+Table = TypeVar("Table", Tensor, tuple[Tensor, Tensor])
 
 Score = Callable[[Tensor, Tensor], Tensor]
 
@@ -165,12 +166,21 @@ class SDE(ABC):
 
         Those of the SDE at `chain_times`, unless the chain has tables of its own.
         """
-        return self._chain_scales
+        return self._once("chain_scales", self._computed_scales)
 
-    @cached_property
-    def _chain_scales(self) -> tuple[Tensor, Tensor]:
+    def _computed_scales(self) -> tuple[Tensor, Tensor]:
         times = self.chain_times()
         return self.mean_scale(times).float(), self.std(times).float()
+
+    def _once(self, name: str, compute: Callable[[], Table]) -> Table:
+        """A table that follows from the SDE, computed the first time that it is asked for.
+
+        It is the same tensor ever after, whose copy on another device is kept (`kept_on`).
+        """
+        tables = vars(self).setdefault("_tables", {})
+        if name not in tables:
+            tables[name] = compute()
+        return tables[name]
 
     def chain_betas(self) -> Tensor:
         """β_i = 1 − ᾱ_i/ᾱ_{i−1} of a chain that preserves the variance: float64 (N,) on the CPU.
@@ -194,11 +204,8 @@ class SDE(ABC):
         Rounded to float32 as the times of grids are (`solvers.grids.chain_grid`), so that a time
         of a grid is its own nearest one.
         """
-        return look_up(self._step_times, self.index(t), t)
-
-    @cached_property
-    def _step_times(self) -> Tensor:
-        return self.chain_times().float()
+        times = self._once("times", lambda: self.chain_times().float())
+        return look_up(times, self.index(t), t)
 
     def chain_alpha(self, t: Tensor) -> Tensor:
         """The factor α_i of the Langevin step (Song, algorithms 4 and 5): (B,) → (B,).
