@@ -7,6 +7,7 @@ small and have weights by a formula, so that nothing has to be fetched.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +122,7 @@ def bits_per_dim(device: str) -> float:
         score_for = build_score_for(config, network_of(config), sde)
         index = torch.arange(4, device=where)
         probes = likelihoods.hutchinson_probes("Rademacher", x.shape[1:], index, seed=SEED)
-        options = {"rtol": 1e-3, "atol": 1e-3}
+        options: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-3}
         found.append(likelihoods.log_likelihood(sde, score_for, x, probes=probes, **options).logp)
     return off(*found)
 

@@ -42,9 +42,9 @@ class Given:
         """Noise in the place of images: (count, C, H, W)."""
         return torch.rand(count, *image_shape(config), device=self.device)
 
-    def seconds(self, call: Callable[[], object]) -> float:
-        """Of a call, the middle of `rounds`, after three that are not counted."""
-        for _ in range(1 if self.smoke else 3):
+    def seconds(self, call: Callable[[], object], warm: int = 3) -> float:
+        """Of a call, the middle of `rounds`, after some that are not counted."""
+        for _ in range(min(warm, 1) if self.smoke else warm):
             call()
         times = []
         for _ in range(self.rounds):

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -92,7 +93,7 @@ def _watched(
     """A training process to its end, or until it is ended by a signal; its memory on the way."""
     # A fork is quick, but must not meet threads or CUDA.
     quick = given.device == "cpu" and torch.get_num_threads() == 1
-    context = multiprocessing.get_context("fork" if quick else "spawn")
+    context: Any = multiprocessing.get_context("fork" if quick else "spawn")
     process = context.Process(target=_train, args=(words, given.output / "long.txt"))
     process.start()
     start, readings = time.monotonic(), [(0, 0)]

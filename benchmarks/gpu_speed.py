@@ -106,7 +106,7 @@ def _profile(given: Given, row: dict[str, Any]) -> None:
     with torch.profiler.profile() as found:
         step(images)
         given.wait()
-    by = "self_cpu_time_total" if given.device == "cpu" else "self_cuda_time_total"
+    by = "self_cpu_time_total" if given.device == "cpu" else "self_device_time_total"
     text = found.key_averages().table(sort_by=by, row_limit=25)
     (given.output / "profile.txt").write_text(f"{row}\n\n{text}\n")
 
@@ -154,11 +154,14 @@ def _sampling(given: Given, row: dict[str, Any]) -> dict[str, Any]:
         nfe = found.nfe.double().mean().item()
 
     given = replace(given, rounds=1)  # a run is many evaluations
-    seconds = given.seconds(lambda: draw(score))
+    with torch.no_grad():
+        for _ in range(3):  # it is compiled, and a graph is captured
+            net(x, sigma)
+    seconds = given.seconds(lambda: draw(score), warm=0)
     made = {"s": round(seconds, 3), "images/s": float(f"{batch / seconds:.4g}"), "nfe": nfe}
     made |= given.share(flops * batch * nfe, seconds)
     if isinstance(sampler, GridSampler):  # the same walk with a score that costs nothing
-        free = given.seconds(lambda: draw(lambda x, t: -x))
+        free = given.seconds(lambda: draw(lambda x, t: -x), warm=0)
         made["beside the network"] = float(f"{free / seconds:.3g}")
     return made
 
