@@ -63,9 +63,12 @@ def small(sde, network, **fields):
     return config
 
 
+LEVEL = {"model.ch_mult": (1,)}  # one is quicker, where the kind of network does not matter
 CONFIGS = {
     "ncsnpp": partial(small, parts.VE, parts.NCSNPP),
-    "ddpm": partial(small, parts.VP, parts.DDPM, **{"model.nf": 32, "model.num_classes": 3}),
+    "ddpm": partial(
+        small, parts.VP, parts.DDPM, **LEVEL, **{"model.nf": 32, "model.num_classes": 3}
+    ),
 }
 
 
@@ -108,7 +111,7 @@ def test_network_and_loss_are_one_graph(name, one_graph):
 
 def test_training_steps_in_bfloat16_compile_once(one_graph):
     fields = {"training.precision": "bf16", "training.compile": "on", "model.dropout": 0.1}
-    config = small(parts.VE, parts.NCSNPP, **fields)
+    config = small(parts.VE, parts.NCSNPP, **LEVEL, **fields)
     state = seeded(partial(build_state, config))
     step = build_train_step(config, build_objective(config, build_sde(config)))
     state.network = compiled(config, state.network, CPU)
