@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ class Loaded(Dataset[tuple[Tensor, int]]):
     def __init__(self, images: Callable[[int], Image.Image], count: int, side: int = 0) -> None:
         resized = [transforms.Resize(side), transforms.CenterCrop(side)] if side else []
         self.images, self.count = images, count
-        self.transform = transforms.Compose(
+        self.transform: Callable[[Image.Image], Any] = transforms.Compose(
             [
                 *resized,
                 transforms.RandomHorizontalFlip(),
@@ -137,7 +138,7 @@ def photographs(folder: Path, ending: str, stored: tuple[int, int], count: int) 
         smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
         noisy = np.asarray(smooth) + generator.normal(0, 4, (height, width, 3))
         image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
-        image.save(folder / name, **({"quality": 90} if ending == ".jpg" else {}))
+        image.save(folder / name, quality=90)  # of which PNG files take no note
     return names
 
 
