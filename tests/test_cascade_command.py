@@ -327,7 +327,8 @@ def test_the_stages_share_no_noise(drawn, monkeypatch):
 
 def test_classes_pass_through_both_stages(tmp_path, monkeypatch):
     classes = "--config.model.num_classes=10"
-    assert run(BASE, tmp_path / "base", "--mode=train", classes) == 0
+    dropout = "--config.model.label_dropout=0.5"
+    assert run(BASE, tmp_path / "base", "--mode=train", classes, dropout) == 0
     assert run(UP, tmp_path / "up", "--mode=train", classes) == 0
     checkpoint = tmp_path / "up" / "checkpoints" / "step_00000004.pt"
     asked, out = watch(monkeypatch), tmp_path / "out.npz"
@@ -342,6 +343,13 @@ def test_classes_pass_through_both_stages(tmp_path, monkeypatch):
     assert run(BASE, tmp_path / "base", *words, f"--output={out}", "--label=3") == 0
     assert {n for call in asked for n in call["label"].tolist()} == {3}
     assert {call["image"] is None for call in asked} == {True, False}
+    # Only the base model has learnt the score of no class (10), away from which guidance leads.
+    asked.clear()
+    led = ("--label=3", "--guidance=2", f"--output={tmp_path / 'led.npz'}")
+    assert run(BASE, tmp_path / "base", *words, *led) == 0
+    labels = {(call["image"] is None, n) for call in asked for n in call["label"].tolist()}
+    assert labels == {(True, 3), (True, 10), (False, 3)}
+    assert images_of(tmp_path / "led.npz")["label"].tolist() == [3] * 12
 
 
 def test_a_classifier_leads_the_base_model_or_the_upsampler_alone(

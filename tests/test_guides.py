@@ -1,5 +1,6 @@
 """Networks that lead another's samples: `--classifier`, `--guide`, and what depends on them."""
 
+import os
 import re
 import shutil
 
@@ -90,7 +91,7 @@ def test_the_score_is_led_by_the_gradient_of_the_classifier(run):
     led = opened(run, f"--classifier={run / 'classifier'}", "--classifier_scale=2.5", "--label=7")
     index, (x, t) = torch.arange(6), states()
     score = guided(led.config, led.network, led.sde)(index)
-    logits = NoisyClassifier(classifier_of(led.config).network, led.sde)
+    logits = NoisyClassifier(classifier_of(led.config).network(), led.sde)
     at = x.clone().requires_grad_()
     chosen = logits(at, t).log_softmax(1)[:, 7].sum()
     (gradient,) = torch.autograd.grad(chosen, at)
@@ -175,12 +176,26 @@ def test_digests_know_the_files_by_their_content_and_not_their_place(run, tmp_pa
 
 
 def test_a_file_that_has_changed_is_read_again(run, tmp_path):
-    place = tmp_path / "mine.pt"
+    place, like = tmp_path / "mine.pt", (1e9, 1e9)
     digests = []
     for step in (2, 4):
         shutil.copyfile(file_of(run / "classifier", step), place)
+        os.utime(place, like)  # as copies that keep the time may be
         digests.append(classifier_of(opened(run, f"--classifier={place}").config).digest)
     assert digests[0] != digests[1]
+
+
+def test_a_network_that_leads_is_changed_by_nobody_else(run):
+    """In a notebook one process holds many of them."""
+    config = opened(run, f"--classifier={run / 'classifier'}").config
+    guide, (x, t) = classifier_of(config), states()
+    mine, before = guide.network(), guide.network()(x, t)
+    with torch.no_grad():
+        for weight in mine.parameters():
+            weight.mul_(2)
+    assert not mine.training
+    assert not mine(x, t).equal(before)
+    assert classifier_of(config).network()(x, t).equal(before)
 
 
 def test_a_budget_counts_the_classifier(run):

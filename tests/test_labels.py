@@ -31,6 +31,7 @@ from score_sde.config.build import (
 from score_sde.config.check import check_config
 from score_sde.config.presets import Row, as_row
 from score_sde.evaluation import LeftOut, quality
+from score_sde.evaluation.report import lines
 from score_sde.score import GuidedScore, NetworkScore, evaluations_at
 from score_sde.tensor_ops import expand_to
 
@@ -444,7 +445,9 @@ def test_the_distance_of_a_class_is_that_of_its_samples_to_its_own_images(monkey
     assert rows[2]["value"] is None
     for row in rows[:2]:
         assert row["value"] == pytest.approx(3 * (1 + 1), rel=0.05)
-    assert (figure["key"], figure["n"]) == ("fd_by_class", n)
+    assert (figure["key"], figure["n"], figure["classes"]) == ("fd_by_class", n, 2)
+    figure |= {"nfe": 5.0}
+    assert ", 2 of 3 classes)" in lines({"fd_by_class": figure}, {})
     for changed, why in (
         ({"reference": "x.npz"}, "does not say which class"),
         ({"reference_split": "none"}, "have no classes"),

@@ -242,7 +242,7 @@ def test_a_corrector_beside_a_method_without_one_is_refused(capsys):
         ("edit", ["fit=tile"], "none are given: name them with --input"),
         ("encode", ["corrector=langevin"], "beside sampling.method='ode'"),
         ("encode", ["strength=0.3"], "leave it out, or take --mode edit"),
-        ("interpolate", ["predictor=ancestral_sampling"], "beside sampling.method='ode'"),
+        ("interpolate", ["corrector=langevin"], "which takes no corrector: leave it out\n"),
     ],
 )
 def test_what_is_typed_and_has_no_effect_is_answered(mode, words, said, tmp_path, capsys):
@@ -264,6 +264,14 @@ def test_what_a_recipe_sets_and_a_mode_does_not_heed_is_passed_over(tmp_path):
     )
     for mode in ("sample", "encode", "restore"):
         assert cli.parse(["main.py", f"--config={recipe}", f"--mode={mode}"]).mode == mode
+
+
+@pytest.mark.parametrize("method", ["ode", "ddim", "pc"])
+@pytest.mark.parametrize("mode", ["sample", "eval", "interpolate"])
+def test_one_command_line_serves_for_every_method(mode, method):
+    fields = (f"method={method}", "predictor=ancestral_sampling", "corrector=none", "num_steps=5")
+    words = [f"--config.sampling.{field}" for field in (*fields, "eta=0.5", "rtol=1e-3")]
+    assert cli.parse(["main.py", "--config=vp/digits", f"--mode={mode}", *words]).mode == mode
 
 
 def test_every_mode_that_draws_says_which_fields_it_heeds():

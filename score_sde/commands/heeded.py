@@ -2,8 +2,9 @@
 
 What a recipe sets is passed over where nothing asks for it; what the command line says is meant.
 Which fields a mode heeds its row of `cli.MODES` says, with the sets here. Only what is certain is
-refused: fields of a recipe's own, modes that a recipe adds, and second networks, which bring a
-config of their own, are let be.
+refused: fields of a recipe's own and modes that a recipe adds are let be, and so is what one
+method takes and another does not, as one command line often serves for several methods; but a
+corrector that is asked for by name is expected to act.
 """
 
 from collections.abc import Mapping
@@ -21,8 +22,6 @@ _ALL = frozenset(name for name in FIELDS if name.startswith("sampling."))
 _OF_FEW = _named("strength", "resample", "fit", "tile_overlap", "image_noise")
 FEW = 5
 """Modes that are named where a field is of these alone."""
-
-_OF_STEPS = ("sampling.predictor", "sampling.corrector")
 
 
 def drawing(*more: str) -> frozenset[str]:
@@ -52,10 +51,7 @@ def check_heeded(
     mode = modes[name]
     if mode.heeds is not None:
         _check_mode(name, mode.heeds, modes, overrides, config, options)
-    method = str(overrides.get("sampling.method") or mode.method or config.sampling.method)
-    row: Any = FIELDS["sampling.method"].holds
-    if method in row.allowed():
-        _check_steps(method, overrides)
+    _check_corrector(mode, overrides, config)
 
 
 def _check_mode(
@@ -80,25 +76,25 @@ def _check_mode(
             f"--fit={overrides['sampling.fit']} is for images of one's own, and none are given: "
             "name them with --input, or leave it out"
         )
-    if options["upsampler"] or options["base"]:
-        return
-    sampling = config.sampling
-    if "sampling.tile_overlap" in overrides and sampling.fit != "tile":
+    if "sampling.tile_overlap" in overrides and config.sampling.fit != "tile":
         raise ValueError(
             f"{_said('sampling.tile_overlap', overrides)} has no use without tiles: give --fit "
             "tile as well, or leave it out"
         )
 
 
-def _check_steps(method: str, overrides: Mapping[str, object]) -> None:
-    """Refuses steps beside a method that takes none."""
-    for name in _OF_STEPS:
-        if overrides.get(name, "none") != "none" and method != "pc":
-            raise ValueError(
-                f"{_said(name, overrides)} has no use beside sampling.method={method!r}, which "
-                "takes no predictor and no corrector: leave it out, or set "
-                "--config.sampling.method=pc"
-            )
+def _check_corrector(mode: Mode, overrides: Mapping[str, object], config: Any) -> None:
+    """Refuses a corrector beside a method that takes none."""
+    method = str(overrides.get("sampling.method") or mode.method or config.sampling.method)
+    row: Any = FIELDS["sampling.method"].holds
+    if overrides.get("sampling.corrector", "none") == "none" or method == "pc":
+        return
+    if method in row.allowed():  # another name has a sentence of its own
+        rest = "" if mode.method else ", or set --config.sampling.method=pc"
+        raise ValueError(
+            f"{_said('sampling.corrector', overrides)} has no use beside "
+            f"sampling.method={method!r}, which takes no corrector: leave it out{rest}"
+        )
 
 
 def _said(name: str, overrides: Mapping[str, object]) -> str:

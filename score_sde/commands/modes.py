@@ -4,7 +4,7 @@ from typing import Any
 
 from score_sde.commands.average import average as average_weights
 from score_sde.commands.cascade import cascade as draw_cascade
-from score_sde.commands.cli import Command
+from score_sde.commands.command import Command
 from score_sde.commands.compare import compare as compare_samplers
 from score_sde.commands.edit import edit as edit_images
 from score_sde.commands.encode import encode as encode_images

@@ -182,8 +182,8 @@ def _check_heeded(config: Config, restorer: Restorer, overrides: dict[str, objec
                 f"{name}={value} has no use in the task {config.restore.task} by "
                 f"{restorer.name}: leave it out"
             )
-        steps = name in ("sampling.predictor", "sampling.corrector") and value != "none"
-        why = "takes steps of its own" if steps and restorer.own_steps else ""
+        corrects = name == "sampling.corrector" and value != "none"
+        why = "takes steps of its own" if corrects and restorer.own_steps else ""
         if name == "sampling.temperature" and value != 1 and restorer.own_steps:
             why = "draws noise in steps of its own"
         if name == "sampling.resample" and value != 1 and not restorer.constrains:

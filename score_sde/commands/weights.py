@@ -19,6 +19,7 @@ from score_sde.config.build import (
     empty_network,
     field,
     image_shape,
+    label_dropout,
     num_classes,
     upsampling_factor,
 )
@@ -136,8 +137,8 @@ def open_beside(
     """The second checkpoint of a cascade: it brings its own config.
 
     What the command line sets of `sampling`, and seed and device, are those of the first; labels
-    and guidance where it has classes. A classifier and a guide are of images of one size, and so
-    lead the first alone.
+    where it has classes, and guidance where it has also learnt the score of no class. A classifier
+    and a guide are of images of one size, and so lead the first alone.
 
     Args:
         path: a file of ours.
@@ -155,10 +156,13 @@ def open_beside(
         raise ValueError(f"{path} is a work directory: name a checkpoint of it, as {newest}")
     state = _load(path, None)[0]
     own = history.from_json(state["config"])
-    led = ("sampling.label", "sampling.guidance", "sampling.guidance_interval")
-    files = ("sampling.classifier", "sampling.classifier_scale", "sampling.guide")
+    passed_over = list[str]()
+    if not alone:
+        passed_over += ["sampling.classifier", "sampling.classifier_scale", "sampling.guide"]
+        passed_over += [] if num_classes(own) else ["sampling.label"]
+        led = ["sampling.guidance", "sampling.guidance_interval"]
+        passed_over += [] if label_dropout(own) else led
     own.seed, own.device = config.seed, config.device
-    passed_over = () if alone else files if num_classes(own) else (*files, *led)
     for name, value in overrides.items():
         group, _, leaf = name.partition(".")
         if group == "sampling" and name not in passed_over:

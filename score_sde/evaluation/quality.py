@@ -112,9 +112,10 @@ def frechet(subject: Subject) -> Figure:
 def frechet_by_class(subject: Subject) -> Figure:
     """The mean over classes of the Fréchet distance of the samples of each to its real images.
 
-    `by_class` has that of every class, how many samples it is of (`n`) and against how many images
-    (`against`). The distance of few is biased upwards, by what the bootstrap estimates as `bias`
-    and more: compare classes of equal numbers, and networks on the same ones.
+    It is of the classes that have two samples and two images, as `classes` counts. `by_class` has
+    that of every class, how many samples it is of (`n`) and against how many images (`against`).
+    The distance of few is biased upwards, by what the bootstrap estimates as `bias` and more:
+    compare classes of equal numbers, and networks on the same ones.
     """
     if subject.labels is None:
         raise LeftOut
@@ -124,7 +125,7 @@ def frechet_by_class(subject: Subject) -> Figure:
         raise LeftOut("a file of statistics does not say which class its images are of", what)
     if source.info.num_classes < 2:
         raise LeftOut(f"the images of {source.info.name} have no classes", what)
-    features, n = compared.features, len(compared.samples.features)
+    features = compared.features
     label, real = subject.labels(compared.samples.index), source.labels(torch.arange(len(source)))
     rows = [
         _of_class(c, compared.samples.features[label == c], features[real == c], subject.seed)
@@ -133,10 +134,10 @@ def frechet_by_class(subject: Subject) -> Figure:
     known = [row for row in rows if row["value"] is not None]
     if not known:
         raise LeftOut("no class has two samples and two images", what)
-    value = sum(row["value"] for row in known) / len(known)
+    value, n = sum(row["value"] for row in known) / len(known), sum(row["n"] for row in known)
     errors = [row["se"] for row in known if row["se"] is not None]
     se = sum(e**2 for e in errors) ** 0.5 / len(known) if len(errors) == len(known) else None
-    figure = compared.figure(value, se, n, "frechet", by_class=rows)
+    figure = compared.figure(value, se, n, "frechet", classes=len(known), by_class=rows)
     return figure | {"key": f"{figure['key']}_by_class", "name": f"{figure['name']}-by-class"}
 
 

@@ -24,6 +24,8 @@ def lines(figures: dict[str, Figure], left_out: dict[str, str]) -> str:
     for name, figure in figures.items():
         more = f", {figure['nfe']:.0f} evaluations each" if "nfe" in figure else ""
         more += f", {figure['given_up']:,} given up" if figure.get("given_up") else ""
+        rows = figure.get("by_class", [])
+        more += f", {figure['classes']} of {len(rows)} classes" if rows else ""
         what, split = figure.get("of", "samples"), figure.get("split")
         if "against" in figure:
             what += f" against {split} images" if split else " against the reference"

@@ -2,26 +2,29 @@
 
 `sampling.classifier` and `sampling.guide` name checkpoints of ours, or work directories, of which
 the newest is meant. Each brings a config of its own, which says what it is made of and must fit
-the network that is led. They are read once, so that every command is led by what `guided` makes.
+the network that is led. What a file holds is kept, as checks, digests and scores all ask for it,
+for as long as the file is the same; networks are made of it anew, so that whoever changes one of
+them, or a row of the table that it is of, changes no other.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from score_sde import checkpoints
 from score_sde.atomic.weights import fit
-from score_sde.config.build.classifiers import build_classifier
+from score_sde.config.build.classifiers import build_classifier, empty_classifier
 from score_sde.config.build.objects import (
     Config,
     build_device,
     build_network,
     build_sde,
+    empty_network,
     field,
     image_shape,
     num_classes,
@@ -33,22 +36,35 @@ from score_sde.sde import SDE
 
 TIMES = 9  # at which two SDEs are compared
 
+_MADE_BY = {
+    "classifier": (build_classifier, empty_classifier),
+    "guide": (build_network, empty_network),
+}
+
 
 @dataclass(frozen=True)
 class Guide:
     """A network that leads another one's samples.
 
     Attributes:
-        config: its own.
-        network: with its averaged weights, on the device of the network that it leads.
+        config: its own, on the device of the network that it leads.
+        weights: the averaged ones.
         digest: of its file.
         path: where that lies.
+        build: makes a network of its config.
     """
 
     config: Config
-    network: nn.Module
+    weights: Mapping[str, Tensor]
     digest: str
     path: Path
+    build: Callable[[Config], nn.Module]
+
+    def network(self) -> nn.Module:
+        """A new network with these weights."""
+        network = self.build(self.config)
+        network.load_state_dict(self.weights)
+        return network.eval().requires_grad_(False)
 
     @property
     def classes(self) -> int:
@@ -66,13 +82,13 @@ def classifier_of(config: Config) -> Guide | None:
     name = field(config, "sampling.classifier")
     if not name or not field(config, "sampling.classifier_scale"):
         return None
-    return _opened(config, "classifier", name, build_classifier)
+    return _opened(config, "classifier", name)
 
 
 def guide_of(config: Config) -> Guide | None:
     """The weaker network that a config's samples are led away from, if any; raises likewise."""
     name = field(config, "sampling.guide")
-    return _opened(config, "guide", name, build_network) if name else None
+    return _opened(config, "guide", name) if name else None
 
 
 def led_by(config: Config) -> dict[str, str]:
@@ -135,11 +151,21 @@ def _alike(one: SDE, other: SDE) -> bool:
     return all(torch.allclose(a, b, rtol=1e-6) for a, b in zip(*pairs, strict=True))
 
 
-def _opened(config: Config, kind: str, name: str, build: Callable[[Config], nn.Module]) -> Guide:
-    path = _newest(expanded(name), kind)
-    status = path.stat()
-    changed = status.st_mtime_ns, status.st_size
-    return _read(path.resolve(), changed, str(build_device(config)), kind, build)
+def _opened(config: Config, kind: str, name: str) -> Guide:
+    path = _newest(expanded(name), kind).resolve()
+    stat = path.stat()
+    same = stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+    written, average, digest = _read(path, same)
+    own = from_json(written)
+    own.device = str(build_device(config))
+    is_classifier = field(own, "classifier.num_classes") > 0
+    if is_classifier != (kind == "classifier"):
+        what = "a classifier" if is_classifier else "a score network"
+        wanted = "--mode train_classifier" if kind == "classifier" else "--mode train"
+        raise ValueError(f"--{kind} {path} is {what}: name a checkpoint that {wanted} wrote")
+    build, empty = _MADE_BY[kind]
+    weights = fit(empty(own).state_dict(), average, f"the average in {path}")
+    return Guide(own, weights, digest, path, build)
 
 
 def _newest(path: Path, kind: str) -> Path:
@@ -157,20 +183,8 @@ def _newest(path: Path, kind: str) -> Path:
 
 
 @functools.lru_cache(maxsize=4)
-def _read(
-    path: Path, changed: tuple[int, int], device: str, kind: str, build: Callable[..., nn.Module]
-) -> Guide:
-    """What a file holds; `changed` tells one from a later file of the same name."""
+def _read(path: Path, same: tuple[int, ...]) -> tuple[str, Any, str]:
+    """The config, the average and the digest of a file, while what its `stat` says is the same."""
     content, digest = checkpoints.load_with_fingerprint(path)
     state: dict[str, Any] = checkpoints.checked(content, path)
-    own = from_json(state["config"])
-    own.device = device
-    is_classifier = field(own, "classifier.num_classes") > 0
-    if is_classifier != (kind == "classifier"):
-        what = "a classifier" if is_classifier else "a score network"
-        wanted = "--mode train_classifier" if kind == "classifier" else "--mode train"
-        raise ValueError(f"--{kind} {path} is {what}: name a checkpoint that {wanted} wrote")
-    network = build(own)
-    weights = fit(network.state_dict(), state["ema"].get("shadow"), f"the average in {path}")
-    network.load_state_dict(weights)
-    return Guide(own, network.eval().requires_grad_(False), digest, path)
+    return state["config"], state["ema"].get("shadow"), digest

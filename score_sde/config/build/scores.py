@@ -213,7 +213,7 @@ def guided(
     classifier, scale = classifier_of(config), field(config, "sampling.classifier_scale")
     if classifier is None or labels is None:
         return led
-    logits, of = NoisyClassifier(classifier.network, sde), labels
+    logits, of = NoisyClassifier(classifier.network(), sde), labels
     return lambda index: ClassifierGuidedScore(
         led(index), logits, of(index).to(index.device), scale
     )
@@ -229,7 +229,7 @@ def _led(
         return of_class
     if guide:
         smaller = given if upsampling_factor(guide.config) else None
-        other = build_score_for(guide.config, guide.network, sde, labels, smaller)
+        other = build_score_for(guide.config, guide.network(), sde, labels, smaller)
     else:
         none = partial(torch.full_like, fill_value=null)
         other = build_score_for(config, network, sde, none, given)
