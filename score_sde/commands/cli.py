@@ -105,7 +105,9 @@ MODES: dict[str, Mode] = {
         several_processes=True,
         goes_on=True,
     ),
-    "sample": Mode("score_sde.commands.modes:sample", "draw images", _DRAWING),
+    "sample": Mode(
+        "score_sde.commands.modes:sample", "draw images", _DRAWING, several_processes=True
+    ),
     "eval": Mode(
         "score_sde.commands.modes:evaluate",
         "compute losses, bits/dim and distances",
@@ -120,32 +122,43 @@ MODES: dict[str, Mode] = {
         several_processes=True,
         goes_on=True,
     ),
-    "stats": Mode("score_sde.commands.modes:stats", "compute the data set's statistics"),
+    "stats": Mode(
+        "score_sde.commands.modes:stats",
+        "compute the data set's statistics",
+        several_processes=True,
+    ),
     "inpaint": Mode(
         "score_sde.commands.modes:complete",
         "draw what a mask hides of images",
         (*_COMPLETING, "mask"),
+        several_processes=True,
         short={"mask": "restore.mask"},
     ),
     "colorize": Mode(
-        "score_sde.commands.modes:complete", "draw the colours of images", _COMPLETING
+        "score_sde.commands.modes:complete",
+        "draw the colours of images",
+        _COMPLETING,
+        several_processes=True,
     ),
     "restore": Mode(
         "score_sde.commands.modes:restore",
         "draw images that fit what is measured of them",
         (*_COMPLETING, "measured", *_RESTORING),
+        several_processes=True,
         short=_RESTORING,
     ),
     "edit": Mode(
         "score_sde.commands.modes:edit",
         "noise images part of the way and lead them back",
         (*_COMPLETING, "strength"),
+        several_processes=True,
         short={"strength": "sampling.strength"},
     ),
     "encode": Mode(
         "score_sde.commands.modes:encode",
         "compute the latents of images, and what they are decoded to",
         (*_DRAWING, "input", "fit"),
+        several_processes=True,
     ),
     "interpolate": Mode(
         "score_sde.commands.modes:interpolate",
