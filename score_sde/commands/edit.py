@@ -1,18 +1,19 @@
 """`--mode edit`: images that are noised part of the way and led back (SDEdit)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from score_sde import pictures
+from score_sde import parallel, pictures
 from score_sde.commands import restored
 from score_sde.commands.inputs import Inputs, place_of, read_input
 from score_sde.commands.origin import origin_of
 from score_sde.commands.progress import advice_on_batches
 from score_sde.commands.sample import prepare_output, write_images
 from score_sde.commands.sampling_grid import times_of
+from score_sde.commands.shared import draw_together, join, take_part
 from score_sde.commands.weights import network_of, open_checkpoint
 from score_sde.config.build import (
     Config,
@@ -29,7 +30,7 @@ from score_sde.config.build import (
 )
 from score_sde.logbook import Logbook
 from score_sde.noise import SampleNoise
-from score_sde.samplers import Sampler
+from score_sde.samplers import Sampler, Samples
 from score_sde.samplers.editing import edit as edit_samples
 from score_sde.samplers.editing import noised
 from score_sde.sde import SDE
@@ -83,21 +84,44 @@ def edit(
             "prior, and --mode edit begins with noised images: leave it at 1"
         )
     config, path, state = open_checkpoint(config, checkpoint, workdir, overrides, reports.append)
+    world = join(path, state["step"])
     sde, strength = build_sde(config), field(config, "sampling.strength")
     _last(build_sampler(config, sde), strength)
     inputs = read_input(config, source, num_images, reports.append, larger=True)
     total = len(inputs) * completions
     with advice_on_batches(config.sampling.batch_size):
         network = network_of(config, state, path, raw=raw)
-        times = times_of(config, network, path, reports.append)
+        with parallel.main_first(world):  # which keeps what it finds
+            times = times_of(config, network, path, reports.append)
         sampler = build_sampler(config, sde, times)
         # The first image stands for all: the same command may be repeated with more of them.
         tensors = {**network.state_dict(), "first image": inputs.images[0]}
         facts = {"task": "edit", "input": place_of(source), "completions": completions}
         origin = origin_of(config, tensors, times=times, **facts)
         default = workdir / "samples" / f"step_{state['step']:08d}_edit"
-        output, grid = prepare_output(output, default, origin, reports.append)
         image_for = _image_for(config, inputs, completions)
+        classes, shape = label_of(inputs.labels, completions), inputs.images.shape[1:]
+        led = thresholded(config, sde, tiled(config, guided(config, network, sde, classes), shape))
+        batch, device = config.sampling.batch_size, build_device(config)
+
+        def draw(index: Tensor) -> Iterator[Samples]:
+            return edit_samples(
+                sampler,
+                led,
+                image_for,
+                strength,
+                index,
+                shape,
+                seed=config.seed,
+                batch_size=batch,
+                device=device,
+            )
+
+        parts = draw_together(world, total, batch, draw)
+        if not world.is_main:
+            take_part(parts)
+            return output or default
+        output, grid = prepare_output(output, default, origin, reports.append)
         start = _last(sampler, strength).start
         with Logbook(workdir, beside=grid.parent, tensorboard=False) as log:
             for report in reports:
@@ -105,20 +129,6 @@ def edit(
             log.say(
                 f"edit: {completions} of each of {len(inputs)} images, from t={start:.3g} on "
                 f"(strength {strength:g}), to {output}"
-            )
-            classes = label_of(inputs.labels, completions)
-            shape = inputs.images.shape[1:]
-            led = tiled(config, guided(config, network, sde, classes), shape)
-            parts = edit_samples(
-                sampler,
-                thresholded(config, sde, led),
-                image_for,
-                strength,
-                torch.arange(total),
-                shape,
-                seed=config.seed,
-                batch_size=config.sampling.batch_size,
-                device=build_device(config),
             )
             few = restored.rows(completions)
             drawn, nfe = write_images(

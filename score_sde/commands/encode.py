@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from score_sde import pictures
+from score_sde import parallel, pictures
 from score_sde.commands.inputs import Inputs, place_of, read_input
 from score_sde.commands.latents import check_encodes, flow_options, shown, with_flow
 from score_sde.commands.origin import origin_of
 from score_sde.commands.progress import advice_on_batches
 from score_sde.commands.sample import prepare_output, write_images
+from score_sde.commands.shared import draw_together, join, take_part
 from score_sde.commands.weights import network_of, open_checkpoint
 from score_sde.config.build import (
     Config,
@@ -82,10 +83,23 @@ def encode(
     config, path, state = open_checkpoint(
         config, checkpoint, workdir, overrides, reports.append, fits=check_encodes
     )
+    world = join(path, state["step"])
     sde = build_sde(config)
     inputs = read_input(config, source, num_images, reports.append)
     with advice_on_batches(config.sampling.batch_size):
         network = network_of(config, state, path, raw=raw)
+        score_for = thresholded(config, sde, guided(config, network, sde, label_of(inputs.labels)))
+        done: dict[int, Reconstruction] = {}
+        parts = draw_together(
+            world,
+            len(inputs),
+            config.sampling.batch_size * ROUNDS,
+            lambda index: _trips(config, sde, score_for, inputs, index, done),
+        )
+        if not world.is_main:
+            take_part(parts)
+            _of_all(done)
+            return output or workdir
         # The first image stands for all. As all latents lie in one file, fewer or more of them go
         # to another folder.
         tensors = {**network.state_dict(), "first image": inputs.images[0]}
@@ -97,9 +111,6 @@ def encode(
             for report in reports:
                 log.say(report)
             log.say(f"encoding {len(inputs)} images with {path} into {output}")
-            score_for = guided(config, network, sde, label_of(inputs.labels))
-            done: list[Reconstruction] = []
-            parts = _trips(config, sde, thresholded(config, sde, score_for), inputs, done)
             drawn, nfe = write_images(
                 log,
                 config,
@@ -110,9 +121,10 @@ def encode(
                 origin=origin,
                 network=network,
             )
-            latents = torch.cat([trip.z for trip in done])
-            report = _report(config, sde, inputs, done)
-            _save_latents(output / "latents.npz", latents, inputs, done)
+            trips = _of_all(done)
+            latents = torch.cat([trip.z for trip in trips])
+            report = _report(config, sde, inputs, trips)
+            _save_latents(output / "latents.npz", latents, inputs, trips)
             text = json.dumps(report, indent=2) + "\n"
             save(output / "round_trip.json", lambda file: file.write(text.encode()))
             pictures.save_png(grid, _sheet(inputs.images, shown(sde, latents), drawn))
@@ -144,12 +156,20 @@ def _check(config: Config, overrides: dict[str, object], output: Path | None) ->
 
 
 def _trips(
-    config: Config, sde: SDE, score_for: ScoreFor, inputs: Inputs, done: list[Reconstruction]
+    config: Config,
+    sde: SDE,
+    score_for: ScoreFor,
+    inputs: Inputs,
+    numbers: Tensor,
+    done: dict[int, Reconstruction],
 ) -> Iterator[Samples]:
-    """The reconstructions; `done` is given all that is known of them, on the CPU."""
+    """The reconstructions of some images, by their numbers.
+
+    `done` is given all that is known of them, on the CPU, by the first number of each part.
+    """
     device, scale = build_device(config), build_scaler(config)
     options = flow_options(config, sde)
-    for part in torch.arange(len(inputs)).split(config.sampling.batch_size * ROUNDS):
+    for part in numbers.split(config.sampling.batch_size * ROUNDS):
         index = part.to(device)
         trip = reconstruct(
             sde,
@@ -157,8 +177,16 @@ def _trips(
             scale(inputs.images[part]).to(device),
             **options,
         )
-        done.append(Reconstruction(**{name: value.cpu() for name, value in vars(trip).items()}))
+        kept = {name: value.cpu() for name, value in vars(trip).items()}
+        done[int(part[0])] = Reconstruction(**kept)
         yield Samples(part, trip.x, trip.nfe, trip.status)
+
+
+def _of_all(done: dict[int, Reconstruction]) -> list[Reconstruction]:
+    """What all processes have done, in the order of the images. Each must call it."""
+    given: list[dict[int, Reconstruction]] = parallel.gather_objects(done)  # type: ignore
+    parts = {first: trip for one in given for first, trip in one.items()}
+    return [parts[first] for first in sorted(parts)]
 
 
 def _report(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from score_sde import parallel
 from score_sde.commands.average import average as average_weights
 from score_sde.commands.cascade import cascade as draw_cascade
 from score_sde.commands.command import Command
@@ -165,8 +166,9 @@ def compare(command: Command) -> None:
 
 
 def stats(command: Command) -> None:
-    """`--mode stats`."""
-    show(f"{compute_statistics(command.config)}\n")
+    """`--mode stats`; of several processes the main one computes them, and the others wait."""
+    if parallel.init().is_main:
+        show(f"{compute_statistics(command.config)}\n")
 
 
 def tune(command: Command) -> None:

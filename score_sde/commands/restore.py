@@ -1,18 +1,20 @@
 """`--mode restore`, and with it inpaint and colorize: images that fit what is measured of them."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from score_sde import pictures
+from score_sde import parallel, pictures
 from score_sde.commands import restored
 from score_sde.commands.inputs import inside_of, open_input, place_of
 from score_sde.commands.origin import origin_of
 from score_sde.commands.progress import advice_on_batches
 from score_sde.commands.sample import prepare_output, write_images
 from score_sde.commands.sampling_grid import times_of
+from score_sde.commands.shared import draw_together, join, take_part
 from score_sde.commands.weights import network_of, open_checkpoint
 from score_sde.config import history
 from score_sde.config.build import (
@@ -31,6 +33,7 @@ from score_sde.data import Source, to_unit
 from score_sde.logbook import Logbook
 from score_sde.noise import SampleNoise, Stream
 from score_sde.posteriors import Measurement, Replaced
+from score_sde.samplers import Samples
 
 NO_CORRECTOR = (
     "sampling.corrector is none: completions fit what is known better where a corrector mixes the "
@@ -83,6 +86,7 @@ def restore(
     """
     reports, overrides = list[str](), overrides or {}
     config, path, state = open_checkpoint(config, checkpoint, workdir, overrides, reports.append)
+    world = join(path, state["step"])
     _set_task(config, task, overrides)
     measurement, sde = build_measurement(config), build_sde(config)
     given = _open(config, measurement, source, num_images, measured)
@@ -108,9 +112,21 @@ def restore(
     default = workdir / "samples" / f"step_{state['step']:08d}_{_folder(config, task, restorer)}"
     with advice_on_batches(config.sampling.batch_size):
         network = network_of(config, state, path, raw=raw)
-        times = times_of(config, network, path, reports.append)
+        with parallel.main_first(world):  # which keeps what it finds
+            times = times_of(config, network, path, reports.append)
         if times is not None:
             restorer = restorer_on(times)
+        total = len(known.y) * completions
+        parts = draw_together(
+            world,
+            total,
+            config.sampling.batch_size,
+            lambda index: restorer.draw(network, known, index),
+        )
+        if not world.is_main:
+            take_part(parts)
+            restorer.facts()
+            return output or default
         tensors = {**network.state_dict(), **_first(known, measurement)}
         # As the figures of all lie in one file, fewer or more images go to another folder.
         facts = _facts(config, source, len(row), completions, measured)
@@ -120,13 +136,14 @@ def restore(
             for report in reports:
                 log.say(report)
             levels = given.info.levels
-            _draw(log, restorer, network, known, truth, levels, output, grid, origin)
+            _draw(log, restorer, parts, network, known, truth, levels, output, grid, origin)
     return output
 
 
 def _draw(
     log: Logbook,
     restorer: Restorer,
+    parts: Iterator[Samples],
     network: nn.Module,
     known: Measured,
     truth: Tensor | None,
@@ -143,7 +160,7 @@ def _draw(
     drawn, nfe = write_images(
         log,
         config,
-        restorer.draw(network, known),
+        parts,
         total,
         output,
         keep=total if truth is not None else few * completions,

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from score_sde import atomic, pictures
+from score_sde import atomic, parallel, pictures
 from score_sde.commands.origin import origin_of
 from score_sde.commands.progress import advice_on_batches
 from score_sde.commands.sampling_grid import times_of
+from score_sde.commands.shared import draw_together, join, take_part
 from score_sde.commands.weights import network_of, open_checkpoint
 from score_sde.config.build import (
     Config,
@@ -45,7 +46,7 @@ def sample(
     raw: bool = False,
     overrides: dict[str, object] | None = None,
 ) -> Path:
-    """Draws images from a checkpoint.
+    """Draws images from a checkpoint; several processes share the batches.
 
     Args:
         config: the recipe; the config in a checkpoint of ours rules network, data and SDE.
@@ -65,20 +66,29 @@ def sample(
     """
     reports: list[str] = []
     config, path, state = open_checkpoint(config, checkpoint, workdir, overrides, reports.append)
+    world = join(path, state["step"])
     device, sde = build_device(config), build_sde(config)
     default = workdir / "samples" / f"step_{state['step']:08d}_{config.sampling.method}"
     with advice_on_batches(config.sampling.batch_size):
         network = network_of(config, state, path, raw=raw)
-        times = times_of(config, network, path, reports.append)
+        with parallel.main_first(world):  # which keeps what it finds
+            times = times_of(config, network, path, reports.append)
         sampler = build_sampler(config, sde, times)
+        parts = draw_together(
+            world,
+            num_samples,
+            config.sampling.batch_size,
+            lambda index: draw(config, network, sde, index, device, sampler=sampler),
+        )
+        if not world.is_main:
+            take_part(parts)
+            return output or default
         origin = origin_of(config, network.state_dict(), times=times)
         output, grid = prepare_output(output, default, origin, reports.append)
         with Logbook(workdir, beside=grid.parent, tensorboard=False) as log:
             for report in reports:
                 log.say(report)
             log.say(f"drawing {num_samples} images from {path} into {output}")
-            index = torch.arange(num_samples)
-            parts = draw(config, network, sde, index, device, sampler=sampler)
             images, nfe = write_images(
                 log,
                 config,

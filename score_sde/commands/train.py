@@ -108,7 +108,10 @@ def train(
         checkpoints.restore_rng(saved["rng"], of_main=world.size > 1)
     elif init_from:
         origin = begin_from(init_from, config, state)
-    found = {"newest checkpoint": path.name if saved else "none", "step": state.step}
+    found: dict[str, object] = {
+        "newest checkpoint": path.name if saved else "none",
+        "step": state.step,
+    }
     parallel.check_agreed(
         world, found | {"fingerprint of the data": train_source.info.fingerprint}
     )

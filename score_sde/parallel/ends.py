@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from score_sde.parallel import watch
 from score_sde.parallel.world import init, leave
@@ -94,7 +95,7 @@ def _tells(words: str) -> bool:
     if found is None:
         try:
             rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-            store, *_ = next(dist.rendezvous("env://", rank, size, timeout=_MEETING))
+            store, *_ = next(rendezvous("env://", rank, size, timeout=_MEETING))
             found = watch.begin(store, rank, size)
         except (KeyError, ValueError, RuntimeError):
             return os.environ.get("RANK", "0") == "0"

@@ -10,9 +10,10 @@ process does by itself (a save, a sentence) has `GRACE_SEC`; then the thread end
 import os
 import sys
 import threading
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch.distributed as dist
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
 
 BEAT_SEC = 2.0
 SILENCE_SEC = 30.0
@@ -38,7 +39,7 @@ class Watch:
         size: number of processes.
     """
 
-    def __init__(self, store: dist.Store, rank: int, size: int) -> None:
+    def __init__(self, store: "Store", rank: int, size: int) -> None:
         self.rank, self.size = rank, size
         self._store = of_this_start(store.clone(), "watch")
         self._asked: Asked | None = None
@@ -146,12 +147,15 @@ _watch: Watch | None = None
 _left = False
 
 
-def of_this_start(store: dist.Store, name: str) -> dist.Store:
+def of_this_start(store: "Store", name: str) -> "Store":
     """A part of the store, without what was written before the launcher started all once more."""
-    return dist.PrefixStore(f"{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    # Here: a torch that is built without processes has none.
+    from torch.distributed.distributed_c10d import PrefixStore
+
+    return PrefixStore(f"{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
-def begin(store: dist.Store, rank: int, size: int) -> Watch:
+def begin(store: "Store", rank: int, size: int) -> Watch:
     """Starts the thread of this process."""
     global _watch
     _watch = _watch or Watch(store, rank, size)

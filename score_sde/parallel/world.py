@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from score_sde.parallel import watch
 
@@ -86,7 +87,7 @@ def _join(rank: int, size: int) -> None:
     has_nccl = torch.cuda.is_available() and dist.is_nccl_available()
     backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
     try:
-        store, *_ = next(dist.rendezvous("env://", rank, size, timeout=JOINING))
+        store, *_ = next(rendezvous("env://", rank, size, timeout=JOINING))
         watch.begin(store, rank, size)
         dist.init_process_group(
             backend,

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from score_sde import parallel
 from score_sde.config.build.measuring import restore_fields
 from score_sde.config.build.objects import Config, build_device, field
 from score_sde.config.build.sampling import build_times
@@ -118,7 +119,9 @@ class Restorer(ABC):
     def parts(self, score_for: ScoreFor, measured: Measured, index: Tensor) -> Iterator[Samples]:
         """Draws samples by their index, with the score that `scores` gives."""
 
-    def draw(self, network: Network, measured: Measured) -> Iterator[Samples]:
+    def draw(
+        self, network: Network, measured: Measured, index: Tensor | None = None
+    ) -> Iterator[Samples]:
         """Draws the completions of each image.
 
         What is measured without noise is in them as it was measured, where its decomposition is
@@ -127,8 +130,10 @@ class Restorer(ABC):
         Args:
             network: with its weights in place.
             measured: of the images.
+            index: int64 (n,) of the completions; all by default.
         """
-        index = torch.arange(len(measured.y) * self.completions)
+        if index is None:
+            index = torch.arange(len(measured.y) * self.completions)
         score_for = self.scores(network, self.label_of(measured))
         exact = Replaced.accepts(self.measurement) is None
         for part in self.parts(score_for, measured, index):
@@ -223,9 +228,12 @@ class ByReplacement(Restorer):
         """The network's; thresholded only where `sampling.threshold` says so."""
         return thresholded(self.config, self.sde, self.prior(network, label_of))
 
-    def draw(self, network: Network, measured: Measured) -> Iterator[Samples]:
+    def draw(
+        self, network: Network, measured: Measured, index: Tensor | None = None
+    ) -> Iterator[Samples]:
         """See `Restorer.draw`."""
-        index = torch.arange(len(measured.y) * self.completions)
+        if index is None:
+            index = torch.arange(len(measured.y) * self.completions)
         yield from self.parts(self.scores(network, self.label_of(measured)), measured, index)
 
     def parts(self, score_for: ScoreFor, measured: Measured, index: Tensor) -> Iterator[Samples]:
@@ -291,8 +299,12 @@ class ByParticles(Restorer):
             yield _chosen(drawn)
 
     def facts(self) -> dict[str, Any]:
-        """The effective sample size of the particles: at the end, and where it was least."""
-        ess = torch.stack(self.told)
+        """The effective sample size of the particles: at the end, and where it was least.
+
+        Every process that has drawn must call it.
+        """
+        given: list[list[Tensor]] = parallel.gather_objects(self.told)  # type: ignore[assignment]
+        ess = torch.stack([one.cpu() for told in given for one in told])
         names = {"particles": self.walk.particles, "ess_at_end": ess[:, -1].mean().item()}
         return names | {"least_ess": ess.min(1).values.mean().item()}
 
