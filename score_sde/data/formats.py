@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from score_sde.atomic import open_regular
-from score_sde.data import jpeg
 from score_sde.data.memory import refuse_beyond_memory
 
 LEFT_OUT_FORMATS = frozenset(
@@ -111,23 +110,13 @@ def _header(path: Path) -> Iterator[Image.Image]:
 
 
 @contextlib.contextmanager
-def opened(path: Path, quick: bool = False) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[Image.Image]:
     """A picture with its pixels, standing upright; of a film or a stack the first one.
-
-    Args:
-        path: of the file.
-        quick: try the module `jpeg` first, which must be ready.
 
     Raises:
         Exception: of any kind, as Pillow's readers raise, for what is no picture or damaged.
         ValueError: a picture larger than the memory, or no file but a folder, pipe or device.
     """
-    if quick and path.suffix.lower() in jpeg.ENDINGS:
-        with open_regular(path) as file:
-            image = jpeg.decoded(file.read(), LARGE)
-        if image is not None:
-            yield image
-            return
     with _header(path) as stored:
         width, height = stored.size
         if width * height > LARGE:

@@ -16,8 +16,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from score_sde.atomic import shown
-from score_sde.data import formats
+from score_sde.atomic import open_regular, shown
+from score_sde.data import formats, jpeg
 from score_sde.data.fits import FITS, Size, SizeError, check_fit
 from score_sde.data.memory import refuse_beyond_memory
 
@@ -101,7 +101,7 @@ class FileDecoder:
         num_channels: 1, 3 or 4.
         centre: side of the centred square cut out first, or 0 for the whole image.
         fit: how images are brought to that size, a name of `FITS`.
-        quick: decode JPEG files by torchvision, which must be there (`jpeg.is_ready`).
+        quick: decode JPEG files that keep their size by torchvision (`jpeg.is_ready`).
     """
 
     root: Path
@@ -123,12 +123,22 @@ class FileDecoder:
 
     def with_size(self, index: int) -> tuple[Tensor, Size]:
         """Image `index` as a call gives it, and the size of the picture; raises as a call does."""
-        with self._file(index) as path, formats.opened(path, self.quick) as image:
+        if (whole := self._as_stored(index)) is not None:
+            return whole, self.image_size
+        with self._file(index) as path, formats.opened(path) as image:
             if self.centre:
                 left, top = (image.width - self.centre) // 2, (image.height - self.centre) // 2
                 image = image.crop((left, top, left + self.centre, top + self.centre))
             size = image.height, image.width
             return conform(image, self.image_size, self.num_channels, self.fit), size
+
+    def _as_stored(self, index: int) -> Tensor | None:
+        """Image `index` where it is a plain JPEG file of the very size and colours to give."""
+        name = self.paths[index].lower()
+        if not self.quick or self.centre or not name.endswith(jpeg.ENDINGS):
+            return None
+        with self._file(index) as path, open_regular(path) as file:
+            return jpeg.decoded(file.read(), (self.num_channels, *self.image_size))
 
     def seems_whole(self, index: int) -> bool:
         """Whether image `index` ends as its format does, as far as that can be told so.
