@@ -145,7 +145,7 @@ def test_samples_of_a_compiled_network_are_the_same_and_compile_once(one_graph):
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler")
 def test_inductor_computes_the_same():
-    config = small(parts.VE, parts.NCSNPP)
+    config = small(parts.VE, parts.NCSNPP, **LEVEL)
     network = seeded(partial(build_network, config))
     x, t, _, _ = batch(config)
     made, found = torch.compile(network), []
