@@ -46,7 +46,16 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
-@pytest.mark.parametrize("what", DRAWN)
+@pytest.mark.parametrize(
+    "what",
+    [
+        *("sample", "edit", "encode"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("adaptive", "inpaint", "restore")
+        ),
+    ],
+)
 def test_two_processes_draw_the_images_of_one(processes, trained, tmp_path, what):
     mode = "sample" if what == "adaptive" else what
     words = (*COMMON, f"--mode={mode}", f"--workdir={trained}", *DRAWN[what])

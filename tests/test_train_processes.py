@@ -63,6 +63,13 @@ class Runs:
         ends = self.ends(self.start(name, size, *words))
         assert ends == [0] * size, self.said(name)
 
+    def alone(self, *words: str) -> str:
+        """The name of the run of a single process, which is made once."""
+        name = f"alone{len(words)}"
+        if not (self.folder / name).exists():
+            self.make(name, 1, *words)
+        return name
+
     def ends(self, processes: Sequence[int], seconds: float = 120) -> list[int | None]:
         found = [self.processes.wait(process, seconds) for process in processes]
         for process in processes:
@@ -109,29 +116,34 @@ def assert_same_run(one: dict, other: dict) -> None:
     assert all(torch.equal(v, other["rng"][k]) for k, v in one["rng"].items() if k == "cpu")
 
 
-@pytest.mark.parametrize("words", [(), MORE], ids=["plain", "more"])
-def test_two_and_three_processes_make_the_run_of_one(runs, words):
-    name = f"run{len(words)}_"
-    for size in (1, 2, 3):
-        runs.make(f"{name}{size}", size, *words)
-    alone = runs.metrics(f"{name}1")
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [
+        ((), 2),
+        (MORE, 3),
+        pytest.param((), 3, marks=pytest.mark.slow),
+        pytest.param(MORE, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_two_and_three_processes_make_the_run_of_one(runs, words, size):
+    one, name = runs.alone(*words), f"run{len(words)}_{size}"
+    runs.make(name, size, *words)
+    assert_same_run(runs.state(one), runs.state(name))
+    alone = runs.metrics(one)
     assert alone[-1]["held_out_loss"] > 0
-    for size in (2, 3):
-        assert_same_run(runs.state(f"{name}1"), runs.state(f"{name}{size}"))
-        for here, there in zip(alone, runs.metrics(f"{name}{size}"), strict=True):
-            assert here.keys() == there.keys()
-            for key in here.keys() - {"images_per_sec"}:
-                assert here[key] == pytest.approx(there[key], rel=1e-5), key
-        screens = [(runs.folder / f"{name}{size}.out.{rank}").read_text() for rank in range(size)]
-        assert f"10 images each{' in 2 parts' if words else ''}, shared by {size}" in screens[0]
-        assert screens[1:] == [""] * (size - 1)
+    for here, there in zip(alone, runs.metrics(name), strict=True):
+        assert here.keys() == there.keys()
+        for key in here.keys() - {"images_per_sec"}:
+            assert here[key] == pytest.approx(there[key], rel=1e-5), key
+    screens = [(runs.folder / f"{name}.out.{rank}").read_text() for rank in range(size)]
+    assert f"10 images each{' in 2 parts' if words else ''}, shared by {size}" in screens[0]
+    assert screens[1:] == [""] * (size - 1)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(runs):
     for size, steps in ((2, 7), (1, 12), (3, STEPS)):
         runs.make("resumed", size, *MORE, f"--config.training.n_iters={steps}")
-    runs.make("undisturbed", 1, *MORE)
-    assert_same_run(runs.state("undisturbed"), runs.state("resumed"))
+    assert_same_run(runs.state(runs.alone(*MORE)), runs.state("resumed"))
 
 
 def test_a_classifier_trained_by_three_is_that_of_one(runs):
@@ -165,7 +177,10 @@ def test_a_signal_to_one_process_ends_all_after_the_same_step(runs):
     assert_same_run(runs.state("whole", step + 3), runs.state("one", step + 3))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow)],
+)
 def test_signals_to_all_at_different_moments_end_all_alike(runs, number, code):
     def send(started: list[int]) -> None:
         for process in reversed(started):
@@ -179,7 +194,7 @@ def test_signals_to_all_at_different_moments_end_all_alike(runs, number, code):
     assert runs.said(name).count("is saved, the same command resumes") == 1
 
 
-@pytest.mark.parametrize("dead", [0, 1])
+@pytest.mark.parametrize("dead", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_process_that_dies_ends_the_run_in_a_sentence(runs, dead):
     name, began = f"dead{dead}", time.monotonic()
     ends = interrupted(runs, name, 3, lambda started: os.kill(started[dead], signal.SIGKILL))
