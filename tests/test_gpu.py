@@ -49,6 +49,7 @@ def test_without_a_gpu_one_sentence_says_so(capsys):
     assert "--device cpu --smoke" in said
 
 
+@pytest.mark.slow
 def test_every_section_runs_in_small(tmp_path):
     assert gpu.main(["--device", "cpu", "--smoke", "--output", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "gpu.json").read_text())

@@ -259,8 +259,6 @@ def disturb(
     ("mode", "size", "kills"),
     [
         ("train", 1, 1),
-        ("sample", 1, 1),
-        ("eval", 1, 1),
         *(
             pytest.param(mode, size, kills, marks=pytest.mark.slow)
             for mode, size, kills in (
