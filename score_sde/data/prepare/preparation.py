@@ -99,7 +99,7 @@ def prepare(
         maker = _for_arrays(maker, corpus)
     dtype, channels = maker.like or ("uint8", 3)
     per_shard = max(1, shard_bytes // bytes_of((*size, channels), dtype))
-    settings = {"size": size, "fit": fit, "ground": ground, "images_per_shard": per_shard}
+    settings = {"size": list(size), "fit": fit, "ground": ground, "images_per_shard": per_shard}
     plan = _digest(settings, corpus)
     kept = begin(output, plan)
     there = {position for table in kept.values() for position in table["item"]}
@@ -221,7 +221,7 @@ def _index(
         "classes": list(corpus.classes),
         "images_of_classes": [labels[number] for number in range(len(corpus.classes))],
         "labels_from": corpus.labels_from,
-        "left_out": problems,
+        "left_out": [list(problem) for problem in problems],
         "notes": list(corpus.notes),
     }
 
