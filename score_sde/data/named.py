@@ -35,6 +35,8 @@ from score_sde.data.sources import MEMORY_LIMIT_BYTES, Request, Source
 from score_sde.tensor_ops import check_name
 
 SPLITS = ("train", "test")
+OF_THE_USER = frozenset({"folder", "shards"})
+"""Names that stand for images of the user's own: which, `root` alone says."""
 CELEBA_CENTRE = 140
 """Side of the square that the 2021 release cuts out of CelebA's 178x218 images."""
 
