@@ -34,6 +34,7 @@ from score_sde.data.sources import MemorySource, Request, StreamingSource
 
 INDEX = "index.json"
 FORMAT = "score_sde shards 1"
+_OF_A_WHOLE = {"kind", "size", "policy", "splits", "classes", "range", "dtype"}
 AGAIN = "give the command of --mode prepare again, which goes on with what is there"
 
 
@@ -57,7 +58,8 @@ def read_index(root: Path) -> dict[str, Any]:
             f"no prepared images at {shown(root.absolute())} ({INDEX}: {error.strerror}): write "
             "them with --mode prepare --output, or set data.root to that folder"
         ) from error
-    if not isinstance(index, dict) or index.get("format") != FORMAT:
+    known = isinstance(index, dict) and index.get("format") == FORMAT
+    if not known or (index.get("complete") and not index.keys() >= _OF_A_WHOLE):
         raise ValueError(f"{shown(path)} is no index of shards: write it anew by --mode prepare")
     return index
 

@@ -30,7 +30,7 @@ from score_sde.tensor_ops import check_name
 
 TEST_FRACTION = 0.1
 """Share of images that are held out, where the corpus has no splits."""
-SHARD_BYTES = 2**27
+SHARD_BYTES = 2**26
 """Decoded images of one shard: what is kept in memory, and done again after a kill."""
 IMAGES_A_REQUEST = 16
 WORKERS_FROM_BYTES = 8 * 2**20
