@@ -60,7 +60,8 @@ def main() -> None:
         if isinstance(source, StreamingSource):
             worked, clock = decoding(source, given.batches * given.batch_size)
             print(
-                f"decoding, one process: {worked:,.0f} images/s of its time, {clock:,.0f} by the clock"
+                f"decoding, one process: {worked:,.0f} images/s of its own time, "
+                f"{clock:,.0f} by the clock"
             )
         print(f"{words}: {rate(source, given.batch_size, given.batches):,.0f} images/s")
 

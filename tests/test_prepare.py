@@ -296,7 +296,7 @@ def test_odd_names_in_a_zip(tmp_path):
     images = pixels(6)
     with zipfile.ZipFile(tmp_path / "odd.zip", "w") as archive:
 
-        def add(name, image, flag=True):
+        def add(name, image):
             file = io.BytesIO()
             Image.fromarray(image).save(file, "PNG")
             info = zipfile.ZipInfo("x")
