@@ -37,6 +37,8 @@ OURS = {
     "configs/subvp/digits.py": None,
     "configs/vp/fashion_mnist.py": None,
     "configs/vp/fashion_mnist_upsampler.py": None,
+    "configs/vp/custom_64.py": None,
+    "configs/ve/custom_256.py": None,
     "configs/power_ve/digits.py": None,
     "configs/karras/digits.py": None,
     "configs/edm/digits.py": None,

@@ -143,6 +143,13 @@ MODES: dict[str, Mode] = {
         ("runs", "curves", "output"),
         needs_recipe=False,
     ),
+    "prepare": Mode(
+        "score_sde.commands.modes:prepare",
+        "write images of your own, in one size, into shards to train on",
+        ("input", "output", "size", "fit", "ground"),
+        needs_recipe=False,
+        goes_on=True,
+    ),
     "recipes": Mode(
         "score_sde.commands.recipes:list_recipes", "list the recipes", needs_recipe=False
     ),

@@ -12,6 +12,7 @@ from score_sde.commands.encode import encode as encode_images
 from score_sde.commands.evaluate import evaluate as evaluate_checkpoints
 from score_sde.commands.interpolate import interpolate as interpolate_latents
 from score_sde.commands.plot import plot as plot_curves
+from score_sde.commands.prepare import prepare as prepare_images
 from score_sde.commands.restore import restore as restore_images
 from score_sde.commands.sample import sample as draw_samples
 from score_sde.commands.smoke import smoke
@@ -200,6 +201,14 @@ def plot(command: Command) -> None:
     runs = [expanded(name) for name in _names(command, "runs")] or [command.workdir]
     output = command.options["output"] or command.workdir / "plot.png"
     show(f"{plot_curves(runs, _names(command, 'curves'), output)}\n")
+
+
+def prepare(command: Command) -> None:
+    """`--mode prepare`."""
+    options = command.options
+    fit, ground = options["fit"] or "crop", options["ground"] or "white"
+    done = prepare_images(options["input"], options["output"], options["size"], fit, ground)
+    show(f"{done}\n")
 
 
 def _names(command: Command, option: str) -> list[str]:

@@ -121,12 +121,16 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
         "What to plot of them: names of metrics and figures with commas between them, as "
         "loss,held_out_loss,fd. Default: losses, distances and bits/dim where there are any.",
     )
-    path("input", "An image, a folder of them or an array file. Default: test images.")
+    path(
+        "input",
+        "An image, a folder of them or an array file. Default: test images. For prepare a folder, "
+        "a zip or TFRecords.",
+    )
     path(
         "output",
         "A folder for PNG files, or NAME.npz; for convert, NAME.pt or NAME.pth for a file, any "
         "other name for a folder of diffusers; for ema, NAME.pt; for plot, NAME.png, NAME.pdf or "
-        "NAME.svg.",
+        "NAME.svg; for prepare, a new folder.",
     )
     for name, text in (
         (
@@ -178,7 +182,23 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
         "fit",
         None,
         "How images of --input come to the network's size: resize (default), crop or pad; tile "
-        "keeps theirs. Short for --config.sampling.fit.",
+        "keeps theirs. Short for --config.sampling.fit. For prepare, crop (default): resized to "
+        "cover --size, the middle is kept; or pad: resized to fit into it, on the ground.",
+        **here,
+    )
+    flags.DEFINE(
+        _Text(),
+        "size",
+        None,
+        "Of prepared images in pixels: 64, or height x width as 96x64.",
+        **here,
+    )
+    flags.DEFINE(
+        _Text(),
+        "ground",
+        None,
+        "Colour behind transparent parts of prepared images and around padded ones: white "
+        "(default), black, #808080 and so on.",
         **here,
     )
     flags.DEFINE(

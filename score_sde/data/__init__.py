@@ -20,7 +20,7 @@ from score_sde.data.batches import (
 from score_sde.data.downsampled import Downsampled
 from score_sde.data.fits import FITS, Fit
 from score_sde.data.folder import Pictures, open_pictures, read_mask, read_soft_mask
-from score_sde.data.named import DATASETS, canonical_name, open_source
+from score_sde.data.named import DATASETS, OF_THE_USER, canonical_name, open_source
 from score_sde.data.pixels import conform
 from score_sde.data.sources import (
     DatasetInfo,
@@ -34,6 +34,7 @@ from score_sde.data.sources import (
 __all__ = [
     "DATASETS",
     "FITS",
+    "OF_THE_USER",
     "Batch",
     "DatasetInfo",
     "Downsampled",

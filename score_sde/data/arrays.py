@@ -64,7 +64,7 @@ def _arrays(file: BinaryIO, path: Path) -> dict[str, np.ndarray]:
     size = os.fstat(file.fileno()).st_size
     if file.read(2) != b"PK":
         file.seek(0)
-        return {"images": _read(file, size, lambda *claim: _check_images(path, *claim))}
+        return {"images": read_array(file, size, lambda *claim: _check_images(path, *claim))}
     arrays = {}
     with zipfile.ZipFile(file) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
@@ -99,7 +99,7 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, check: Check) -
     if info.compress_type == zipfile.ZIP_DEFLATED:
         refuse_beyond_deflate(info.file_size, info.compress_size)
     with archive.open(info) as member:
-        array = _read(member, info.file_size, check)  # pyright: ignore[reportArgumentType]
+        array = read_array(member, info.file_size, check)  # pyright: ignore[reportArgumentType]
         member.read(1)  # at its end the checksum is compared
     return array
 
@@ -114,8 +114,18 @@ def refuse_beyond_deflate(claimed: int, stored: int) -> None:
         raise ValueError(f"it claims {claimed:,} bytes, which {stored:,} compressed ones can't be")
 
 
-def _read(file: BinaryIO, size: int, check: Check) -> np.ndarray:
-    """The array that starts at a file's beginning; `size` bytes are there."""
+def read_array(file: BinaryIO, size: int, check: Check) -> np.ndarray:
+    """The array of an `.npy` file, if `check` takes what its header claims.
+
+    Args:
+        file: at its beginning.
+        size: bytes that are there.
+        check: is given shape and type.
+
+    Raises:
+        ValueError: from `check`; or its claim can't be true, or exceeds the memory.
+        Exception: of many types, where it is damaged.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of headers that Python 2 wrote
         version = np.lib.format.read_magic(file)

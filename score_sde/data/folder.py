@@ -35,7 +35,7 @@ from score_sde.data.sources import (
     StreamingSource,
     in_order,
 )
-from score_sde.data.splits import refuse_splits_below, split_folders
+from score_sde.data.splits import held_out_of, refuse_splits_below, split_folders
 
 WORKERS_FROM_BYTES = 64 * 2**20
 """Files of fewer bytes are decoded here: that is done before worker processes have started."""
@@ -70,7 +70,7 @@ def open_folder(request: Request, root: Path | None = None, *, labelled: bool = 
         contents = scan(root)
         refuse_splits_below(root, {folder_of(file.path) for file in contents.files})
         classes = class_folders(contents.files)
-        held_out = _held_out([file.path for file in contents.files], request.test_fraction)
+        held_out = held_out_of([file.path for file in contents.files], request.test_fraction)
         chosen = [
             file
             for file, is_test in zip(contents.files, held_out, strict=True)
@@ -316,17 +316,9 @@ def dark(images: list[Tensor]) -> tuple[str, ...]:
     )
 
 
-def _held_out(names: list[str], test_fraction: float) -> list[bool]:
-    """Which images are for testing, by a hash of their names: of several at least one."""
-    digests = [hashlib.blake2b(os.fsencode(name), digest_size=8).digest() for name in names]
-    places = [int.from_bytes(digest, "big") / 2**64 for digest in digests]
-    least = min(places) if test_fraction and len(places) > 1 else -1.0
-    return [place < test_fraction or place == least for place in places]
-
-
 def _open_array(request: Request, path: Path) -> MemorySource:
     images, labels = read_images(path)
-    held_out = _held_out([str(row) for row in range(len(images))], request.test_fraction)
+    held_out = held_out_of([str(row) for row in range(len(images))], request.test_fraction)
     chosen = np.array(held_out, dtype=bool) == (request.split == "test")
     if not chosen.any() and request.split == "train":
         raise ValueError(f"{shown(path)} leaves no image for training: lower data.test_fraction")

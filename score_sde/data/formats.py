@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, PngImagePlugin, TiffImagePlugin
@@ -99,13 +100,9 @@ def _as_the_users_own() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _header(path: Path) -> Iterator[Image.Image]:
+def _header(file: BinaryIO, ending: str) -> Iterator[Image.Image]:
     """A picture of which no pixel has been read yet."""
-    with (
-        _as_the_users_own(),
-        open_regular(path) as file,
-        Image.open(file, formats=_formats(path.suffix.lower())) as stored,
-    ):
+    with _as_the_users_own(), Image.open(file, formats=_formats(ending.lower())) as stored:
         yield stored
 
 
@@ -117,7 +114,19 @@ def opened(path: Path) -> Iterator[Image.Image]:
         Exception: of any kind, as Pillow's readers raise, for what is no picture or damaged.
         ValueError: a picture larger than the memory, or no file but a folder, pipe or device.
     """
-    with _header(path) as stored:
+    with open_regular(path) as file, decoded(file, path.suffix) as image:
+        yield image
+
+
+@contextlib.contextmanager
+def decoded(file: BinaryIO, ending: str) -> Iterator[Image.Image]:
+    """`opened`, of a file that is open already.
+
+    Args:
+        file: at its beginning.
+        ending: of its name, with the dot: some formats are told by nothing else.
+    """
+    with _header(file, ending) as stored:
         width, height = stored.size
         if width * height > LARGE:
             # As stored, and as converted: up to 4 bytes each.
@@ -198,7 +207,7 @@ def holds_what_its_header_claims(path: Path) -> bool:
     Raises:
         Exception: of any kind, where it has no header of a picture.
     """
-    with _header(path) as stored:
+    with open_regular(path) as file, _header(file, path.suffix) as stored:
         size = path.stat().st_size
         if isinstance(stored, TiffImagePlugin.TiffImageFile):
             tags = stored.tag_v2

@@ -12,6 +12,7 @@ Where the sets lie under `root`, and what happens where they do not:
 | `lsun` | `lsun/<category>_train/`, `lsun/<category>_val/`: folders of images | no |
 | `celebahq`, `ffhq` | `celebahq/`, `ffhq/`: folders of images | no |
 | `folder` | `root` itself: a folder of images, or a `.npy` or `.npz` file | no |
+| `shards` | `root` itself: what `--mode prepare` wrote | no |
 """
 
 from collections.abc import Callable
@@ -29,10 +30,13 @@ from score_sde.data.public import (
     open_svhn,
 )
 from score_sde.data.scan import ImageFile, scan
+from score_sde.data.shards import open_shards
 from score_sde.data.sources import MEMORY_LIMIT_BYTES, Request, Source
 from score_sde.tensor_ops import check_name
 
 SPLITS = ("train", "test")
+OF_THE_USER = frozenset({"folder", "shards"})
+"""Names that stand for images of the user's own: which, `root` alone says."""
 CELEBA_CENTRE = 140
 """Side of the square that the 2021 release cuts out of CelebA's 178x218 images."""
 
@@ -185,5 +189,6 @@ DATASETS: dict[str, Callable[[Request], Source]] = {
     "celebahq": _open_faces,
     "ffhq": _open_faces,
     "folder": open_folder,
+    "shards": open_shards,
 }
 """Name in configs (`data.dataset`) → what opens a split: a `Request` to a `Source`."""

@@ -48,7 +48,7 @@ def conform(
             to 0 … 255.
     """
     check_fit(fit, (image.height, image.width), image_size)
-    made = FITS[fit].change(_in_mode(image, num_channels), image_size)
+    made = FITS[fit].change(in_mode(image, num_channels), image_size)
     pixels = np.array(made).reshape(made.height, made.width, num_channels)
     return torch.from_numpy(pixels).movedim(-1, 0)
 
@@ -183,7 +183,18 @@ def _undecodable(path: Path, error: Exception) -> ValueError:
     )
 
 
-def _in_mode(image: Image.Image, num_channels: int) -> Image.Image:
+def in_mode(image: Image.Image, num_channels: int, ground: str = "white") -> Image.Image:
+    """An image with so many channels of 8 bits.
+
+    Args:
+        image: of any mode with 8 or 16 bits.
+        num_channels: 1, 3 or 4.
+        ground: colour behind transparent parts, by a name of Pillow's or as #RRGGBB; 4 channels
+            need none.
+
+    Raises:
+        ValueError: for floating-point pixels and integers of 32 bits.
+    """
     if image.mode == "F":
         raise ValueError("floating-point pixels have no range to map: save them with 8 or 16 bits")
     if image.mode == "I" and image.format not in formats.SIXTEEN_BITS_IN_32:
@@ -193,7 +204,5 @@ def _in_mode(image: Image.Image, num_channels: int) -> Image.Image:
         image = Image.fromarray((deep / 257).round().astype(np.uint8))
     if num_channels != 4 and image.has_transparency_data:
         # What lies under transparent pixels is arbitrary, often black.
-        image = Image.alpha_composite(
-            Image.new("RGBA", image.size, "white"), image.convert("RGBA")
-        )
+        image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image.convert("RGBA"))
     return image.convert(MODES[num_channels])

@@ -207,7 +207,7 @@ class StreamingSource:
         self.info = info
         self._decode = _BatchDecoder(decode, info.shape)
         self._labels = _labels_or_zeros(labels, info)
-        self._num_workers = _default_workers() if num_workers is None else num_workers
+        self._num_workers = default_workers() if num_workers is None else num_workers
 
     def __len__(self) -> int:
         return self.info.num_images
@@ -282,7 +282,8 @@ class _BatchDecoder:
         return images
 
 
-def _default_workers() -> int:
+def default_workers() -> int:
+    """Worker processes to start: one per core, at most eight."""
     # Not every system can tell the cores that this process may use from those that exist.
     usable = getattr(os, "sched_getaffinity", None)
     return min(len(usable(0)) if usable else os.cpu_count() or 1, 8)

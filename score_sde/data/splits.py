@@ -5,6 +5,7 @@ two and nothing else; letters may be large or small. Whatever looks like splits 
 kind is refused: images held out for testing must not be trained on by mistake.
 """
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -32,7 +33,17 @@ def split_folders(root: Path) -> SplitFolders | None:
     Raises:
         ValueError: folders that look like splits and aren't understood, naming them.
     """
-    names = subfolders(root)
+    return choose_splits(root, subfolders(root))
+
+
+def choose_splits(root: Path, names: list[str], option: str = "data.root") -> SplitFolders | None:
+    """`split_folders`, of a folder or archive whose sub-folders are known.
+
+    Args:
+        root: of what.
+        names: of the sub-folders.
+        option: that names it, for the messages.
+    """
     train = [name for name in names if name.lower() in TRAIN]
     held_out = sorted(
         (name for name in names if name.lower() in HELD_OUT),
@@ -64,7 +75,7 @@ def split_folders(root: Path) -> SplitFolders | None:
         if len(others) == 1:
             raise ValueError(
                 f"{shown(root)} has {shown(train[0])}/ beside {shown(others[0])}/, and whether "
-                "that is held out isn't clear: call it test/ if it is, or set data.root to the "
+                f"that is held out isn't clear: call it test/ if it is, or set {option} to the "
                 "folder to train on, of which a share is held out then"
             )
         return None
@@ -76,12 +87,13 @@ def split_folders(root: Path) -> SplitFolders | None:
     return SplitFolders(root / train[0], root / held_out[0], notes)
 
 
-def refuse_splits_below(root: Path, folders: set[str]) -> None:
+def refuse_splits_below(root: Path, folders: set[str], option: str = "data.root") -> None:
     """Refuses splits that lie deeper, as in `images/train/` and `images/val/`.
 
     Args:
         root: where the folders lie.
         folders: paths of folders with images below it, with forward slashes.
+        option: that names the root, for the message.
 
     Raises:
         ValueError: a folder below holds both images to train on and such to hold out.
@@ -97,8 +109,21 @@ def refuse_splits_below(root: Path, folders: set[str]) -> None:
         if train and held_out:
             raise ValueError(
                 f"{shown(root)} has its splits one below: {shown(parent)}/ holds "
-                f"{_listed([*train, *held_out])}; set data.root to {shown(root / parent)}"
+                f"{_listed([*train, *held_out])}; set {option} to {shown(root / parent)}"
             )
+
+
+def held_out_of(names: list[str], test_fraction: float) -> list[bool]:
+    """Which images are for testing, by a hash of their names: of several at least one.
+
+    Args:
+        names: such as their paths, or their numbers.
+        test_fraction: share to hold out.
+    """
+    digests = [hashlib.blake2b(os.fsencode(name), digest_size=8).digest() for name in names]
+    places = [int.from_bytes(digest, "big") / 2**64 for digest in digests]
+    least = min(places) if test_fraction and len(places) > 1 else -1.0
+    return [place < test_fraction or place == least for place in places]
 
 
 def subfolders(root: Path) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from score_sde.atomic import cannot_write
-from score_sde.data import DatasetInfo, Source, canonical_name, opened
+from score_sde.data import OF_THE_USER, DatasetInfo, Source, canonical_name, opened
 from score_sde.evaluation.classifier import Classifier, digits_classifier, suits_classifier
 from score_sde.evaluation.classifier_training import train_classifier
 from score_sde.evaluation.features import (
@@ -105,7 +105,7 @@ class References:
 
     @property
     def _is_folder(self) -> bool:
-        return canonical_name(self.dataset) == "folder"
+        return canonical_name(self.dataset) in OF_THE_USER
 
     @property
     def _label(self) -> str:
