@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import hostile_files as hostile
 import numpy as np
@@ -18,6 +19,7 @@ from hostile_files import KINDS, MARK, clear
 
 from score_sde.atomic import open_regular, read_json, read_whole, regular_file, shown
 from score_sde.data import DATASETS, open_pictures, open_source, read_mask
+from score_sde.data.prepare import prepare
 from score_sde.data.public import read_idx
 from score_sde.data.scan import scan
 
@@ -92,6 +94,18 @@ def celeba(root: Path) -> None:
     (root / "celeba/list_eval_partition.txt").write_text(rows)
 
 
+def shards(root: Path) -> None:
+    source = root.parent / f"{root.name} source"
+    lay_out("train/1.png", "train/2.png", "test/3.png")(source)
+    prepare(
+        source,
+        root,
+        (8, 8),
+        bar=lambda total: contextlib.nullcontext(SimpleNamespace(update=lambda n: None)),
+        num_workers=0,
+    )
+
+
 IDX_PLACES = ("raw/train-images-idx3-ubyte", "raw/train-labels-idx1-ubyte.gz")
 OF_SETS = {
     "digits": Reader(lay_out(), (), pixels_of("digits")),  # has no files
@@ -126,6 +140,11 @@ OF_SETS = {
     "ffhq": Reader(lay_out("ffhq/1.png", "ffhq/2.png"), ("ffhq/00/3.png",), pixels_of("ffhq")),
     "folder": Reader(
         lay_out("1.png", "2.png"), ("3.png", "4.tif", "5.tga", "6.pgm"), pixels_of("folder")
+    ),
+    "shards": Reader(
+        shards,
+        ("index.json", "train-00000.json", "train-00000.tar", "test-00000.tar"),
+        pixels_of("shards"),
     ),
 }
 READERS = OF_SETS | {
@@ -338,7 +357,7 @@ OPENED_OTHERWISE = {
     "logbook.py os.open": "to append, after a pipe is refused",
     "checkpoints/hugging_face/folder.py path.open": "to write into a folder just made",
 }
-IN_A_FILE = ("Image.open", "gzip.open", "archive.open")
+IN_A_FILE = ("Image.open", "gzip.open", "archive.open", "tarfile.open")
 """What is opened within a file that is open already."""
 
 
