@@ -108,7 +108,7 @@ def sent_to(device: torch.device | str, value: Tensor, dtype: torch.dtype | None
     return value.to(device, non_blocking=torch.device(device).type != "mps")
 
 
-_KEPT: MutableMapping[Tensor, dict[Hashable, Tensor]] = WeakTensorKeyDictionary()
+_KEPT: MutableMapping[Tensor, dict[Hashable, tuple[int, Tensor]]] = WeakTensorKeyDictionary()
 """Of tables that were made on the CPU, their copies on other devices and in other dtypes."""
 
 
@@ -130,11 +130,11 @@ def kept_on(device: torch.device | str, table: Tensor, dtype: torch.dtype | None
         return sent_to(device, table, dtype)
     copies = _KEPT.setdefault(table, {})
     version = 0 if table.is_inference() else table._version
-    place = str(device), dtype, version
-    if place not in copies:
+    place = str(device), dtype
+    if place not in copies or copies[place][0] != version:  # the older one is let go
         with torch.inference_mode(False):  # it may take part in a gradient later
-            copies[place] = sent_to(device, table, dtype)
-    return copies[place]
+            copies[place] = version, sent_to(device, table, dtype)
+    return copies[place][1]
 
 
 def look_up(table: Tensor, index: Tensor, like: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ coming, as they do once in a run, then under the whole guard. What needs a gradi
 """
 
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -170,6 +171,14 @@ def test_a_table_is_sent_once_and_again_when_it_has_changed():
         with pytest.raises(Refused):
             kept_on("cuda", table)
     assert kept_on("cpu", table) is table
+
+
+def test_of_a_table_that_changes_one_copy_is_kept():
+    table = torch.zeros(3)
+    before = weakref.ref(kept_on("cpu", table, torch.float64))
+    table[0] = 1.0
+    assert kept_on("cpu", table, torch.float64).tolist() == [1.0, 0.0, 0.0]
+    assert before() is None
 
 
 def test_reads_that_are_allowed_are_noted_where_they_were_made(cuda):

@@ -318,6 +318,49 @@ def test_odd_names_in_a_zip(tmp_path):
     assert all(np.array_equal(stored[k], images[j]) for k, j in enumerate((3, 1, 0, 2)))
 
 
+def test_what_two_files_of_one_name_leave_of_a_zip_is_told(tmp_path):
+    images, path = pixels(3), tmp_path / "twice.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, image in zip(("a.png", "b.png", "../a.png"), images, strict=True):
+            file = io.BytesIO()
+            Image.fromarray(image).save(file, "PNG")
+            archive.writestr(name, file.getvalue())
+    index = prepared(path, tmp_path / "out")
+    assert index["left_out"] == [["a.png", "a later file of this name is taken in its place"]]
+    assert np.array_equal(images_of(tmp_path / "out")[0], images[2])
+
+
+def test_a_folder_that_cannot_be_read_is_listed_under_any_name(tmp_path, monkeypatch):
+    write_folder(tmp_path / "in", pixels(2), ("Vol. 1", "Vol. 2"))
+    listed, closed = os.listdir, str(tmp_path / "in" / "Vol. 1")
+
+    def refuse(path):
+        if str(path).rstrip("/") == closed:
+            raise PermissionError(13, "Permission denied", closed)
+        return listed(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    index = prepared(tmp_path / "in", tmp_path / "out")
+    assert index["left_out"] == [["Vol. 1/", "Permission denied"]]
+
+
+def test_a_grey_picture_is_padded_with_the_colour_that_was_asked_for(tmp_path):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(np.full((2, 4), 40, np.uint8)).save(tmp_path / "in" / "one.png")
+    prepared(tmp_path / "in", tmp_path / "out", (4, 4), fit="pad", ground="#ff0000")
+    (stored,) = images_of(tmp_path / "out").values()
+    assert stored.shape == (4, 4, 3)
+    assert (stored[1:3] == 40).all()
+    assert (stored[[0, 3]] == (255, 0, 0)).all()
+
+
+def test_images_beside_the_splits_are_told(tmp_path):
+    write_folder(tmp_path / "in", pixels(3), ("", "test", "train"))
+    index = prepared(tmp_path / "in", tmp_path / "out")
+    assert "beside the splits, 1 image(s) in no folder are left out" in index["notes"]
+    assert [index["splits"][split]["images"] for split in ("train", "test")] == [1, 1]
+
+
 def test_splits_of_the_source_are_kept(tmp_path):
     images = pixels(20)
     folders = ("train/a", "train/b", "val/a", "val/b")

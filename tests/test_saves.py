@@ -75,6 +75,14 @@ def test_a_copy_takes_its_memory_once():
     assert copy.missing_bytes({"a": [torch.ones(3, 2)]}) == 4 * 6
 
 
+def test_names_with_dots_have_copies_of_their_own():
+    state = {"a.b": torch.zeros(1), "a": {"b": torch.ones(1)}, 0: torch.full((1,), 2.0)}
+    state |= {"0": torch.full((1,), 3.0)}
+    copied = HostCopy().of(state)
+    found = [copied["a.b"], copied["a"]["b"], copied[0], copied["0"]]
+    assert torch.cat(found).tolist() == [0, 1, 2, 3]
+
+
 def test_without_memory_for_a_copy_the_run_waits_for_the_file(disk):
     disk.free.set()
     with Saves(lambda: 23.0) as saves:  # of which the copy would take 12

@@ -16,6 +16,7 @@ SHARE = 0.5
 """A copy takes at most this share of the free memory: the next step needs some, too."""
 
 _DICTS, _LISTS = (dict, OrderedDict), (list, tuple)
+_Path = tuple[Any, ...]  # keys and places on the way to a tensor
 
 
 class HostCopy:
@@ -25,7 +26,7 @@ class HostCopy:
     """
 
     def __init__(self) -> None:
-        self._memory: dict[str, Tensor] = {}
+        self._memory: dict[_Path, Tensor] = {}
 
     def missing_bytes(self, content: object) -> int:
         """How much memory a copy would take beyond what this one has."""
@@ -37,18 +38,18 @@ class HostCopy:
 
     def of(self, content: Any) -> Any:
         """The content as it is now, which later updates don't change."""
-        return self._copied(content, "")
+        return self._copied(content, ())
 
-    def _copied(self, value: Any, path: str) -> Any:
+    def _copied(self, value: Any, path: _Path) -> Any:
         if isinstance(value, Tensor):
             held = self._memory.get(path)
             if held is None or not _alike(held, value):
                 held = self._memory[path] = torch.empty_like(value.detach(), device="cpu")
             return held.copy_(value.detach())
         if type(value) in _DICTS:
-            return {key: self._copied(item, f"{path}.{key}") for key, item in value.items()}
+            return {key: self._copied(item, (*path, key)) for key, item in value.items()}
         if type(value) in _LISTS:
-            return type(value)(self._copied(v, f"{path}[{k}]") for k, v in enumerate(value))
+            return type(value)(self._copied(v, (*path, k)) for k, v in enumerate(value))
         return value  # a number or a text, or something that a file can't hold, which says so
 
 
@@ -130,12 +131,12 @@ def _alike(held: Tensor | None, tensor: Tensor) -> bool:
     return held is not None and held.shape == tensor.shape and held.dtype == tensor.dtype
 
 
-def _tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+def _tensors(value: Any, path: _Path = ()) -> Iterator[tuple[_Path, Tensor]]:
     if isinstance(value, Tensor):
         yield path, value
     elif type(value) in _DICTS:
         for key, item in value.items():
-            yield from _tensors(item, f"{path}.{key}")
+            yield from _tensors(item, (*path, key))
     elif type(value) in _LISTS:
         for number, item in enumerate(value):
-            yield from _tensors(item, f"{path}[{number}]")
+            yield from _tensors(item, (*path, number))

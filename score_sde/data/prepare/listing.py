@@ -203,9 +203,10 @@ def _in_zip(path: Path) -> _Files:
         name = "/".join(parts)
         if info.flag_bits & 1:
             problems[name] = "it is encrypted"
-        else:
-            # Of two of one name the later, as unzip has it.
-            files[name] = (place, info.file_size, info.CRC)
+            continue
+        if name in files and files[name][1:] != (info.file_size, info.CRC):
+            problems[name] = "a later file of this name is taken in its place"  # as by unzip
+        files[name] = (place, info.file_size, info.CRC)
     return _Files(path, files, problems, _ZipReader(path))
 
 
@@ -226,7 +227,10 @@ def _of_files(found: _Files) -> Listing:
     problems = {
         name: reason
         for name, reason in found.problems.items()
-        if arrays or formats.is_picture(name) or "." not in PurePosixPath(name).name
+        if arrays
+        or formats.is_picture(name)
+        or name.endswith("/")  # a folder, whatever it held
+        or "." not in PurePosixPath(name).name
     }
     prefix = _common_folder(names)
     file = labels.find(prefix, found.files)
@@ -241,6 +245,9 @@ def _of_files(found: _Files) -> Listing:
     else:
         parts = {splits.train.name: "train", splits.test.name: "test"}
         heads = {name: path.partition("/")[0] for name, path in below.items()}
+        beside = sum("/" not in below[name] for name in names)
+        if beside:
+            notes += (f"beside the splits, {beside:,} image(s) in no folder are left out",)
         names = [name for name in names if heads[name] in parts and "/" in below[name]]
         split_of = {name: parts[heads[name]] for name in names}
         names.sort(key=lambda name: split_of[name] == "test")

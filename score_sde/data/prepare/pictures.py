@@ -1,7 +1,8 @@
 """One stored image → what a shard holds of it.
 
 Pictures become PNG files of 8 bits, grey or RGB as they are: transparent parts are shown on the
-ground, 16 bits are rounded to 8, palettes, CMYK and the like become RGB. Other arrays stay as they
+ground, 16 bits are rounded to 8, palettes, CMYK and the like become RGB, and so do grey ones that
+show a coloured ground. Other arrays stay as they
 are, floats and many channels included, as `.npy` files (H, W, C).
 """
 
@@ -114,9 +115,10 @@ class Maker:
 
     def _picture(self, image: Image.Image) -> Made:
         grey = image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
-        if grey and image.has_transparency_data:
-            grey = len(set(ImageColor.getrgb(self.ground)[:3])) == 1
         stored = image.height, image.width
+        shows_ground = image.has_transparency_data or (self.fit == "pad" and stored != self.size)
+        if grey and shows_ground:
+            grey = len(set(ImageColor.getrgb(self.ground)[:3])) == 1
         plain = in_mode(image, 1 if grey else 3, self.ground)
         fitted = plain if stored == self.size else FITTED[self.fit](plain, self.size, self.ground)
         file = io.BytesIO()
