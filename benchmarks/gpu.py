@@ -97,7 +97,7 @@ def main(words: Sequence[str] | None = None) -> int:
         found[name] = SECTIONS[name](options)
         texts.append(f"## {name}\n\n{as_text(found[name])}")
         print(texts[-1], flush=True)
-        # After each section, as time on a machine that is lent may run out.
+        # After each section, as the time on a shared machine may run out.
         write(given.output / "gpu.json", found)
         (given.output / "gpu.md").write_text("\n\n".join(texts) + "\n")
     return 0

@@ -1,5 +1,6 @@
 """Corpora of a user's own into shards: what is read, what is kept of it, and training from it."""
 
+import errno
 import hashlib
 import io
 import json
@@ -559,3 +560,28 @@ def test_what_cannot_be_prepared_is_told_in_a_sentence(tmp_path, capsys):
     (tmp_path / "in" / "dataset.json").write_text('{"labels": [["000.png", 1]]}')
     with pytest.raises(ValueError, match=r"no class for 2 of 3 images, first 001\.png"):
         prepared(tmp_path / "in", tmp_path / "more")
+
+
+def test_captions_are_not_taken_for_classes(tmp_path):
+    names = write_folder(tmp_path / "in", pixels())
+    lines = "file_name,text\n" + "".join(f"{name},poster of {name}\n" for name in names)
+    (tmp_path / "in" / "metadata.csv").write_text(lines)
+    with pytest.raises(ValueError, match="names 24 classes for 24 images, as captions would"):
+        prepared(tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "Input/output error"), MemoryError("no room")]
+)
+def test_what_is_no_fault_of_an_image_ends_the_run(tmp_path, monkeypatch, error):
+    write_folder(tmp_path / "in", pixels())
+
+    def fails(maker, image):
+        raise error
+
+    monkeypatch.setattr(Maker, "_picture", fails)
+    with pytest.raises(type(error), match=str(error.args[-1])):
+        prepared(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out" / "index.json").exists() or not json.loads(
+        (tmp_path / "out" / "index.json").read_text()
+    ).get("complete")

@@ -49,10 +49,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "what",
     [
-        *("sample", "edit", "encode"),
+        *("sample", "encode"),
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("adaptive", "inpaint", "restore")
+            for name in ("adaptive", "edit", "inpaint", "restore")
         ),
     ],
 )

@@ -147,6 +147,7 @@ def test_a_run_goes_on_with_another_number_of_processes(runs):
     assert_same_run(runs.state(runs.alone(*MORE)), runs.state("resumed"))
 
 
+@pytest.mark.slow
 def test_a_classifier_trained_by_three_is_that_of_one(runs):
     words = ("--mode=train_classifier", *CLASSIFIER)
     for size in (1, 3):
@@ -225,6 +226,7 @@ def test_a_mistake_is_told_once(runs, words, sentence):
     assert sentence in (runs.folder / f"{name}.out.0").read_text()
 
 
+@pytest.mark.slow
 def test_a_work_directory_that_others_do_not_see_is_told_in_a_sentence(runs):
     # Each process in a current folder of its own, as on machines without a common disk.
     given = ("--config=configs/vp/digits.py", *PLAIN, "--mode=train")

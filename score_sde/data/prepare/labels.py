@@ -25,6 +25,8 @@ from score_sde.atomic import open_regular, shown
 from score_sde.data.arrays import MOST_CLASSES, read_array
 
 NAMES = ("dataset.json", "labels.csv", "dataset.csv", "metadata.csv")
+ENOUGH = 20
+"""Images from which on names that are nearly all different are no classes."""
 
 
 def find(folder: str, files: Collection[str]) -> str | None:
@@ -109,6 +111,11 @@ def _numbered(path: Path, values: list[Any]) -> tuple[list[int], tuple[str, ...]
     if all(isinstance(value, int) or value.isdecimal() for value in values):
         return _counted(path, [int(value) for value in values])
     names = sorted({str(value) for value in values})
+    if len(values) >= ENOUGH and 2 * len(names) > len(values):
+        raise ValueError(
+            f"{shown(path)} names {len(names):,} classes for {len(values):,} images, as captions "
+            "would: give it columns of path and class, or take it away"
+        )
     number = {name: place for place, name in enumerate(names)}
     return [number[str(value)] for value in values], tuple(names)
 

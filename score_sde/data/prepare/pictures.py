@@ -6,6 +6,7 @@ show a coloured ground. Other arrays stay as they
 are, floats and many channels included, as `.npy` files (H, W, C).
 """
 
+import errno
 import io
 import math
 import os
@@ -23,6 +24,10 @@ from score_sde.data.arrays import read_array, read_member
 from score_sde.data.fits import FITS, Size, margins
 from score_sde.data.pixels import in_mode
 from score_sde.data.prepare.listing import Item, Reader
+
+_OF_THE_MACHINE = frozenset(
+    (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENODEV, errno.ENXIO)
+)
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,11 @@ class Maker:
         return [self.one(item) for item in items]
 
     def one(self, item: Item) -> Made | str:
-        """An image, or why it can't be had."""
+        """An image, or why it can't be had.
+
+        Raises:
+            OSError, MemoryError: it is no fault of the image's.
+        """
         try:
             content = self.read(item.place)
             if isinstance(content, np.ndarray):
@@ -109,7 +118,11 @@ class Maker:
                 return self._picture(image)
         except UnidentifiedImageError:  # whose own words quote an object
             return "it is of no format that Pillow reads"
+        except MemoryError:
+            raise
         except Exception as error:  # Pillow, NumPy and zipfile raise all kinds for others' files
+            if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+                raise  # else a disk that goes away would leave out all that lies on it
             reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
             return " ".join(reason.split())[:300] or type(error).__name__
 
