@@ -1,6 +1,6 @@
 """What each recipe costs: operations counted, memory, and the GPU-hours that follow from a rate.
 
-    python -m benchmarks.recipe_costs [--tflops 100] [vp/digits ve/cifar10 …]
+    python -m benchmarks.recipe_costs [--tflops 100] [--activation_checkpointing] [ve/cifar10 …]
 
 Nothing is computed: the networks lie on the meta device, where torch counts the operations of
 their convolutions and matrix products (a multiplication and an addition are two). A training step
@@ -8,7 +8,8 @@ is three forward passes: the gradients of activations and of weights cost as muc
 Hours are those of one device that keeps up `--tflops` (10¹² operations a second) in training.
 Memory is what weights, gradients, averages and Adam's moments take in float32, and what the
 network keeps for its gradient of a batch (float32, not compiled; `training.accumulation` divides
-the latter).
+the latter). With `--activation_checkpointing` each block keeps what goes into it alone, and a step
+is four forward passes.
 """
 
 import argparse
@@ -49,7 +50,8 @@ def row(name: str, config: Config, tflops: float) -> tuple[str, ...]:
     parameters = sum(p.numel() for p in empty_network(config).parameters())
     flops = forward_flops(config)
     averages = 1 + len(config.model.ema_lengths)
-    total = 3.0 * flops * training.batch_size * training.n_iters
+    passes = 4.0 if training.get("activation_checkpointing") else 3.0
+    total = passes * flops * training.batch_size * training.n_iters
     return (
         f"`{name}`",
         f"{parameters / 1e6:.1f}",
@@ -68,6 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What each recipe costs.")
     parser.add_argument("recipe", nargs="*", help="by default all of the library's")
     parser.add_argument("--tflops", type=float, default=100.0)
+    parser.add_argument("--activation_checkpointing", action="store_true")
     options = parser.parse_args()
     names = options.recipe or [
         name.removeprefix("configs/").removesuffix(".py") for name in recipes.catalogue()
@@ -76,6 +79,8 @@ def main() -> None:
     write(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}\n")
     for name in names:
         config = runpy.run_path(str(recipes.find(name)))["get_config"]()
+        with config.unlocked():
+            config.training.activation_checkpointing = options.activation_checkpointing
         write(f"| {' | '.join(row(name, config, options.tflops))} |\n")
         sys.stdout.flush()
 

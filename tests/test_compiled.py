@@ -66,6 +66,9 @@ def small(sde, network, **fields):
 LEVEL = {"model.ch_mult": (1,)}  # one is quicker, where the kind of network does not matter
 CONFIGS = {
     "ncsnpp": partial(small, parts.VE, parts.NCSNPP),
+    "ncsnpp whose blocks are computed again": partial(
+        small, parts.VE, parts.NCSNPP, **LEVEL, **{"training.activation_checkpointing": True}
+    ),
     "ddpm": partial(
         small, parts.VP, parts.DDPM, **LEVEL, **{"model.nf": 32, "model.num_classes": 3}
     ),

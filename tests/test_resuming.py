@@ -344,10 +344,16 @@ def test_where_the_newest_checkpoint_is_lost_an_earlier_one_is_named(workdir, tm
 
 @pytest.mark.parametrize(
     ("batch", "parts", "said"),
-    [(8, 1, "accumulation=2,"), (9, 3, "accumulation=9,"), (1, 1, "1 part(s): lower ")],
+    [
+        (8, 1, "accumulation=2,"),
+        (9, 3, "accumulation=9,"),
+        (1, 1, "1 part(s): set --config.training.activation_checkpointing=True"),
+    ],
 )
 def test_the_advice_on_memory_divides_the_batch_and_names_the_option(batch, parts, said):
     words = [f"--config.training.batch_size={batch}", f"--config.training.accumulation={parts}"]
     text = advice.less_memory(config_of(*words))
     assert said in text
     assert "--allow training.batch_size" in text
+    kept = config_of(*words, "--config.training.activation_checkpointing=True")
+    assert "activation_checkpointing" not in advice.less_memory(kept)

@@ -147,6 +147,24 @@ def test_a_run_goes_on_with_another_number_of_processes(runs):
     assert_same_run(runs.state(runs.alone(*MORE)), runs.state("resumed"))
 
 
+@pytest.mark.parametrize(
+    "parts", ["1", pytest.param("2", marks=pytest.mark.slow)], ids=["together", "in parts"]
+)
+def test_blocks_computed_again_by_two_processes_make_the_same_weights(runs, parts):
+    """Bit for bit, dropout masks of their own included; a run may begin without."""
+    words = ("--config.model.dropout=0.3", f"--config.training.accumulation={parts}")
+    runs.make(f"kept{parts}", 2, *words, "--config.training.n_iters=5")
+    again = "--config.training.activation_checkpointing=True"
+    for steps, more in ((2, ()), (5, (again,))):
+        runs.make(f"again{parts}", 2, *words, f"--config.training.n_iters={steps}", *more)
+    assert "one block at a time" in runs.said(f"again{parts}")
+    kept, made_again = (runs.state(f"{name}{parts}", 5) for name in ("kept", "again"))
+    for name, value in kept["network"].items():
+        assert torch.equal(value, made_again["network"][name]), name
+    for name, value in kept["ema"]["shadow"].items():
+        assert torch.equal(value, made_again["ema"]["shadow"][name]), name
+
+
 @pytest.mark.slow
 def test_a_classifier_trained_by_three_is_that_of_one(runs):
     words = ("--mode=train_classifier", *CLASSIFIER)

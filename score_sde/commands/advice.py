@@ -4,7 +4,7 @@ from pathlib import Path
 
 from score_sde import checkpoints
 from score_sde.config import schema
-from score_sde.config.build import Config
+from score_sde.config.build import Config, field
 
 
 def after_divergence(config: Config, step: int, folder: Path) -> str:
@@ -50,6 +50,8 @@ def less_memory(config: Config) -> str:
     batch, parts = config.training.batch_size, config.training.accumulation
     more = next((n for n in range(parts + 1, batch + 1) if batch % n == 0), None)
     split = f"set --config.training.accumulation={more}, " if more else ""
+    if not field(config, "training.activation_checkpointing"):
+        split += "set --config.training.activation_checkpointing=True (ncsnpp, ddpm), "
     return (
         f"with {batch} images in {parts} part(s): {split}lower --config.training.batch_size (with "
         "--allow training.batch_size where a run is resumed), set "

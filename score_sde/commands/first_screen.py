@@ -13,6 +13,7 @@ from score_sde.config.build import (
     build_sampler,
     build_sde,
     empty_network,
+    field,
     image_shape,
     low_resolution,
     num_classes,
@@ -65,6 +66,8 @@ def first_screen(
     saved = averages * math.ceil(training.n_iters / training.average_freq)
     more = f", {saved * megabytes:,.0f} MB of averages" if saved else ""
     parts = f" in {training.accumulation} parts" if training.accumulation > 1 else ""
+    again = field(config, "training.activation_checkpointing")
+    beside = ", and for the inside of one block at a time" if again else ""
     parts += f", shared by {processes} processes" if processes > 1 else ""
     notes = "".join(f"\n            {note}" for note in dict.fromkeys(train.notes + test.notes))
     return f"""network     {network}, {weights:,} parameters, on {device}
@@ -72,7 +75,7 @@ data        {train.name}: {train.num_images:,} images of {train.shape}, {train.p
             held out: {test.num_images:,}{notes}
 sde         {sde.name}, {"continuous" if training.continuous else f"{sde.N} scales"}
 memory      {(5 + averages) * megabytes:,.0f} MB for weights and optimiser, \
-about {kept_of_images:,.0f} MB for the activations of {at_once} images
+about {kept_of_images:,.0f} MB for the activations of {at_once} images{beside}
             {(4 + 2 * averages) * megabytes:,.0f} MB of the host's for the copy that is saved
 steps       {training.n_iters - state.step:,} of {training.n_iters:,} to go, \
 {training.batch_size} images each{parts}

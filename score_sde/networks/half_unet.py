@@ -21,6 +21,7 @@ from score_sde.networks.layers import (
     group_norm,
     pad_to_multiple,
 )
+from score_sde.networks.recomputing import runner
 from score_sde.networks.resampling import downsampler
 
 
@@ -42,9 +43,14 @@ class HalfUNet(nn.Module):
     Raises:
         ValueError: fewer than two classes, or a width that the normalisation's groups do not
             divide.
+
+    Attributes:
+        activation_checkpointing: whether training computes each block again in the backward pass
+            instead of keeping its inside (`recomputing`).
     """
 
     cond_kind: CondKind = "number"
+    activation_checkpointing = False
 
     def __init__(
         self,
@@ -92,6 +98,7 @@ class HalfUNet(nn.Module):
         """
         temb = self.conditioning(self.embedding(cond))
         h = self.conv_in(pad_to_multiple(x, self.divisor).to(self.conv_in.weight.dtype))
+        run = runner(self)
         for block in self.blocks:
-            h = block(h, temb)
+            h = run(block, h, temb)
         return self.head(self.act(self.norm(h)).mean((2, 3))).to(x.dtype)

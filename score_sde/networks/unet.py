@@ -20,6 +20,7 @@ from score_sde.networks.layers import (
     pad_to_multiple,
 )
 from score_sde.networks.low_resolution import with_image
+from score_sde.networks.recomputing import Runner, runner
 from score_sde.tensor_ops import expand_to
 
 Factory = Callable[[int], nn.Module]  # width → module
@@ -92,21 +93,27 @@ class DownLevel(nn.Module):
         self.pyramid = pyramid
 
     def forward(
-        self, h: Tensor, pyramid: Tensor, temb: Tensor | None
+        self, h: Tensor, pyramid: Tensor, temb: Tensor | None, run: Runner
     ) -> tuple[list[Tensor], Tensor]:
-        """Walks the level.
+        """Walks the level; `run` computes its parts.
 
         Returns:
             All that the way up will want, last the input of the next level; and the pyramid.
         """
         outputs = []
         for block in self.blocks:
-            h = block(h, temb)
+            h = run(block, h, temb)
             outputs.append(h)
         if self.downsample is not None and self.pyramid is not None:
-            pyramid, h = self.pyramid(pyramid, self.downsample(h, temb))
+            pyramid, h = run(_halved, self.downsample, self.pyramid, h, pyramid, temb)
             outputs.append(h)
         return outputs, pyramid
+
+
+def _halved(
+    downsample: nn.Module, merge: Pyramid, h: Tensor, pyramid: Tensor, temb: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    return merge(pyramid, downsample(h, temb))
 
 
 class UpLevel(nn.Module):
@@ -121,19 +128,26 @@ class UpLevel(nn.Module):
         self.upsample = upsample
 
     def forward(
-        self, h: Tensor, skips: list[Tensor], pyramid: Tensor, temb: Tensor | None
+        self, h: Tensor, skips: list[Tensor], pyramid: Tensor, temb: Tensor | None, run: Runner
     ) -> tuple[Tensor, Tensor]:
         """Walks the level, taking what it needs off the end of `skips`, the way down's outputs.
+
+        `run` computes its parts.
 
         Returns:
             The input of the next level, and the pyramid.
         """
         for block in self.blocks:
-            h = block(torch.cat([h, skips.pop()], dim=1), temb)
-        pyramid, h = self.pyramid(pyramid, h)
+            h = run(_joined, block, h, skips.pop(), temb)
+        pyramid, h = run(self.pyramid, pyramid, h)
         if self.upsample is not None:
-            h = self.upsample(h, temb)
+            h = run(self.upsample, h, temb)
         return h, pyramid
+
+
+def _joined(block: nn.Module, h: Tensor, skip: Tensor, temb: Tensor | None) -> Tensor:
+    """A block of both; what they are put beside each other in need not be kept."""
+    return block(torch.cat([h, skip], dim=1), temb)
 
 
 class UNet(nn.Module):
@@ -173,7 +187,11 @@ class UNet(nn.Module):
 
     Attributes:
         inputs: What else it takes, by name: "augment", "image" and "image_noise", or nothing.
+        activation_checkpointing: Whether training computes each block again in the backward pass
+            instead of keeping its inside (`recomputing`).
     """
+
+    activation_checkpointing = False
 
     def __init__(
         self,
@@ -332,17 +350,18 @@ class UNet(nn.Module):
             temb = self.conditioning(self.embedding(cond), label, augment, image_noise)
         given = with_image(x, image, self.upsampling_factor)
         pyramid = pad_to_multiple(given if self.centered else 2 * given - 1, self.divisor)
+        run = runner(self)
         skips = [self.conv_in(pyramid)]
         for level in self.down:
-            outputs, pyramid = level(skips[-1], pyramid, temb)
+            outputs, pyramid = level(skips[-1], pyramid, temb, run)
             skips.extend(outputs)
         h = skips[-1]
         for block in self.middle:
-            h = block(h, temb)
+            h = run(block, h, temb)
         made = h  # not looked at by the lowest level
         for level in self.up:
-            h, made = level(h, skips, made, temb)
-        out = (made if self.head is None else self.head(h))[..., :height, :width]
+            h, made = level(h, skips, made, temb, run)
+        out = (made if self.head is None else run(self.head, h))[..., :height, :width]
         if self.noise_level is not None:
             out = out / expand_to(self.noise_level(cond), out)
         return out.to(x.dtype)

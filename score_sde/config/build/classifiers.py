@@ -6,6 +6,7 @@ from torch import nn
 from score_sde.config import schema
 from score_sde.config.build.objects import (
     Config,
+    as_trained,
     build_device,
     build_objective,
     channels_last,
@@ -44,7 +45,7 @@ def _network(config: Config) -> nn.Module:
     row = choose(CLASSIFIERS, name, "config.classifier.name")
     fields = {leaf: field(config, f"classifier.{leaf}") for leaf in schema.defaults("classifier")}
     made = row(fields, image_shape(config))
-    return checked(made, nn.Module, f"CLASSIFIERS[{name!r}]")
+    return as_trained(config, checked(made, nn.Module, f"CLASSIFIERS[{name!r}]"))
 
 
 def build_classifier_state(config: Config) -> TrainState:

@@ -17,6 +17,7 @@ from score_sde.data import Downsampled, Source, inverse_scale, open_source, scal
 from score_sde.networks.ema import ExponentialMovingAverage
 from score_sde.networks.low_resolution import LowResolution
 from score_sde.networks.power_average import PowerAverage
+from score_sde.networks.recomputing import recompute
 from score_sde.networks.table import NETWORKS
 from score_sde.objectives import Objective, make_objective
 from score_sde.score import Network, NetworkScore, Parameterisation, parameterisation
@@ -129,7 +130,18 @@ def _network(config: Config) -> nn.Module:
     fields["centered"] = config.data.centered
     fields["augment_dim"] = augment_dim(config)
     made = _from_fields(row, name, fields, image_shape(config))
-    return checked(made, nn.Module, f"NETWORKS[{name!r}]")
+    return as_trained(config, checked(made, nn.Module, f"NETWORKS[{name!r}]"))
+
+
+def as_trained(config: Config, network: nn.Module) -> nn.Module:
+    """The network, which keeps for its gradient what `training.activation_checkpointing` says.
+
+    Raises:
+        ValueError: it can't keep less.
+    """
+    if field(config, "training.activation_checkpointing"):
+        recompute(network)
+    return network
 
 
 def _from_fields(

@@ -10,7 +10,14 @@ from score_sde.config.holds import (
     PROBABILITY,
     Names,
 )
-from score_sde.config.schema.field import Field, counted_from_1, free, of_checkpoint, on_request
+from score_sde.config.schema.field import (
+    Field,
+    added,
+    counted_from_1,
+    free,
+    of_checkpoint,
+    on_request,
+)
 
 FIELDS: dict[str, Field] = {
     "training.sde": of_checkpoint(
@@ -57,6 +64,11 @@ FIELDS: dict[str, Field] = {
     "training.batch_size": on_request(128, "images in one update, over all processes", AT_LEAST_1),
     "training.accumulation": free(
         1, "parts that a batch is split into, to save memory", AT_LEAST_1
+    ),
+    "training.activation_checkpointing": added(
+        False,
+        "keep only what goes into each block, and compute the block again for its gradient, to "
+        "save memory",
     ),
     "training.n_iters": free(1300001, "updates in all", AT_LEAST_1),
     "training.log_freq": free(50, "steps between log lines", EVERY),
