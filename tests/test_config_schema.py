@@ -263,6 +263,7 @@ def test_what_a_resumed_run_may_change_is_as_before():
         "device",
         "data.root",
         "data.download",
+        "training.activation_checkpointing",
         "training.n_iters",
         "training.log_freq",
         "training.eval_freq",

@@ -47,4 +47,4 @@ def recompute(network: nn.Module) -> None:
             "itself into parts that could be computed again; set it to False, or raise "
             "training.accumulation to save memory (ncsnpp, ddpm and half_unet can)"
         )
-    network.activation_checkpointing = True
+    network.activation_checkpointing = True  # type: ignore[assignment]
