@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.timing import CLOCKS, interleaved, medians, table, write
+from benchmarks.timing import CLOCKS, interleaved, medians, spread, table, write
 from score_sde.data import DatasetInfo, MemorySource, StreamingSource, scale, train_batches
 from score_sde.data.folder import FileDecoder
 
@@ -111,7 +111,7 @@ def memory(given: argparse.Namespace) -> dict[str, list[float]]:
     rows = [
         (
             name,
-            f"{1e3 * middle[name]:.2f} ({1e3 * min(values):.2f} to {1e3 * max(values):.2f})",
+            spread(values, 2),
             f"{BATCH / middle[name]:,.0f}",
             f"{middle[name] / middle['ours']:.1f}",
         )

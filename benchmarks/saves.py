@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.timing import CLOCKS, medians, table, write
+from benchmarks.timing import CLOCKS, interleaved, medians, spread, table, write
 from score_sde import checkpoints
 from score_sde.networks.ema import ExponentialMovingAverage
 from score_sde.training import TrainState
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the figures")
     given = parser.parse_args()
 
-    state, now = state_of(given.weights), CLOCKS[given.clock]
+    state = state_of(given.weights)
     copies = [torch.empty_like(x) for x in tensors(state)]
     by_thread: list[float] = []
     with (
@@ -74,21 +74,10 @@ def main() -> None:
                 held.copy_(x) for held, x in zip(copies, tensors(state), strict=True)
             ],
         }
-        times: dict[str, list[float]] = {name: [] for name in routes}
-        for round_ in range(given.rounds + 1):
-            for name, route in routes.items():
-                start = now()
-                route()
-                if round_:
-                    times[name].append(now() - start)
-                saves.wait()
-    middle = medians(times)
+        times = interleaved(routes, given.rounds, given.clock, after=saves.wait)
     megabytes = sum(x.numel() * x.element_size() for x in tensors(state)) / 1e6
     print(f"{megabytes:,.0f} MB, {given.rounds} rounds, {given.clock} time\n")
-    rows = [
-        (name, f"{1e3 * middle[name]:.0f} ({1e3 * min(values):.0f} to {1e3 * max(values):.0f})")
-        for name, values in times.items()
-    ]
+    rows = [(name, spread(values)) for name, values in times.items()]
     print(table(("a save", "ms (least to largest)"), rows))
     print(f"\nthe thread took {medians({'': by_thread})['']:.2f} s for each, wall time")
     figures = {"megabytes": megabytes, "clock": given.clock, "seconds": times}

@@ -15,9 +15,15 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
 
 
 def interleaved(
-    routes: Mapping[str, Callable[[], object]], rounds: int, clock: str = "wall"
+    routes: Mapping[str, Callable[[], object]],
+    rounds: int,
+    clock: str = "wall",
+    after: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Seconds of each call, `rounds` of each route, after one call each that is not counted."""
+    """Seconds of each call, `rounds` of each route, after one call each that is not counted.
+
+    `after` follows each call, and is not counted either.
+    """
     now = CLOCKS[clock]
     times: dict[str, list[float]] = {name: [] for name in routes}
     for round_ in range(rounds + 1):
@@ -26,12 +32,22 @@ def interleaved(
             route()
             if round_:
                 times[name].append(now() - start)
+            after()
     return times
 
 
 def medians(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Of each route, in seconds."""
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def spread(seconds: Sequence[float], digits: int = 0) -> str:
+    """The median in milliseconds, with the least and the largest."""
+    least, middle, largest = (
+        f"{1e3 * value:.{digits}f}"
+        for value in (min(seconds), statistics.median(seconds), max(seconds))
+    )
+    return f"{middle} ({least} to {largest})"
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.convolutions import PASSES, convolutions_of, floor, measured, rates
 from benchmarks.routes import OURS, Route, check_equal, machine, recipe, routes
-from benchmarks.timing import CLOCKS, interleaved, medians, table, write
+from benchmarks.timing import CLOCKS, interleaved, medians, spread, table, write
 from score_sde.commands.first_screen import kept_bytes
 
 
@@ -74,7 +74,7 @@ def report(
         (
             name,
             f"{sum(p.numel() for p in every[name].network.parameters()) / 1e6:.1f}",
-            f"{1e3 * middle[name]:.0f} ({1e3 * min(values):.0f} to {1e3 * max(values):.0f})",
+            spread(values),
             f"{middle[name] / middle[OURS]:.2f}",
         )
         for name, values in times.items()

@@ -36,6 +36,16 @@ PATIENCE_SEC = 10.0
 """How long to wait for a process that holds the metrics, which it does for milliseconds."""
 
 
+def progress_bar(total: int, unit: str, **options: Any) -> "tqdm[Any]":
+    """A bar with time left, on the terminal or line by line in a file; `options` are tqdm's."""
+    # A terminal is redrawn; in a file every update is a line more.
+    interval = 0.2 if sys.stderr.isatty() else 10.0
+    # Without miniters it is shown after that time even where the count stands still.
+    return tqdm(
+        total=total, unit=unit, dynamic_ncols=True, mininterval=interval, miniters=0, **options
+    )
+
+
 class Logbook:
     """Where a run records what it does; only the main process has an active one.
 
@@ -191,16 +201,7 @@ class Logbook:
             initial: where it starts, such as the resumed step.
             unit: what it counts.
         """
-        return tqdm(
-            total=total,
-            initial=initial,
-            unit=unit,
-            disable=not self._on_screen,
-            dynamic_ncols=True,
-            # A terminal is redrawn; in a file every update is a line more.
-            mininterval=0.2 if sys.stderr.isatty() else 10.0,
-            miniters=0,  # shown after that time even where the count stands still
-        )
+        return progress_bar(total, unit, initial=initial, disable=not self._on_screen)
 
     def history(self, name: str) -> Curve:
         """Steps and values of a metric so far, earlier runs included; empty where there are none.

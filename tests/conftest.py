@@ -33,6 +33,16 @@ TINY = (
 )
 """What makes a recipe of digits a run of four steps in a second, with checkpoints at 2 and 4."""
 
+LITTLE_BPD = (
+    "--config.eval.batch_size=50",
+    "--config.eval.bpd_batch_size=2",
+    "--config.eval.bpd_images=6",
+    "--config.eval.rtol=0.1",
+    "--config.eval.atol=0.1",
+    "--config.eval.bpd_eps=0.1",
+)
+"""What makes losses and bits/dim of `--mode eval` rough, and takes a second."""
+
 TABLES = {
     "SDES": "score_sde.sde",
     "NETWORKS": "score_sde.networks.table",

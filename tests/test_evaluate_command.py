@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY
+from conftest import LITTLE_BPD, ROOT, TINY
 from PIL import Image
 from problems import Gaussian
 from spoilt import SPOILT, spoil
@@ -41,12 +41,7 @@ from score_sde.tensor_ops import expand_to
 SMALL = (
     *TINY,
     "--config.model.num_res_blocks=1",
-    "--config.eval.batch_size=50",
-    "--config.eval.bpd_batch_size=2",
-    "--config.eval.bpd_images=6",
-    "--config.eval.rtol=0.1",
-    "--config.eval.atol=0.1",
-    "--config.eval.bpd_eps=0.1",
+    *LITTLE_BPD,
     "--config.eval.enable_sampling=False",
 )
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY
+from conftest import LITTLE_BPD, ROOT, TINY
 from forked import Processes, group
 from test_train_command import assert_same_bits
 
@@ -113,12 +113,7 @@ WORDS = {
     ),
     "sample": (f"--num_samples={IMAGES}", "--config.sampling.batch_size=4"),
     "eval": (
-        "--config.eval.batch_size=50",
-        "--config.eval.bpd_batch_size=2",
-        "--config.eval.bpd_images=6",
-        "--config.eval.rtol=0.1",
-        "--config.eval.atol=0.1",
-        "--config.eval.bpd_eps=0.1",
+        *LITTLE_BPD,
         "--config.eval.num_samples=40",
         "--config.sampling.batch_size=5",
     ),

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from score_sde.commands import errors, recipes, words
+from score_sde.commands import errors, recipes, signals, words
 from score_sde.commands.command import Command, Mode
 from score_sde.commands.heeded import drawing
 from score_sde.commands.terminal import guarded, show
@@ -175,18 +175,18 @@ def run(command: Command) -> None:
     Raises:
         ValueError: several processes, where the mode is made for one.
     """
-    mode, processes = MODES[command.mode], os.environ.get("WORLD_SIZE", "1")
+    mode, several = MODES[command.mode], signals.is_one_of_several()
     if command.options["print_config"] and command.config is not None:
         show(f"{command.config}\n")
         return
-    if processes != "1" and not mode.several_processes:
+    if several and not mode.several_processes:
         ready = " or ".join(name for name, other in MODES.items() if other.several_processes)
         raise ValueError(
-            f"--mode {command.mode} runs in one process, and WORLD_SIZE={processes} says that "
-            f"torchrun has started others: start it without torchrun, or unset WORLD_SIZE (--mode "
-            f"{ready} can share its work)"
+            f"--mode {command.mode} runs in one process, and "
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']} says that torchrun has started others: start "
+            f"it without torchrun, or unset WORLD_SIZE (--mode {ready} can share its work)"
         )
-    if processes == "1":
+    if not several:
         mode.run(command)
         return
     from score_sde import parallel  # here: a listing needs no torch
@@ -216,7 +216,7 @@ def main(argv: Sequence[str]) -> int:
     0 when done, 1 for a user's mistake or another error (one sentence on stderr), 130 after
     Ctrl-C, 143 after SIGTERM and 129 after SIGHUP.
     """
-    command, words = None, ""
+    command, said = None, ""
     try:
         if "--help" in argv or "-h" in argv:
             show(_help(argv))
@@ -228,22 +228,22 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         goes_on = command is not None and MODES[command.mode].goes_on
         more = "; the same command goes on with what is finished" if goes_on else ""
-        code, words = 130, f"interrupted{more}"
+        code, said = 130, f"interrupted{more}"
     except SystemExit as stopped:
         code = stopped.code if isinstance(stopped.code, int) else 1
     except BaseException as error:  # nothing reaches the terminal but a sentence
         folders = _folders(command) if command else []
-        code, words = 1, errors.told(error, folders)
+        code, said = 1, errors.told(error, folders)
         if is_debug(argv):
             traceback.print_exc()
     else:
         return 0
-    if os.environ.get("WORLD_SIZE", "1") != "1":
+    if signals.is_one_of_several():
         from score_sde import parallel
 
-        return parallel.fail(words, code)
-    if words:
-        sys.stderr.write(f"{words}\n")
+        return parallel.fail(said, code)
+    if said:
+        sys.stderr.write(f"{said}\n")
     return code
 
 

@@ -9,7 +9,7 @@ from score_sde.commands import signals
 def script() -> int:
     """The command `score-sde`, and `python main.py`: the exit code."""
     signals.end_at_once()
-    if os.environ.get("WORLD_SIZE", "1") != "1":  # a lost connection is told by ourselves, once
+    if signals.is_one_of_several():  # a lost connection is told by ourselves, once
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from score_sde.commands import cli, errors
 

@@ -1,15 +1,13 @@
 """`--mode prepare`: a corpus of the user's own → shards to train on."""
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from score_sde.atomic import shown
 from score_sde.data.prepare import prepare as write_shards
 from score_sde.data.shards import INDEX
+from score_sde.logbook import progress_bar
 
 FEW = 5
 """How many of what is left out are told; the index lists all."""
@@ -40,7 +38,9 @@ def prepare(
             "--mode prepare takes --input, --output and --size: give all three, such as "
             "--input posters/ --output prepared/ --size 64"
         )
-    done = write_shards(source, output, sides(size), fit, ground, bar=_bar)
+    done = write_shards(
+        source, output, sides(size), fit, ground, bar=lambda total: progress_bar(total, "image")
+    )
     return _told(done.root, done.index)
 
 
@@ -57,12 +57,6 @@ def sides(size: str) -> tuple[int, int]:
             f"--size {size[:40]}: give a number of pixels, as 64, or height x width, as 96x64"
         )
     return height, width
-
-
-def _bar(total: int) -> "tqdm[Any]":
-    # A terminal is redrawn; in a file every update is a line more.
-    interval = 0.2 if sys.stderr.isatty() else 10.0
-    return tqdm(total=total, unit="image", dynamic_ncols=True, mininterval=interval, miniters=0)
 
 
 def _told(root: Path, index: dict[str, Any]) -> str:

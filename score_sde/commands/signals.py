@@ -21,6 +21,11 @@ NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 """The signals that ask a run to stop. Windows has no SIGHUP."""
 
 
+def is_one_of_several() -> bool:
+    """Whether a launcher says that this process has others beside it; needs no torch."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
 class Interrupted(Exception):  # noqa: N818, it says what happened
     """Something long was left off, as the run is to stop."""
 

@@ -123,9 +123,8 @@ def train(
         parallel.attend(stop)
         log.begin(state.step)
         parallel.check_seen_by_all(world, workdir)
-        if (
-            saved and world.is_main
-        ):  # the run may have been killed between a save and the end of the one before
+        # The run may have been killed between a save and the end of the one before.
+        if saved and world.is_main:
             checkpoints.delete_old(workdir / "checkpoints", state.step, **kept(config))
         device = build_device(config)
         objective = kind.objective(config, sde)

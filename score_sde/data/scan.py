@@ -33,12 +33,16 @@ class Scan:
 
     def notes(self) -> tuple[str, ...]:
         """One line that counts the files left out, where there are any."""
-        if not self.others:
-            return ()
-        kinds = [f"{count} {ending}" for ending, count in self.others.most_common(6)]
-        more = ", ..." if len(self.others) > len(kinds) else ""
-        total = self.others.total()
-        return (f"left out as no images: {total:,} file(s) ({', '.join(kinds)}{more})",)
+        return left_out(self.others)
+
+
+def left_out(others: Counter[str]) -> tuple[str, ...]:
+    """One line that counts files by their endings, where there are any."""
+    if not others:
+        return ()
+    kinds = [f"{count} {ending}" for ending, count in others.most_common(6)]
+    more = ", ..." if len(others) > len(kinds) else ""
+    return (f"left out as no images: {others.total():,} file(s) ({', '.join(kinds)}{more})",)
 
 
 def scan(root: Path) -> Scan:
@@ -81,7 +85,7 @@ def scan(root: Path) -> Scan:
             elif image:
                 files.append(ImageFile(path, size))
             else:
-                others[_ending(name)] += 1
+                others[ending(name)] += 1
                 example = example or path
         # Of several ways to one folder the first by name counts.
         waiting += sorted(below, reverse=True)
@@ -117,7 +121,8 @@ def _looked_at(path: str, image: bool) -> tuple[int, int]:
     return stat.S_IFMT(status.st_mode), status.st_size
 
 
-def _ending(name: str) -> str:
+def ending(name: str) -> str:
+    """That of a file's name, in words."""
     return shown(PurePosixPath(name).suffix.lower()[:20]) or "without ending"
 
 

@@ -289,12 +289,6 @@ def default_workers() -> int:
     return min(len(usable(0)) if usable else os.cpu_count() or 1, 8)
 
 
-def _raised(result: np.ndarray | ValueError) -> Tensor:
-    if isinstance(result, ValueError):
-        raise result
-    return torch.from_numpy(result)
-
-
 def _labels_or_zeros(labels: Tensor | None, info: DatasetInfo) -> Tensor:
     if labels is None:
         return torch.zeros(info.num_images, dtype=torch.int64)

@@ -1,9 +1,8 @@
 """Processes that share one run: their numbers and shares, what they exchange, how they end."""
 
-from score_sde.parallel.ends import fail, is_one_of_several, together
+from score_sde.parallel.ends import fail, together
 from score_sde.parallel.watch import attend
 from score_sde.parallel.world import (
-    PATIENCE,
     Part,
     World,
     barrier,
@@ -18,7 +17,6 @@ from score_sde.parallel.world import (
 )
 
 __all__ = [
-    "PATIENCE",
     "Part",
     "World",
     "attend",
@@ -28,7 +26,6 @@ __all__ = [
     "fail",
     "gather_objects",
     "init",
-    "is_one_of_several",
     "largest",
     "leave",
     "main_first",

@@ -21,11 +21,6 @@ class LostProcess(RuntimeError):  # noqa: N818, it says what happened
     """Another process has ended, and this one can't go on without it."""
 
 
-def is_one_of_several() -> bool:
-    """Whether a launcher says that this process has others beside it."""
-    return os.environ.get("WORLD_SIZE", "1") != "1"
-
-
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """Within this the processes know of one another; they part at its end.

@@ -10,6 +10,7 @@ process does by itself (a save, a sentence) has `GRACE_SEC`; then the thread end
 import os
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Watch:
         waits = max(int(seconds / 0.1), 1)
         for _ in range(waits if self.rank == 0 else 0):
             found = self._quietly(self._store.add, "ends", 0)
-            threading.Event().wait(0.1)  # the last one's answer is on its way
+            time.sleep(0.1)  # the last one's answer is on its way
             if found is None or found >= self.size:
                 return
 
@@ -84,7 +85,7 @@ class Watch:
         for _ in range(int(seconds / 0.1)):
             if self._store.add("told", 0):
                 return True
-            threading.Event().wait(0.1)
+            time.sleep(0.1)
         return False
 
     def _run(self) -> None:

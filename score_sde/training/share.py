@@ -89,7 +89,7 @@ class Share:
             losses: of some rows of the batch.
             n: rows of all processes together.
         """
-        return losses.sum() / n * self.world.size if self.world.size > 1 else losses.sum() / n
+        return losses.sum() / n * self.world.size
 
     def whole(self, losses: Tensor) -> Tensor:
         """The losses of the batch (B,), of this process's part of them."""

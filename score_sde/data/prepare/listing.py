@@ -25,7 +25,7 @@ from score_sde.data import formats
 from score_sde.data.arrays import ARRAY_EXTENSIONS, refuse_beyond_deflate
 from score_sde.data.memory import refuse_beyond_memory
 from score_sde.data.prepare import labels, tfrecords
-from score_sde.data.scan import ImageFile, class_folders, folder_of
+from score_sde.data.scan import ImageFile, class_folders, ending, folder_of, left_out
 from score_sde.data.splits import choose_splits, refuse_splits_below
 
 Reader = Callable[[Any], "bytes | np.ndarray"]
@@ -234,7 +234,7 @@ def _of_files(found: _Files) -> Listing:
     }
     prefix = _common_folder(names)
     file = labels.find(prefix, found.files)
-    notes = _left_out(others - {file})
+    notes = left_out(Counter(ending(name) for name in sorted(others - {file})))
     below = {name: name[len(prefix) :] for name in names}
     folders = sorted({path.partition("/")[0] for path in below.values() if "/" in path})
     inside = root / prefix
@@ -287,18 +287,6 @@ def _images(found: _Files) -> tuple[list[str], set[str], bool]:
         f"{formats.endings()}, .npy or .npz are looked for; name the folder or zip that holds "
         "them as --input"
     )
-
-
-def _left_out(others: set[str]) -> tuple[str, ...]:
-    if not others:
-        return ()
-    endings = Counter(
-        shown(PurePosixPath(name).suffix.lower()[:20]) or "without ending"
-        for name in sorted(others)
-    )
-    kinds = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(6))
-    more = ", ..." if len(endings) > 6 else ""
-    return (f"left out as no images: {len(others):,} file(s) ({kinds}{more})",)
 
 
 def _common_folder(names: list[str]) -> str:

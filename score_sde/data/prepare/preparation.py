@@ -33,7 +33,7 @@ TEST_FRACTION = 0.1
 SHARD_BYTES = 2**26
 """Decoded images of one shard: what is kept in memory, and done again after a kill."""
 IMAGES_A_REQUEST = 16
-WORKERS_FROM_BYTES = 8 * 2**20
+ALONE_BELOW_BYTES = 8 * 2**20
 """Corpora of fewer bytes are decoded before worker processes have started."""
 _LEAST_HELD_OUT = 19
 """Of so many images and more, at least one is held out by its number alone."""
@@ -109,7 +109,7 @@ def prepare(
     problems = list(corpus.problems)
     missing = [item for position, item in enumerate(corpus.items) if position not in there]
     if num_workers is None:
-        few = sum(item.size for item in missing) < WORKERS_FROM_BYTES
+        few = sum(item.size for item in missing) < ALONE_BELOW_BYTES
         num_workers = 0 if few else default_workers()
     with Workers(maker, num_workers) as workers, bar(len(corpus.items)) as shown_bar:
         made = _made(workers, missing)
