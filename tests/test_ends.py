@@ -145,6 +145,8 @@ def training(processes, recipe, tmp_path):
 
 
 LONG = "--config.training.n_iters=100000"
+# The held-out loss reads its images through workers of its own.
+HELD_OUT_LATE = "--config.training.eval_freq=100000"
 SNAPSHOTS_OFF = "--config.training.snapshot_sampling=False"
 
 
@@ -166,7 +168,7 @@ def test_signals_to_all_processes_lose_no_step_however_many_come(number, trainin
 
 
 def test_a_worker_that_dies_is_named_and_the_steps_made_are_saved(training):
-    run = training(LONG, "--config.training.snapshot_freq_for_preemption=4")
+    run = training(LONG, HELD_OUT_LATE, "--config.training.snapshot_freq_for_preemption=4")
     run.wait_for(4)
     os.kill(run.workers()[0], signal.SIGKILL)
     assert run.end() == 1
@@ -178,7 +180,7 @@ def test_a_worker_that_dies_is_named_and_the_steps_made_are_saved(training):
 
 
 def test_workers_go_with_a_run_that_is_killed(training):
-    run = training(LONG, "--config.training.snapshot_freq_for_preemption=1")
+    run = training(LONG, HELD_OUT_LATE, "--config.training.snapshot_freq_for_preemption=1")
     run.wait_for(1)
     assert len(run.workers()) == 2
     os.kill(run.process, signal.SIGKILL)
