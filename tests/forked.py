@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -127,6 +128,8 @@ def _redirect(number: int, where: str) -> None:
 def _become(job: dict) -> None:
     """Makes this process what the system would have started."""
     os.setpgid(0, 0)
+    # Not ignored, as it is where the tests themselves were started with nohup.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.close(0)
     os.open(os.devnull, os.O_RDONLY)
     for number, name in ((1, "out"), (2, "err")):
