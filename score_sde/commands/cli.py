@@ -143,6 +143,12 @@ MODES: dict[str, Mode] = {
         ("runs", "curves", "output"),
         needs_recipe=False,
     ),
+    "report": Mode(
+        "score_sde.commands.modes:report",
+        "write a page about a work directory: curves, samples, evaluations, config",
+        ("output",),
+        needs_recipe=False,
+    ),
     "prepare": Mode(
         "score_sde.commands.modes:prepare",
         "write images of your own, in one size, into shards to train on",

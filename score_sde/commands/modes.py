@@ -13,6 +13,7 @@ from score_sde.commands.evaluate import evaluate as evaluate_checkpoints
 from score_sde.commands.interpolate import interpolate as interpolate_latents
 from score_sde.commands.plot import plot as plot_curves
 from score_sde.commands.prepare import prepare as prepare_images
+from score_sde.commands.report import report as write_report
 from score_sde.commands.restore import restore as restore_images
 from score_sde.commands.sample import sample as draw_samples
 from score_sde.commands.smoke import smoke
@@ -201,6 +202,12 @@ def plot(command: Command) -> None:
     runs = [expanded(name) for name in _names(command, "runs")] or [command.workdir]
     output = command.options["output"] or command.workdir / "plot.png"
     show(f"{plot_curves(runs, _names(command, 'curves'), output)}\n")
+
+
+def report(command: Command) -> None:
+    """`--mode report`."""
+    written = write_report(command.workdir, command.config, command.options["output"])
+    show(f"{written}\n")
 
 
 def prepare(command: Command) -> None:
