@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from score_sde import __version__
-from score_sde.atomic import open_regular, write_whole
+from score_sde.atomic import cannot_write, open_regular, write
 from score_sde.commands.report import curves, measures, samples, setting
 from score_sde.commands.report.album import Album
 from score_sde.commands.reported import reports
@@ -60,7 +60,10 @@ def report(workdir: Path, recipe: Config | None = None, output: Path | None = No
             f"{output} exists and is no report of this mode: give --output another name"
         )
     text = _page(workdir, recipe).encode("utf-8", "replace")
-    write_whole(output, lambda file: file.write(text), "--output")
+    try:
+        write(output, lambda file: file.write(text), durable=False)  # it is soon made again
+    except OSError as error:
+        raise cannot_write(output, error, "--output") from error
     return f"{output}, {len(text) / 1e6:.1f} MB: open it in a browser"
 
 

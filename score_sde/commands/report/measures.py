@@ -57,10 +57,10 @@ def comparisons(workdir: Path, album: Album, refused: _Refused) -> Html:
             for row in rows
         ]
         of = content.get("num_samples", "?")
-        caption = f"{path.stem}: {of} images a row, ± standard error"
+        caption = f"{of} images a row, ± standard error"
         heads = ["method, budget", "evaluations", "ms an image", *map(_plain, calls)]
         parts += [
-            page.tag("h3", f"{content.get('preset', path.stem)}, {path.stem}"),
+            page.tag("h3", path.stem),
             beside(path, {".png": "Quality against evaluations", "_sheet.png": "Samples"}, album),
             page.fold(f"table of {len(rows)} rows", page.table(caption, heads, cells)),
         ]
