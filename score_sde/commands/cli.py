@@ -48,7 +48,7 @@ MODES: dict[str, Mode] = {
     "sample": Mode(
         "score_sde.commands.modes:sample",
         "draw images",
-        _DRAWING,
+        (*_DRAWING, "grid"),
         heeds=drawing(),
         several_processes=True,
     ),

@@ -46,8 +46,13 @@ def train_classifier(command: Command) -> None:
 
 def sample(command: Command) -> None:
     """`--mode sample`."""
-    count = command.options["num_samples"] or 64
-    draw_samples(command.config, command.workdir, num_samples=count, **_of_checkpoint(command))
+    draw_samples(
+        command.config,
+        command.workdir,
+        num_samples=command.options["num_samples"] or 64,
+        with_film=command.options["grid"],
+        **_of_checkpoint(command),
+    )
 
 
 def complete(command: Command) -> None:
