@@ -149,6 +149,12 @@ MODES: dict[str, Mode] = {
         ("output",),
         needs_recipe=False,
     ),
+    "figures": Mode(
+        "score_sde.commands.modes:figures",
+        "draw figures of the papers that need no network",
+        ("output",),
+        needs_recipe=False,
+    ),
     "prepare": Mode(
         "score_sde.commands.modes:prepare",
         "write images of your own, in one size, into shards to train on",

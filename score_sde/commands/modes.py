@@ -10,6 +10,7 @@ from score_sde.commands.compare import compare as compare_samplers
 from score_sde.commands.edit import edit as edit_images
 from score_sde.commands.encode import encode as encode_images
 from score_sde.commands.evaluate import evaluate as evaluate_checkpoints
+from score_sde.commands.figures import figures as draw_figures
 from score_sde.commands.interpolate import interpolate as interpolate_latents
 from score_sde.commands.plot import plot as plot_curves
 from score_sde.commands.prepare import prepare as prepare_images
@@ -213,6 +214,12 @@ def report(command: Command) -> None:
     """`--mode report`."""
     written = write_report(command.workdir, command.config, command.options["output"])
     show(f"{written}\n")
+
+
+def figures(command: Command) -> None:
+    """`--mode figures`."""
+    made = draw_figures(command.options["output"] or command.workdir / "figures")
+    show("".join(f"{path}\n" for path in made))
 
 
 def prepare(command: Command) -> None:

@@ -130,7 +130,7 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
         "output",
         "A folder for PNG files, or NAME.npz; for convert, NAME.pt or NAME.pth for a file, any "
         "other name for a folder of diffusers; for ema, NAME.pt; for plot, NAME.png, NAME.pdf or "
-        "NAME.svg; for report, NAME.html; for prepare, a new folder.",
+        "NAME.svg; for report, NAME.html; for figures, a folder; for prepare, a new folder.",
     )
     for name, text in (
         (
