@@ -110,7 +110,7 @@ def figure9(config: Config) -> list[Row]:
 def temperature(config: Config) -> list[Row]:
     """Images of the ODE from the same latents, scaled by temperatures (Song 2021, section 4.3)."""
     return [
-        Row("ode", f"{scale:g}", _ode(1e-4) | {"sampling.temperature": scale})
+        Row(f"temperature {scale:g}", "", _ode(1e-4) | {"sampling.temperature": scale})
         for scale in TEMPERATURES
     ]
 

@@ -1,6 +1,7 @@
 """Pictures that a report holds, as many as its size allows."""
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ _SIDES = (1600, 1100, 800, 560)
 """Pixels of the longer side: the first is what a picture has at most, the others where that is too
 many bytes."""
 _MOST_PIXELS = 2**26  # larger ones are not decoded
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 @dataclass
@@ -50,11 +52,13 @@ class Album:
         """
         try:
             content = read_whole(path)
-            kind, size, content = self._fitted(path, content, min(allowance, self.left))
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                kind, size, content = self._fitted(path, content, min(allowance, self.left))
         except _NoRoom:
             self.omitted.append(path)
             return None
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except (OSError, ValueError, SyntaxError, *_BOMBS) as error:
             self.refused(ValueError(f"{path.name} can't be shown: {' '.join(str(error).split())}"))
             return None
         self.left -= len(content)
