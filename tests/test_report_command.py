@@ -333,6 +333,7 @@ def opened(folder: Path, profile: Path, *words: str) -> str:
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
+            "--disable-dev-shm-usage",  # of which containers have little
             f"--user-data-dir={profile}",
             "--host-resolver-rules=MAP * ~NOTFOUND",
             "--disable-web-security",  # a page may look into a frame of another file

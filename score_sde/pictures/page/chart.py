@@ -26,6 +26,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 20, 10, 24
 _MARKED = 40  # points; fewer are marked each
 _LOG_FROM = 4.0  # ratio of the largest value to the smallest
 _COLOURS = 8
+_ROWS = 20  # of the table of a chart
 _LARGEST = 1e300  # beyond it, and below its inverse, an axis has no room in floats
 
 
@@ -215,9 +216,9 @@ def _legend(drawn: Sequence[tuple[Line, np.ndarray]], ordered: bool) -> Html:
 
 
 def _numbers_of(title: str, drawn: Sequence[tuple[Line, np.ndarray]]) -> Html:
-    """The values as a table, for those who do not see curves: at most `_MARKED` steps of them."""
+    """The values as a table, for those who do not see curves: at some of the steps."""
     steps = sorted({step for _, points in drawn for step in points[0].tolist()})
-    chosen = [steps[k] for k in np.linspace(0, len(steps) - 1, min(len(steps), 20)).astype(int)]
+    chosen = [steps[k] for k in np.linspace(0, len(steps) - 1, min(len(steps), _ROWS)).astype(int)]
     by_step = [
         {step: _value(value, error) for step, value, error in points.T.tolist()}
         for _, points in drawn
@@ -235,7 +236,7 @@ def _for_script(drawn: Sequence[tuple[Line, np.ndarray]]) -> str:
         some = points[:, thinned(points[1])]
         words = [_value(value, error) for value, error in some[1:].T.tolist()]
         content.append({"x": some[0].tolist(), "y": some[1].tolist(), "words": words})
-    return json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
+    return json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def _said(title: str, drawn: Sequence[tuple[Line, np.ndarray]]) -> str:
