@@ -117,8 +117,9 @@ def paths(sde: SDE, seed: int = 0, count: int = 7) -> tuple[Paths, Paths]:
     forward = _forward(sde, times.flip(0), data.sample(places, seed).double(), seed + 2)
     edge = 1.15 * max(float(x.abs().max()) for x in (flow, reverse, forward))
     x = torch.linspace(-edge, edge, 301, dtype=torch.float64)
-    rows = [score.log_density(x[:, None], t.item()).exp() for t in times.double()]
-    density = torch.stack(rows)
+    everywhere = x.repeat(len(times))[:, None]
+    at = times.double().repeat_interleave(len(x))
+    density = score.log_density(everywhere, at).exp().reshape(len(times), len(x))
     down = [times, x, density, reverse, flow]
     up = [times.flip(0), x, density.flip(0), forward, flow.flip(0)]
     return Paths(*(a.numpy() for a in up)), Paths(*(a.numpy() for a in down))
