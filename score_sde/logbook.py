@@ -32,6 +32,7 @@ Curve = tuple[list[int], list[float]]
 """Steps, and the values of a metric at them."""
 OF_EVALUATION = "eval/"
 """How the names of an evaluation's metrics begin."""
+_LINE_BYTES = 2**24
 PATIENCE_SEC = 10.0
 """How long to wait for a process that holds the metrics, which it does for milliseconds."""
 
@@ -343,9 +344,18 @@ def curves(path: Path) -> dict[str, Curve]:
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Each line with its content, which is empty where it was cut short or is no metrics."""
+    """Each line with its content, which is empty where it was cut short or is no metrics.
+
+    Raises:
+        OSError, ValueError: as `curves`.
+    """
     with atomic.open_regular(path) as file:
-        for line in file:
+        while line := file.readline(_LINE_BYTES):
+            if len(line) == _LINE_BYTES:  # which would take all memory, were it read to its end
+                raise ValueError(
+                    f"{atomic.shown(path)} has a line of {_LINE_BYTES / 2**20:.0f} MiB or more, "
+                    "which no metrics are: repair it or remove it"
+                )
             try:
                 entry = json.loads(line) if line.endswith(b"\n") else None
             except (ValueError, RecursionError):  # not even text, or nested without end

@@ -283,7 +283,7 @@ def test_a_method_takes_as_many_steps_as_fit_its_budget(recipe, tmp_path):
     assert ran >= {"ddim", "heun", "dpm_solver++"}
 
 
-@pytest.mark.parametrize("name", ["few_steps", "table1", "figure3", "student"])
+@pytest.mark.parametrize("name", ["few_steps", "table1", "figure3", "figure9", "student"])
 def test_every_row_of_a_preset_runs(name, tmp_path):
     config = cli.parse(words(tmp_path, "--mode=compare")).config
     for row in PRESETS[name](config):

@@ -18,6 +18,7 @@ import torch
 from hostile_files import KINDS, MARK, clear
 
 from score_sde.atomic import open_regular, read_json, read_whole, regular_file, shown
+from score_sde.commands.report import report
 from score_sde.data import DATASETS, open_pictures, open_source, read_mask
 from score_sde.data.prepare import prepare
 from score_sde.data.public import read_idx
@@ -106,6 +107,7 @@ def shards(root: Path) -> None:
     )
 
 
+OF_A_RUN = ("samples/step_00000001.png", "metrics.jsonl", "eval/step_00000001.json")
 IDX_PLACES = ("raw/train-images-idx3-ubyte", "raw/train-labels-idx1-ubyte.gz")
 OF_SETS = {
     "digits": Reader(lay_out(), (), pixels_of("digits")),  # has no files
@@ -165,6 +167,7 @@ READERS = OF_SETS | {
         lay_out(), ("a.npz",), lambda folder: open_pictures(folder / "a.npz", (8, 8), 3)
     ),
     "a mask": Reader(lay_out(), ("a.bmp",), lambda folder: read_mask(folder / "a.bmp", (8, 8))),
+    "a run that is reported": Reader(lay_out("samples/step_00000002.png"), OF_A_RUN, report),
     "idx": Reader(lay_out(), ("a",), lambda folder: read_idx(folder / "a")),
     "json": Reader(lay_out(), ("a.json",), lambda folder: read_json(folder / "a.json")),
 }

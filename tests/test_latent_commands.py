@@ -12,6 +12,7 @@ from configs.vp import digits
 from score_sde.commands import cli, interpolate
 from score_sde.config.build import open_split
 from score_sde.data import to_unit
+from score_sde.pictures import grid
 
 CLASSES = ("--config.model.num_classes=10", "--config.model.label_dropout=0.3")
 
@@ -334,3 +335,30 @@ def test_networks_of_discrete_chains_are_edited_but_not_encoded(tmp_path, capsys
     few = ("--mode=edit", "--strength=0.25", "--num_samples=1", "--completions=1")
     assert run(tmp_path, *chain, *few, f"--output={tmp_path / 'x'}", recipe="vp") == 0
     assert "1 edits, 5.0 network evaluations each" in capsys.readouterr().out
+
+
+# Sheets and films with their method
+
+
+def test_a_sheet_and_a_film_show_the_samples_under_what_made_them(place, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        "score_sde.commands.drawing.labelled", lambda picture, text: said.append(text) or picture
+    )
+    words = ("--mode=sample", "--num_samples=6", "--grid", "--config.sampling.num_steps=4")
+    assert run(place, *words, "--config.sampling.method=ddim", f"--output={tmp_path / 'out'}") == 0
+    assert np.array_equal(read(tmp_path / "out_sheet.png"), read(tmp_path / "out_grid.png"))
+    with Image.open(tmp_path / "out_film.gif") as film:
+        assert film.n_frames == 4 + 2  # with the noise, and the images
+        film.seek(5)
+        last = np.asarray(film.convert("RGB"))[..., 0]
+    drawn = [read(tmp_path / "out" / f"00000{k}.png") for k in range(4)]  # of the first batch
+    shown = grid(torch.tensor(np.stack(drawn), dtype=torch.uint8)[:, None], scale=4)
+    # Of 256 levels a frame that changes another one has 255, as one says that nothing changed.
+    assert np.abs(last.astype(int) - shown[..., 0].astype(int)).max() <= 1
+    both = ["step_00000004.pt", "ddim, 4 steps, 5 evaluations each"]
+    assert said[0] == both
+    steps = [[*both, f"step {k} of 4, t = "] for k in range(5)]
+    assert [[*text[:2], text[2][:17]] for text in said[1:6]] == steps
+    assert said[1][2].endswith("t = 1")
+    assert said[6:] == [[*both, "the images"]]

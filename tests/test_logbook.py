@@ -12,7 +12,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from score_sde.logbook import Logbook
+from score_sde.logbook import Logbook, curves
 
 
 def plain(workdir, **options) -> Logbook:
@@ -268,6 +268,17 @@ def test_lines_that_are_no_metrics_are_left_out_with_a_word(tmp_path, line):
         log.begin(2)
     assert (tmp_path / "metrics.jsonl").read_text() == f"{whole}\n"
     assert "1 lines of" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("score_sde.logbook._LINE_BYTES", 1000)
+    path = tmp_path / "metrics.jsonl"
+    whole = b'{"step": 1, "loss": 0.5}\n'
+    path.write_bytes(whole + b" " * 998 + b"\n" + whole)
+    assert curves(path) == {"loss": ([1, 1], [0.5, 0.5])}
+    path.write_bytes(whole + bytes(1000) + whole)
+    with pytest.raises(ValueError, match=r"metrics.jsonl has a line of .* repair it or remove it"):
+        curves(path)
 
 
 def test_values_that_are_no_numbers_are_passed_over(tmp_path):

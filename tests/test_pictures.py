@@ -268,3 +268,19 @@ def test_images_say_where_they_come_from(tmp_path):
         assert pictures.origin_of(tmp_path) == ""
     pictures.save_images(tmp_path, ramp(1), torch.tensor([3]))
     assert pictures.origin_of(tmp_path) == ""
+
+
+def test_a_labelled_picture_is_whole_under_its_text():
+    picture = pictures.grid(ramp(4, 3), columns=2, scale=1)
+    made = pictures.labelled(picture, ["one line", "σ = 0.01 " * 12])
+    height, width = picture.shape[:2]
+    assert made.shape[1:] == (260, 3)
+    assert np.array_equal(made[-height:, :width], picture)
+    assert (made[-height:, width:] == 255).all()
+    head = made[: made.shape[0] - height]
+    ink = (head < 128).any(axis=(1, 2))
+    assert np.diff(ink.astype(int)).clip(0).sum() >= 4  # one line, and a long one that is broken
+    assert (head[:, :3] == head[:, -3:]).all()  # no letter touches an edge
+    grey = pictures.labelled(picture[..., :1], ["one line"])
+    assert grey.shape[2] == 1
+    assert np.array_equal(grey[-height:, :width], picture[..., :1])

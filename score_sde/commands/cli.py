@@ -48,7 +48,7 @@ MODES: dict[str, Mode] = {
     "sample": Mode(
         "score_sde.commands.modes:sample",
         "draw images",
-        _DRAWING,
+        (*_DRAWING, "grid"),
         heeds=drawing(),
         several_processes=True,
     ),
@@ -141,6 +141,18 @@ MODES: dict[str, Mode] = {
         "score_sde.commands.modes:plot",
         "draw curves of runs side by side",
         ("runs", "curves", "output"),
+        needs_recipe=False,
+    ),
+    "report": Mode(
+        "score_sde.commands.modes:report",
+        "write a page about a work directory: curves, samples, evaluations, config",
+        ("output",),
+        needs_recipe=False,
+    ),
+    "figures": Mode(
+        "score_sde.commands.modes:figures",
+        "draw figures of the papers that need no network",
+        ("output",),
         needs_recipe=False,
     ),
     "prepare": Mode(

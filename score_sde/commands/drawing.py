@@ -1,4 +1,4 @@
-"""Samples for the snapshots of a training run, with the film of how they came about."""
+"""Samples with the film of how they came about, and what sheets and films say of themselves."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,12 +9,51 @@ import torch
 from torch import Tensor, nn
 
 from score_sde.config.build import Config, Given, build_inverse_scaler, draw
-from score_sde.pictures import grid, save_film, save_png, to_uint8
+from score_sde.pictures import grid, labelled, save_film, save_png, to_uint8
+from score_sde.samplers import Sampler
 from score_sde.sde import SDE
 
 FILM_FRAMES = 50
 FILM_IMAGES = 25  # noise does not compress: more, or larger ones, are many megabytes
 FILM_PIXELS = 32  # tiny images are enlarged up to this side
+
+
+class Film:
+    """Keeps the states of the first samples on their way, as `on_step` of a sampler.
+
+    States are brought to the images' range of values.
+
+    Args:
+        config: of the network.
+        sde: that it was trained for.
+        most: how many samples it shows.
+    """
+
+    def __init__(self, config: Config, sde: SDE, most: int = FILM_IMAGES) -> None:
+        self.most = most
+        self._inverse_scale, self._sde = build_inverse_scaler(config), sde
+        self._parts: dict[int, list[Tensor]] = {}
+        self._at: dict[int, tuple[int, float]] = {}
+
+    def keep(self, k: int, total: int, t: float, x: Tensor, x_mean: Tensor) -> None:
+        """Takes the state after step k of `total`, at time t, where the film has room for it."""
+        parts = self._parts.setdefault(k, [])
+        room = self.most - sum(map(len, parts))
+        if k % -(-total // FILM_FRAMES) == 0 and room > 0:
+            level = torch.tensor([t])
+            size = (self._sde.mean_scale(level) ** 2 + self._sde.std(level) ** 2).sqrt().item()
+            parts.append(to_uint8(self._inverse_scale(x[:room] / size)).cpu())
+            self._at[k] = total, t
+
+    def frames(self, images: Tensor) -> list[Tensor]:
+        """The states, uint8 (n, C, H, W) each, and at the end the images that became of them."""
+        kept = [torch.cat(parts) for _, parts in sorted(self._parts.items()) if parts]
+        return [*kept, images[: self.most]]
+
+    def captions(self) -> list[str]:
+        """What to say of each frame."""
+        steps = [f"step {k} of {of:,}, t = {t:.3g}" for k, (of, t) in sorted(self._at.items())]
+        return [*steps, "the images"]
 
 
 def draw_with_film(
@@ -28,8 +67,8 @@ def draw_with_film(
 ) -> tuple[Tensor, list[Tensor]]:
     """Images, and the states of the first `FILM_IMAGES` on the way, as uint8.
 
-    States are brought to the images' range of values. `check` is called before every call of the
-    network; what it raises ends the drawing. `given` is what a network that upsamples draws from.
+    `check` is called before every call of the network; what it raises ends the drawing. `given` is
+    what a network that upsamples draws from.
 
     Raises:
         NotFiniteError: pixels that are not finite.
@@ -39,21 +78,10 @@ def draw_with_film(
         check()
         return network(*given, **named)
 
-    inverse_scale = build_inverse_scaler(config)
-    frames: dict[int, list[Tensor]] = {}
-
-    def keep(k: int, total: int, t: float, x: Tensor, x_mean: Tensor) -> None:
-        parts = frames.setdefault(k, [])
-        room = FILM_IMAGES - sum(map(len, parts))
-        if k % -(-total // FILM_FRAMES) == 0 and room > 0:
-            level = torch.tensor([t])
-            size = (sde.mean_scale(level) ** 2 + sde.std(level) ** 2).sqrt().item()
-            parts.append(to_uint8(inverse_scale(x[:room] / size)).cpu())
-
-    drawn = draw(config, checked, sde, index, device, on_step=keep, given=given)
+    film, inverse_scale = Film(config, sde), build_inverse_scaler(config)
+    drawn = draw(config, checked, sde, index, device, on_step=film.keep, given=given)
     images = torch.cat([to_uint8(inverse_scale(part.x)).cpu() for part in drawn])
-    film = [torch.cat(parts) for _, parts in sorted(frames.items()) if parts]
-    return images, [*film, images[:FILM_IMAGES]]
+    return images, film.frames(images)
 
 
 def save_grid_and_film(path: Path, images: Tensor, frames: Sequence[Tensor]) -> np.ndarray:
@@ -64,6 +92,49 @@ def save_grid_and_film(path: Path, images: Tensor, frames: Sequence[Tensor]) -> 
     """
     picture = grid(images)
     save_png(path, picture)
-    scale = max(1, FILM_PIXELS // max(images.shape[-2:]))
-    save_film(path.with_suffix(".gif"), [grid(x[:FILM_IMAGES], scale=scale) for x in frames])
+    save_film(path.with_suffix(".gif"), [_laid_out(frame) for frame in frames])
     return picture
+
+
+def save_labelled(
+    stem: Path, sheet: np.ndarray, images: Tensor, film: Film, said: Sequence[str]
+) -> tuple[Path, Path]:
+    """Writes a sheet and a film of samples, with what made them written above.
+
+    Args:
+        stem: `STEM_sheet.png` and `STEM_film.gif` are written.
+        sheet: the samples laid out, (H, W, C) uint8.
+        images: the first samples, uint8 (n, C, H, W).
+        film: of them.
+        said: lines for both.
+
+    Returns:
+        The two files.
+    """
+    png, gif = (stem.with_name(f"{stem.name}{end}") for end in ("_sheet.png", "_film.gif"))
+    save_png(png, labelled(sheet, said))
+    frames = zip(film.frames(images), film.captions(), strict=True)
+    save_film(gif, [labelled(_laid_out(x), [*said, caption]) for x, caption in frames])
+    return png, gif
+
+
+def method_in_words(config: Config, sampler: Sampler) -> str:
+    """What draws, and in how many steps: "pc (reverse_diffusion, langevin), 1,000 steps"."""
+    sampling = config.sampling
+    method = sampling.method
+    if method == "pc":
+        flow = ", probability flow" if sampling.probability_flow else ""
+        method += f" ({sampling.predictor}{flow}, {sampling.corrector})"
+    steps = sampler.num_steps
+    said = [method, "steps of its own" if steps is None else f"{steps:,} steps"]
+    if sampling.label >= 0:
+        said.append(f"class {sampling.label}")
+    if sampling.guidance != 1:
+        said.append(f"guidance {sampling.guidance:g}")
+    if sampling.temperature != 1:
+        said.append(f"temperature {sampling.temperature:g}")
+    return ", ".join(said)
+
+
+def _laid_out(x: Tensor) -> np.ndarray:
+    return grid(x[:FILM_IMAGES], scale=max(1, FILM_PIXELS // max(x.shape[-2:])))

@@ -10,9 +10,11 @@ from score_sde.commands.compare import compare as compare_samplers
 from score_sde.commands.edit import edit as edit_images
 from score_sde.commands.encode import encode as encode_images
 from score_sde.commands.evaluate import evaluate as evaluate_checkpoints
+from score_sde.commands.figures import figures as draw_figures
 from score_sde.commands.interpolate import interpolate as interpolate_latents
 from score_sde.commands.plot import plot as plot_curves
 from score_sde.commands.prepare import prepare as prepare_images
+from score_sde.commands.report import report as write_report
 from score_sde.commands.restore import restore as restore_images
 from score_sde.commands.sample import sample as draw_samples
 from score_sde.commands.smoke import smoke
@@ -45,8 +47,13 @@ def train_classifier(command: Command) -> None:
 
 def sample(command: Command) -> None:
     """`--mode sample`."""
-    count = command.options["num_samples"] or 64
-    draw_samples(command.config, command.workdir, num_samples=count, **_of_checkpoint(command))
+    draw_samples(
+        command.config,
+        command.workdir,
+        num_samples=command.options["num_samples"] or 64,
+        with_film=command.options["grid"],
+        **_of_checkpoint(command),
+    )
 
 
 def complete(command: Command) -> None:
@@ -201,6 +208,18 @@ def plot(command: Command) -> None:
     runs = [expanded(name) for name in _names(command, "runs")] or [command.workdir]
     output = command.options["output"] or command.workdir / "plot.png"
     show(f"{plot_curves(runs, _names(command, 'curves'), output)}\n")
+
+
+def report(command: Command) -> None:
+    """`--mode report`."""
+    written = write_report(command.workdir, command.config, command.options["output"])
+    show(f"{written}\n")
+
+
+def figures(command: Command) -> None:
+    """`--mode figures`."""
+    made = draw_figures(command.options["output"] or command.workdir / "figures")
+    show("".join(f"{path}\n" for path in made))
 
 
 def prepare(command: Command) -> None:

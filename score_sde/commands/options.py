@@ -130,7 +130,7 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
         "output",
         "A folder for PNG files, or NAME.npz; for convert, NAME.pt or NAME.pth for a file, any "
         "other name for a folder of diffusers; for ema, NAME.pt; for plot, NAME.png, NAME.pdf or "
-        "NAME.svg; for prepare, a new folder.",
+        "NAME.svg; for report, NAME.html; for figures, a folder; for prepare, a new folder.",
     )
     for name, text in (
         (
@@ -265,6 +265,7 @@ def define(modes: Mapping[str, str], argv: Sequence[str] = ()) -> flags.FlagValu
     for name, text in (
         ("measured", "The images of --input are what was measured, not images to measure."),
         ("raw", "Use the raw weights, not their moving average."),
+        ("grid", "Also write a sheet and a film of the samples, with method and steps above."),
         ("random", "Take latents drawn from the prior, not those of images."),
         ("smoke", "Try the recipe at reduced width, in a minute."),
         ("print_config", "Print the resolved config and stop."),

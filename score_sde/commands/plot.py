@@ -11,14 +11,13 @@ quantities: where they share a panel, the legend and a sentence say so.
 import csv
 import io
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from score_sde.atomic import open_regular, read_json, write_whole
-from score_sde.evaluation.report import is_figure
+from score_sde.commands.reported import figures, measured, reports
 from score_sde.logbook import OF_EVALUATION, curves
 from score_sde.pictures.curves import FORMATS, Line, side_by_side
 from score_sde.tensor_ops import check_name
@@ -27,9 +26,6 @@ DEFAULT = ("loss", "held_out_loss", "eval/fid", "eval/fd", "eval/bits_per_dim")
 COLUMNS = ("curve", "run", "of", "from", "step", "value", "se")
 """Of the file of numbers. `of` says what a figure was measured on, `from` which folder of reports,
 and whether the weights were the raw ones."""
-
-_REPORT = re.compile(r"step_(\d{8,18})(_raw)?(?:_test_images|_base_[0-9a-f]{8})?\.json")
-
 
 _WEIGHTED = {
     "continuous": "of the chain",
@@ -176,41 +172,15 @@ def _meant(asked: str, known: Sequence[str]) -> list[str]:
 def _of_reports(run: Path) -> Curves:
     """The figures of all reports of a run, over the steps of the checkpoints."""
     points: dict[str, dict[tuple[str, str], dict[int, tuple[float, float]]]] = {}
-    for path in sorted(run.glob("eval*/step_*.json")):
-        match = _REPORT.fullmatch(path.name)
-        if match is None:
-            continue
-        source = path.parent.name + (" of the raw weights" if match[2] else "")
-        report = read_json(path)
-        if isinstance(report, dict) and "low_resolution" in report:
-            source += f" from {str(report['low_resolution']).replace('_', ' ')}"
-        for name, figure in _figures(report):
+    for report in reports(run):
+        for name, figure in figures(report.content):
             curves = points.setdefault(f"{OF_EVALUATION}{name}", {})
-            curve = curves.setdefault((_measured(name, figure), source), {})
-            curve[int(match[1])] = _number(figure["value"]), _number(figure["se"])
+            curve = curves.setdefault((measured(name, figure), report.source), {})
+            curve[report.step] = _number(figure["value"]), _number(figure["se"])
     return {
         name: [Curve(*how, *_columns(curve)) for how, curve in curves.items()]
         for name, curves in points.items()
     }
-
-
-def _figures(report: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The figures of a report by name, and their parts by noise level."""
-    for name, figure in report.items() if isinstance(report, dict) else ():
-        if is_figure(figure):
-            yield name, figure
-            for k, part in enumerate(figure.get("by_level", [])):
-                t = " to ".join(f"{end:g}" for end in part["t"])
-                yield f"{name}_by_level/{k}", {**part, "name": f"{name}, t from {t}"}
-
-
-def _measured(name: str, figure: Mapping[str, Any]) -> str:
-    """What a figure is called, of how many things, against which."""
-    what = figure.get("name", name)
-    if "against" not in figure:
-        return what
-    split = figure.get("split")
-    return f"{what}, {figure['n']:,} against {f'{split} images' if split else 'a reference'}"
 
 
 def _number(value: Any) -> float:
@@ -232,8 +202,8 @@ def _lines(panel: Sequence[tuple[str, Curve]]) -> tuple[list[Line], str]:
     for run, curve in panel:
         more = [curve.of] * (len(of) > 1) + [curve.source] * (len(source) > 1)
         lines.append(Line(run, curve.steps, curve.values, curve.se, ", ".join(more)))
-    measured = len(of) == 1 and not any(map(_is_loss, curves))
-    return lines, of.pop() if measured else ""
+    alike = len(of) == 1 and not any(map(_is_loss, curves))
+    return lines, of.pop() if alike else ""
 
 
 def _is_ours(numbers: Path) -> bool:

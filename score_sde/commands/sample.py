@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from score_sde import atomic, parallel, pictures
+from score_sde.commands.drawing import FILM_IMAGES, Film, method_in_words, save_labelled
 from score_sde.commands.origin import origin_of
 from score_sde.commands.progress import advice_on_batches
 from score_sde.commands.sampling_grid import times_of
@@ -45,6 +46,7 @@ def sample(
     output: Path | None = None,
     raw: bool = False,
     overrides: dict[str, object] | None = None,
+    with_film: bool = False,
 ) -> Path:
     """Draws images from a checkpoint; several processes share the batches.
 
@@ -56,6 +58,8 @@ def sample(
         output: a folder for PNG files, or a name ending in .npz; samples/step_… by default.
         raw: the weights as trained instead of their moving average.
         overrides: fields given on the command line, which may not contradict the checkpoint.
+        with_film: also write the first images as a sheet, and a film of how they came about, with
+            the method and its steps above them.
 
     Returns:
         Where the images are.
@@ -73,12 +77,15 @@ def sample(
         network = network_of(config, state, path, raw=raw)
         with parallel.main_first(world):  # which keeps what it finds
             times = times_of(config, network, path, reports.append)
-        sampler = build_sampler(config, sde, times)
+        sampler, film = build_sampler(config, sde, times), None
+        if with_film:  # of the first batch, as others may be other processes'
+            film = Film(config, sde, min(FILM_IMAGES, config.sampling.batch_size, num_samples))
+        on_step = film and film.keep
         parts = draw_together(
             world,
             num_samples,
             config.sampling.batch_size,
-            lambda index: draw(config, network, sde, index, device, sampler=sampler),
+            lambda index: draw(config, network, sde, index, device, on_step, sampler),
         )
         if not world.is_main:
             take_part(parts)
@@ -99,8 +106,15 @@ def sample(
                 network=network,
                 label_of=sample_labels(config),
             )
-            pictures.save_png(grid, _grid(config, images))
+            laid_out = _grid(config, images)
+            pictures.save_png(grid, laid_out)
             log.say(f"{num_samples} images, {nfe:.1f} network evaluations each; grid: {grid}")
+            if film is not None:
+                weights = f"{path.name}{', raw weights' if raw else ''}"
+                how = f"{method_in_words(config, sampler)}, {nfe:,.0f} evaluations each"
+                stem = grid.with_name(grid.name.removesuffix("_grid.png"))
+                made = save_labelled(stem, laid_out, images, film, [weights, how])
+                log.say(f"sheet: {made[0]}; film: {made[1]}")
     return output
 
 

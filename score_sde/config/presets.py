@@ -37,6 +37,7 @@ BUDGETS = (5, 8, 10, 15, 20, 50)
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 SNRS = (0.05, 0.1, 0.16, 0.3)
 SIGMAS = (5.0, 10.0, 25.0)
+TEMPERATURES = (0.6, 0.8, 0.9, 1.0, 1.1, 1.2)
 
 
 def few_steps(config: Config) -> list[Row]:
@@ -82,6 +83,38 @@ def figure3(config: Config) -> list[Row]:
     return [Row("ode", f"{tol:g}", _ode(tol)) for tol in TOLERANCES]
 
 
+def figure9(config: Config) -> list[Row]:
+    """Figure 9 of Song et al. 2021: the same computation, split between predictor and corrector.
+
+    Down go the shares of the corrector, across the evaluations of the network.
+    """
+    most = _steps(config)
+    corrector = config.sampling.corrector
+    corrector = "langevin" if corrector == "none" else corrector
+    predictor = config.sampling.predictor
+    predictor = "reverse_diffusion" if predictor == "none" else predictor
+    rows = []
+    for budget in dict.fromkeys(max(4, most // part) for part in (8, 4, 2, 1)):
+        # Of n + 1 evaluations a step spends n on its corrector.
+        for n in (0, 1, 3):
+            fields = _pc(budget // (n + 1), **{"sampling.predictor": predictor})
+            if n:
+                fields |= {"sampling.corrector": corrector, "sampling.n_steps_each": n}
+            rows.append(Row(f"corrector {100 * n // (n + 1)} %", f"{budget}", fields))
+        alone = {"sampling.predictor": "none", "sampling.corrector": corrector}
+        alone |= {"sampling.n_steps_each": 1, "sampling.probability_flow": False}
+        rows.append(Row("corrector 100 %", f"{budget}", _pc(budget, **alone)))
+    return rows
+
+
+def temperature(config: Config) -> list[Row]:
+    """Images of the ODE from the same latents, scaled by temperatures (Song 2021, section 4.3)."""
+    return [
+        Row(f"temperature {scale:g}", "", _ode(1e-4) | {"sampling.temperature": scale})
+        for scale in TEMPERATURES
+    ]
+
+
 def student(config: Config) -> list[Row]:
     """PC, Euler–Maruyama, Milstein and the ODE over steps, snr and σ, for colour statistics.
 
@@ -111,6 +144,8 @@ PRESETS: dict[str, Callable[[Config], list[Row]]] = {
     "few_steps": few_steps,
     "table1": table1,
     "figure3": figure3,
+    "figure9": figure9,
+    "temperature": temperature,
     "student": student,
 }
 """Name (`--preset`) → the config as the command gives it → rows."""

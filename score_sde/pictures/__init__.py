@@ -11,6 +11,7 @@ from score_sde.pictures.images import (
     stream_npz,
     to_uint8,
 )
+from score_sde.pictures.labels import labelled
 from score_sde.pictures.plots import Curve, accuracy_curve, evaluation_sheet, loss_curve
 from score_sde.pictures.study import Panel, Points, quality_plot, sample_sheet
 
@@ -23,6 +24,7 @@ __all__ = [
     "check_finite",
     "evaluation_sheet",
     "grid",
+    "labelled",
     "loss_curve",
     "origin_of",
     "quality_plot",
