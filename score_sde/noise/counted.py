@@ -30,7 +30,6 @@ _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
-_DENSE = torch.contiguous_format
 
 
 class Stream(IntEnum):
@@ -63,11 +62,10 @@ def philox(counter: Sequence[Tensor], key: int) -> tuple[Tensor, Tensor, Tensor,
     Returns:
         Four int64 tensors of 32 random bits each.
     """
-    # Words of their own, and room for a product's high half: draws are made of a hundred passes
-    # over memory, and what stays in its place also stays in the cache.
-    c0, c1, c2, c3 = (
-        word.clone(memory_format=_DENSE) for word in torch.broadcast_tensors(*counter)
-    )
+    # Copies, and room for a product's high half: draws are made of a hundred passes over memory,
+    # and what stays in its place also stays in the cache.
+    words = torch.broadcast_tensors(*counter)
+    c0, c1, c2, c3 = (word.clone(memory_format=torch.contiguous_format) for word in words)
     high = torch.empty_like(c0)
     k0, k1 = key & _MASK, key >> 32
     for _ in range(_ROUNDS):
