@@ -9,8 +9,8 @@ and its noise is torch's own. Ours is `samplers.GridSampler` with the noise of
 the loop costs and what the noise does. Both are checked to draw the same samples of the same noise
 before they are timed. Rows are methods; times are of one step, medians of interleaved runs.
 
-On Linux MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ at 1000000000 keep the C library from giving
-memory back between two steps, which costs more than some of them.
+On Linux MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ at 1000000000 keep the C library from
+giving memory back between two steps, which costs more than some of them.
 """
 
 import argparse
