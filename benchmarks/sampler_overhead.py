@@ -8,13 +8,18 @@ and its noise is torch's own. Ours is `samplers.GridSampler` with the noise of
 `--mode sample` (a function of seed, sample and draw), and with torch's own, which tells apart what
 the loop costs and what the noise does. Both are checked to draw the same samples of the same noise
 before they are timed. Rows are methods; times are of one step, medians of interleaved runs.
+
+On Linux MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ at 1000000000 keep the C library from
+giving memory back between two steps, which costs more than some of them.
 """
 
 import argparse
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,9 +29,14 @@ from score_sde.noise import Noise, SampleNoise, torch_noise
 from score_sde.samplers import GridSampler
 from score_sde.sde import VESDE
 from score_sde.solvers.correctors import LangevinCorrector
-from score_sde.solvers.few_step import DDIM, Heun
+from score_sde.solvers.few_step import DDIM, DPMSolverPP2M, Heun
 from score_sde.solvers.grids import time_grid
-from score_sde.solvers.predictors import ReverseDiffusionPredictor
+from score_sde.solvers.predictors import (
+    AncestralSamplingPredictor,
+    EulerMaruyamaPredictor,
+    ReverseDiffusionPredictor,
+)
+from score_sde.solvers.step import Step
 
 SHAPE, SNR = (3, 32, 32), 0.16
 
@@ -41,28 +51,43 @@ def sigmas(sde: VESDE, times: Tensor) -> list[float]:
     return sde.std(times.double()).tolist()
 
 
-def reverse_diffusion(x: Tensor, t: Tensor, levels: list[float], noise: Noise) -> Tensor:
-    """x_s = x + G² ∇ + G z (Song et al. 2021, eq. 46 for VE)."""
+def first_order(
+    x: Tensor, t: Tensor, steps: list[tuple[float, float]], noise: Noise, corrected: bool = False
+) -> Tensor:
+    """x + w ∇ + s z for each w and s: every predictor of first order, as VE keeps the mean.
+
+    Where it is corrected, a Langevin step comes first (Song et al. 2021, algorithm 4).
+    """
     x_mean = x
-    for level, after in itertools.pairwise(levels):
-        G2 = level**2 - after**2
-        x_mean = torch.add(x, score(x, t), alpha=G2)
-        x = torch.add(x_mean, noise(x.shape), alpha=math.sqrt(G2))
+    for weight, std in steps:
+        if corrected:
+            grad, z = score(x, t), noise(x.shape)
+            ratio = z.flatten(1).norm(dim=1) / grad.flatten(1).norm(dim=1)
+            size = (2 * (SNR * ratio) ** 2)[:, None, None, None]
+            x = x + size * grad + (2 * size).sqrt() * z
+        x_mean = torch.add(x, score(x, t), alpha=weight)
+        x = torch.add(x_mean, noise(x.shape), alpha=std)
     return x_mean
 
 
-def langevin(x: Tensor, t: Tensor, levels: list[float], noise: Noise) -> Tensor:
-    """The same behind a Langevin step at each level (Song et al. 2021, algorithm 4)."""
-    x_mean = x
-    for level, after in itertools.pairwise(levels):
-        grad, z = score(x, t), noise(x.shape)
-        ratio = z.flatten(1).norm(dim=1) / grad.flatten(1).norm(dim=1)
-        size = (2 * (SNR * ratio) ** 2)[:, None, None, None]
-        x = x + size * grad + (2 * size).sqrt() * z
-        G2 = level**2 - after**2
-        x_mean = torch.add(x, score(x, t), alpha=G2)
-        x = torch.add(x_mean, noise(x.shape), alpha=math.sqrt(G2))
-    return x_mean
+def reverse_diffusion_steps(levels: list[float]) -> list[tuple[float, float]]:
+    """G² and G (Song et al. 2021, eq. 46 for VE)."""
+    squares = [level**2 - after**2 for level, after in itertools.pairwise(levels)]
+    return [(G2, math.sqrt(G2)) for G2 in squares]
+
+
+def euler_maruyama_steps(sde: VESDE, times: list[float]) -> list[tuple[float, float]]:
+    """g² Δt and its root."""
+    levels = sigmas(sde, torch.tensor(times))
+    pairs = zip(levels, itertools.pairwise(times), strict=False)
+    squares = [2 * sde.log_ratio * level**2 * (t - s) for level, (t, s) in pairs]
+    return [(h, math.sqrt(h)) for h in squares]
+
+
+def ancestral_steps(levels: list[float]) -> list[tuple[float, float]]:
+    """G² and the posterior's std (Song et al. 2021, appendix F)."""
+    pairs = zip(reverse_diffusion_steps(levels), itertools.pairwise(levels), strict=True)
+    return [(G2, G * after / level) for (G2, G), (level, after) in pairs]
 
 
 def ddim(x: Tensor, t: Tensor, levels: list[float], noise: Noise) -> Tensor:
@@ -82,6 +107,20 @@ def heun(x: Tensor, t: Tensor, levels: list[float], noise: Noise) -> Tensor:
     return x
 
 
+def dpm_solver(x: Tensor, t: Tensor, levels: list[float], noise: Noise) -> Tensor:
+    """DPM-Solver++(2M), whose first and last steps are DDIM's (Lu et al. 2022b, algorithm 2)."""
+    before, denoised_before = math.nan, x
+    for k, (level, after) in enumerate(itertools.pairwise(levels)):
+        denoised = torch.add(x, score(x, t), alpha=level**2)
+        x, h = torch.lerp(denoised, x, after / level), math.log(level / after)
+        if 0 < k < len(levels) - 2:
+            weight = (1 - after / level) * h / (2 * before)
+            x = torch.add(x, denoised, alpha=weight)
+            x = torch.add(x, denoised_before, alpha=-weight)
+        before, denoised_before = h, denoised
+    return x
+
+
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(
@@ -95,25 +134,38 @@ def main() -> None:
     given = parser.parse_args()
     sde, index = VESDE(), torch.arange(given.batch)
     times = time_grid(sde, given.steps, "uniform", sde.eps)
-    by_hand: dict[str, tuple[Callable[..., Tensor], GridSampler]] = {
-        "reverse diffusion": (
-            reverse_diffusion,
-            GridSampler(sde, times, ReverseDiffusionPredictor(sde)),
-        ),
+    levels, numbers = sigmas(sde, times), times.tolist()
+    reverse, euler = reverse_diffusion_steps(levels), euler_maruyama_steps(sde, numbers)
+    langevin = partial(first_order, corrected=True)
+
+    def ours(step: Step, corrector: Step | None = None) -> GridSampler:
+        return GridSampler(sde, times, step, corrector)
+
+    by_hand: dict[str, tuple[Callable[..., Tensor], list[Any], GridSampler]] = {
+        "reverse diffusion": (first_order, reverse, ours(ReverseDiffusionPredictor(sde))),
         "… and Langevin": (
             langevin,
-            GridSampler(sde, times, ReverseDiffusionPredictor(sde), LangevinCorrector(sde, SNR)),
+            reverse,
+            ours(ReverseDiffusionPredictor(sde), LangevinCorrector(sde, SNR)),
         ),
-        "DDIM": (ddim, GridSampler(sde, times, DDIM(sde))),
-        "Heun": (heun, GridSampler(sde, times, Heun(sde))),
+        "Euler–Maruyama": (first_order, euler, ours(EulerMaruyamaPredictor(sde))),
+        "ancestral": (
+            first_order,
+            ancestral_steps(levels),
+            ours(AncestralSamplingPredictor(sde)),
+        ),
+        "DDIM": (ddim, levels, ours(DDIM(sde))),
+        "Heun": (heun, levels, ours(Heun(sde))),
+        "DPM-Solver++(2M)": (dpm_solver, levels, ours(DPMSolverPP2M(sde))),
     }
-    x, t, levels = torch.randn(given.batch, *SHAPE), torch.ones(given.batch), sigmas(sde, times)
+    x, t = torch.randn(given.batch, *SHAPE), torch.ones(given.batch)
     rows, figures = [], {}
-    for name, (loop, sampler) in by_hand.items():
+    for name, (make, known, sampler) in by_hand.items():
+        loop = partial(make, x, t, known)
         seen = [
             run(SampleNoise(1, index))
             for run in (
-                lambda noise, loop=loop: loop(x, t, levels, noise),
+                loop,
                 lambda noise, sampler=sampler: sampler.run(x, score, noise)[0],
             )
         ]
@@ -122,7 +174,7 @@ def main() -> None:
         counted, own = SampleNoise(1, index), torch_noise()
         found = interleaved(
             {
-                "by hand": lambda loop=loop, own=own: loop(x, t, levels, own),
+                "by hand": partial(loop, own),
                 "torch": lambda sampler=sampler, own=own: sampler.run(x, score, own),
                 "ours": lambda sampler=sampler, counted=counted: sampler.run(x, score, counted),
             },

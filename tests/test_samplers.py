@@ -125,6 +125,32 @@ def test_a_grid_down_to_no_noise_ends_clean_and_finite(kind, make):
     assert sampler.evaluations == 10 * make.evaluations == score.calls == nfe[0]
 
 
+@pytest.mark.parametrize("name", {**STEPS, **CORRECTORS})
+def test_steps_leave_what_they_are_given_as_it_was(name):
+    """They work in place, on tensors of their own: a caller may have kept the others."""
+    given = []
+
+    def remembered(x):
+        given.append((x, x.clone()))
+        return x
+
+    def score(x, t):
+        return remembered(-x)
+
+    def noise(shape):
+        return remembered(torch.randn(shape, generator=generator))
+
+    generator, sde = torch.Generator().manual_seed(0), VPSDE()
+    step, x = {**STEPS, **CORRECTORS}[name](sde), noise((2, 3, 4, 4))
+    step.begin(4)
+    times = time_grid(sde, 4)
+    for t, s in itertools.pairwise(times):
+        t, s = remembered(t.repeat(2)), remembered(s.repeat(2))
+        x, x_mean = step.step(x, t, None if name in CORRECTORS else s, score, noise)
+        remembered(x), remembered(x_mean)
+    assert all(torch.equal(x, before) for x, before in given)
+
+
 @pytest.mark.parametrize("kind", ALL_SDES)
 def test_the_ode_sampler_follows_the_closed_form_flow(kind):
     sde = ALL_SDES[kind]()

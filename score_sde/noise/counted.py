@@ -55,30 +55,38 @@ def philox(counter: Sequence[Tensor], key: int) -> tuple[Tensor, Tensor, Tensor,
     """Philox4x32-10, the block function of Salmon et al. (2011).
 
     Args:
-        counter: the four counter words, int64 tensors with values in [0, 2³²) that broadcast.
+        counter: the four counter words, int64 tensors of one device with values in [0, 2³²) that
+            broadcast.
         key: 64 bits; the low half is the first key word.
 
     Returns:
         Four int64 tensors of 32 random bits each.
     """
-    c0, c1, c2, c3 = counter
+    # Copies, and room for a product's high half: draws are made of a hundred passes over memory,
+    # and what stays in its place also stays in the cache.
+    words = torch.broadcast_tensors(*counter)
+    c0, c1, c2, c3 = (word.clone(memory_format=torch.contiguous_format) for word in words)
+    high = torch.empty_like(c0)
     k0, k1 = key & _MASK, key >> 32
     for _ in range(_ROUNDS):
         # 64 bits each, modulo which they wrap: the sign is off, but all the bits are there.
-        product_0, product_2 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c2 = _mixed(product_2, c1, k0), _mixed(product_0, c3, k1)
-        c1, c3 = product_2, product_0  # of which the low words count
+        c0 *= _MULTIPLIERS[0]
+        c2 *= _MULTIPLIERS[1]
+        _mix(c1, c2, k0, high)
+        _mix(c3, c0, k1, high)
+        c0, c1, c2, c3 = c1, c2, c3, c0  # of products the low words count from here on
         k0, k1 = (k0 + _KEY_STEPS[0]) & _MASK, (k1 + _KEY_STEPS[1]) & _MASK
-    return c0, c1 & _MASK, c2, c3 & _MASK
+    c1 &= _MASK
+    c3 &= _MASK
+    return c0, c1, c2, c3
 
 
-def _mixed(product: Tensor, word: Tensor, key: int) -> Tensor:
-    """The high word of a product, the low one of `word` and a key, added modulo 2."""
-    mixed = (product >> 32) ^ word
-    # Draws are made of a hundred such passes over memory: what can stay in its place does.
-    mixed ^= key
-    mixed &= _MASK
-    return mixed
+def _mix(word: Tensor, product: Tensor, key: int, high: Tensor) -> None:
+    """Adds the high word of a product and a key to `word`, modulo 2, and cuts it to 32 bits."""
+    torch.bitwise_right_shift(product, 32, out=high)
+    word ^= high
+    word ^= key
+    word &= _MASK
 
 
 def _blocks(
@@ -103,9 +111,11 @@ def _blocks(
         )
     block = torch.arange(n_blocks, device=index.device)
     purpose = int(stream) << 24 | draws
-    if purpose.ndim:  # one number alone goes with tensors of any device
+    if purpose.ndim:
         waits = index.device.type == "mps"  # see `tensor_ops.sent_to`
         purpose = purpose.to(index.device, non_blocking=not waits).reshape(-1, 1)
+    else:
+        purpose = torch.full_like(block[:1], int(purpose))
     sample = index[:, None]
     counter = (block, purpose, sample & _MASK, (sample >> 32) & _MASK)
     return philox(counter, seed & 0xFFFFFFFFFFFFFFFF)

@@ -26,7 +26,7 @@ def score_from_noise(sde: SDE, noise: Tensor, t: Tensor | float) -> Tensor:
 def denoised_from_score(sde: SDE, x: Tensor, score: Tensor, t: Tensor | float) -> Tensor:
     """E[x_0 | x_t = x] by Tweedie's formula, with the shape of `x`."""
     t = times_for(x, t)
-    return (x + expand_to(sde.std(t) ** 2, x) * score) / expand_to(sde.mean_scale(t), x)
+    return (expand_to(sde.std(t) ** 2, x) * score).add_(x).div_(expand_to(sde.mean_scale(t), x))
 
 
 def score_from_denoised(sde: SDE, x: Tensor, denoised: Tensor, t: Tensor | float) -> Tensor:

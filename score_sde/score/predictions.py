@@ -118,7 +118,7 @@ class Affine:
     def __call__(self, x: Tensor, output: Tensor) -> Tensor:
         """y, with the shape of x."""
         scaled = expand_to(self.b, x) * output
-        return scaled if self.a is None else expand_to(self.a, x) * x + scaled
+        return scaled if self.a is None else (expand_to(self.a, x) * x).add_(scaled)
 
     def solve(self, x: Tensor, y: Tensor) -> Tensor:
         """The output F that gives y, with the shape of x."""

@@ -306,7 +306,7 @@ class ReverseSDE:
 
     def _reversed(self, f: Tensor, g: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         weight = 0.5 if self.probability_flow else 1.0
-        f = f - weight * expand_to(g**2, x) * self.score_fn(x, t)
+        f = (-weight * expand_to(g**2, x) * self.score_fn(x, t)).add_(f)
         return f, torch.zeros_like(g) if self.probability_flow else g
 
 

@@ -75,8 +75,8 @@ class Corrector(Step):
         for _ in range(self.n_steps):
             grad, z = score(x, t), noise(x.shape)
             step_size = expand_to(self.step_size(grad, z, t), x)
-            x_mean = x + step_size * grad
-            x = x_mean + (2 * step_size).sqrt() * z
+            x_mean = (step_size * grad).add_(x)
+            x = ((2 * step_size).sqrt() * z).add_(x_mean)
         return x, x_mean
 
     def _annealed(self, t: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class Predictor(Step):
         if self.probability_flow:
             return x_mean, x_mean
         z = increment(noise, x_mean.shape, t, t_next)
-        return x_mean + expand_to(std, x_mean) * z, x_mean
+        return (expand_to(std, x_mean) * z).add_(x_mean), x_mean
 
 
 class EulerMaruyamaPredictor(Predictor):

@@ -57,7 +57,7 @@ def combined(weights: Tensor, values: list[Tensor]) -> Tensor:
     x = values[0]
     # As value_0 + Σ w_j (value_j − value_0): what the values share has no rounded weights.
     for weight, value in zip(weights[1:].to(x), values[1:], strict=True):
-        x = x + expand_to(weight, x) * (value - values[0])
+        x = (value - values[0]).mul_(expand_to(weight, x)).add_(x)
     return x
 
 

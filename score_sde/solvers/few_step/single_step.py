@@ -9,7 +9,7 @@ from torch import Tensor
 from score_sde.noise import Noise, increment
 from score_sde.score import noise_from_score
 from score_sde.sde import SDE, Score
-from score_sde.solvers.few_step.solver import FewStepSolver, exact, grid_time
+from score_sde.solvers.few_step.solver import FewStepSolver, along, exact, grid_time
 from score_sde.tensor_ops import expand_to
 
 
@@ -66,7 +66,7 @@ class DDIM(FewStepSolver):
         added = (self.eta * G / before) ** 2
         # σ_t² − r² σ_s² q² in terms that do not cancel.
         c = (G**2 + after**2 * added) / (before + after * (1 - added).clamp_min(0).sqrt())
-        return (x - expand_to(c, x) * n) / expand_to(r, x)
+        return along(n, x, c, r)
 
 
 class Heun(FewStepSolver):
@@ -127,11 +127,12 @@ class Heun(FewStepSolver):
         if self._gamma > 0:
             x, t = self._churn(x, t, noise)
         n = noise_from_score(self.sde, score(x, t), t)
-        x_euler = self._along(n, x, t, s)
+        slope = self._slope(t, s)
+        x_euler = along(n, x, *slope)
         n_next = noise_from_score(self.sde, score(x_euler, s), s)
         # At the level 0 there is no noise to estimate: Euler's step ends there, as in the paper.
         above_zero = expand_to(self.sde.std(s) > 0, x)
-        return torch.where(above_zero, self._along((n + n_next) / 2, x, t, s), x_euler)
+        return torch.where(above_zero, along((n + n_next).div_(2), x, *slope), x_euler)
 
     def _churn(self, x: Tensor, t: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         level = self.sde.noise_level(t)

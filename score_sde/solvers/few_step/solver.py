@@ -66,14 +66,17 @@ class FewStepSolver(Step):
 
     def _along(self, n: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """The step from t to s along the noise estimate n."""
+        return along(n, x, *self._slope(t, s))
+
+    def _slope(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """c and r of the step from t to s, both (B,)."""
         r, G = self.sde.transition(t, s)
-        c = G**2 / (self.sde.std(t) + r * self.sde.std(s))
-        return (x - expand_to(c, x) * n) / expand_to(r, x)
+        return G**2 / (self.sde.std(t) + r * self.sde.std(s)), r
 
     def _towards(self, denoised: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """The step from t to s with this denoised sample."""
         kept = (self.sde.std(exact(s)) / self.sde.std(exact(t))).to(x)
-        return expand_to(kept, x) * x + self._gain(x, t, s) * denoised
+        return (expand_to(kept, x) * x).add_(self._gain(x, t, s) * denoised)
 
     def _gain(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """α_s (1 − e^(−h)), the factor of the denoised sample, for a product with x."""
@@ -84,6 +87,12 @@ class FewStepSolver(Step):
         """h = log(ℓ_t/ℓ_s) for each s of `times`, infinite where ℓ_s = 0: (B,) float64 each."""
         levels = self.sde.noise_level(exact(torch.cat([t, *times]))).log().chunk(len(times) + 1)
         return [levels[0] - level for level in levels[1:]]
+
+
+def along(n: Tensor, x: Tensor, c: Tensor, r: Tensor) -> Tensor:
+    """(x − c n) / r, of a noise estimate n and a state x, c and r (B,)."""
+    # In one place: a step is bound by how often it goes over memory.
+    return (expand_to(-c, x) * n).add_(x).div_(expand_to(r, x))
 
 
 def exact(t: Tensor) -> Tensor:
