@@ -8,7 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from score_sde.config.build import Config, Given, build_inverse_scaler, draw
+from score_sde.config.build import (
+    Config,
+    Given,
+    build_inverse_scaler,
+    data_range,
+    draw,
+    image_shape,
+)
 from score_sde.pictures import grid, save_film, save_png, to_uint8
 from score_sde.sde import SDE
 
@@ -56,14 +63,40 @@ def draw_with_film(
     return images, [*film, images[:FILM_IMAGES]]
 
 
-def save_grid_and_film(path: Path, images: Tensor, frames: Sequence[Tensor]) -> np.ndarray:
+def save_grid_and_film(
+    config: Config, path: Path, images: Tensor, frames: Sequence[Tensor]
+) -> np.ndarray:
     """Writes what `draw_with_film` gives: a grid as PNG and, beside it, the film as GIF.
 
     Returns:
         The grid, (H, W, C) uint8.
     """
-    picture = grid(images)
+    picture = sheet(config, images)
     save_png(path, picture)
     scale = max(1, FILM_PIXELS // max(images.shape[-2:]))
-    save_film(path.with_suffix(".gif"), [grid(x[:FILM_IMAGES], scale=scale) for x in frames])
+    film = [sheet(config, x[:FILM_IMAGES], scale=scale) for x in frames]
+    save_film(path.with_suffix(".gif"), film)
     return picture
+
+
+def are_pictures(config: Config) -> bool:
+    """Whether a config's images are seen as they are: grey or RGB, or RGBA of 8 bits."""
+    channels = image_shape(config)[0]
+    return channels in (1, 3) or (channels == 4 and not data_range(config))
+
+
+def told_of_channels(config: Config) -> str:
+    """How a sheet shows the channels of images that are no pictures, for a log."""
+    return "" if are_pictures(config) else ", each channel grey, side by side"
+
+
+def sheet(
+    config: Config, images: Tensor, columns: int | None = None, scale: int | None = None
+) -> np.ndarray:
+    """Images (N, C, H, W) in [0, 1] or uint8, laid out by `pictures.grid`.
+
+    Those of a config whose images are no pictures are grey panels, one for each channel.
+    """
+    if not are_pictures(config):
+        images = images.transpose(1, 2).flatten(2)[:, None]
+    return grid(images, columns, scale)
