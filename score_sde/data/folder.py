@@ -214,7 +214,7 @@ def _of_array(
         )
     if FITS[fit].keeps and height >= image_size[0] and width >= image_size[1]:
         image_size = height, width
-    check_alike((height, width, channels), (num_channels, *image_size))
+    check_alike((height, width, channels), (num_channels, *image_size), "give such")
     images = kept(stored)
     images = images.float() if range else images
     if not images.isfinite().all():

@@ -26,12 +26,13 @@ def is_picture(dtype: np.dtype, channels: int) -> bool:
     return dtype == np.uint8 and channels in MODES
 
 
-def check_alike(given: tuple[int, ...], wanted: tuple[int, int, int]) -> None:
+def check_alike(given: tuple[int, ...], wanted: tuple[int, int, int], remedy: str = "") -> None:
     """Refuses arrays of another shape than is asked for.
 
     Args:
         given: (H, W, C) of each.
         wanted: (C, H, W).
+        remedy: what to do; by default to ask for what there is.
 
     Raises:
         SizeError: says both, without what is of that shape.
@@ -40,7 +41,7 @@ def check_alike(given: tuple[int, ...], wanted: tuple[int, int, int]) -> None:
     if channels != wanted[0]:
         raise SizeError(
             f"has {channels} channels, and {wanted[0]} are asked for, where only pictures of 8 "
-            f"bits can be given others: set data.num_channels={channels}"
+            f"bits can be given others: {remedy or f'set data.num_channels={channels}'}"
         )
     if (height, width) != wanted[1:]:
         fields = f"data.image_size={height}"
@@ -48,7 +49,7 @@ def check_alike(given: tuple[int, ...], wanted: tuple[int, int, int]) -> None:
         fields += "" if square else f" and data.image_width={width}"
         raise SizeError(
             f"has {height}x{width} numbers, and {wanted[1]}x{wanted[2]} are asked for, where only "
-            f"pictures of 8 bits are resized: set {fields}"
+            f"pictures of 8 bits are resized: {remedy or f'set {fields}'}"
         )
 
 
