@@ -57,7 +57,6 @@ def kept(images: np.ndarray) -> Tensor:
     """(N, H, W[, C]) → (N, C, H, W), contiguous: uint8 as it is, all others as float32."""
     images = images[..., None] if images.ndim == 3 else images
     kind = np.uint8 if images.dtype == np.uint8 else np.float32
-    refuse_beyond_memory(f"{len(images):,} arrays", images.size * np.dtype(kind).itemsize)
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1), kind))
 
 
@@ -119,6 +118,7 @@ def open_array(request: Request, path: Path) -> MemorySource:
         except SizeError as error:
             raise ValueError(f"each image of {shown(path)} {error}") from error
         found = range_of(images, request, shown(path))
+        refuse_beyond_memory(f"{len(images):,} arrays", 4 * images.size)
         pixels = kept(images[chosen])
         how = f"{height}x{width} as stored, {words(images.dtype, found, channels)}"
     digest = hashlib.sha256(np.ascontiguousarray(images).data.cast("B"))
