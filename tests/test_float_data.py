@@ -228,7 +228,7 @@ def test_samples_are_in_the_units_of_the_data(trained, tmp_path, capsys):
     assert np.allclose(images, np.moveaxis(own, 1, -1), rtol=1e-6)
     assert np.abs(own).max() > 5  # and not in [0, 1]
     assert again(trained, "--mode=sample", f"--output={tmp_path / 'folder'}") == 1
-    assert "have 4 channels: give a name in .npz" in capsys.readouterr().err
+    assert "these numbers have 4 channels: give a name in .npz" in capsys.readouterr().err
     assert again(trained, "--mode=sample", "--num_samples=1") == 0  # of itself an .npz
     assert [*(trained / "samples").glob("*_pc.npz")]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from score_sde import parallel, pictures
-from score_sde.commands.drawing import are_pictures, sheet
+from score_sde.commands.drawing import sheet
 from score_sde.commands.inputs import Inputs, place_of, read_input
 from score_sde.commands.latents import check_encodes, flow_options, shown, with_flow
 from score_sde.commands.origin import origin_of
@@ -65,9 +65,8 @@ def encode(
         checkpoint: a file to use instead, ours or a published one.
         output: a folder; samples/step_…_encode by default. It holds `latents.npz` (float32
             `latent` (N, C, H, W), `name`, `nfe` of both ways and, for a network of classes,
-            `label`), `round_trip.json` and the reconstructions as PNG files, of floats and of many
-            channels as `reconstructions.npz`. Beside it a sheet shows images, latents and
-            reconstructions.
+            `label`), `round_trip.json` and the reconstructions as PNG files, of floats as
+            `reconstructions.npz`. Beside it a sheet shows images, latents and reconstructions.
         raw: the weights as trained instead of their moving average.
         overrides: fields given on the command line, which may not contradict the checkpoint.
 
@@ -113,7 +112,7 @@ def encode(
             config, output, default, origin, reports.append, in_folder=True
         )
         place = output
-        if data_range(config) or not are_pictures(config):
+        if data_range(config):
             writable(place := output / "reconstructions.npz")
         with Logbook(workdir, beside=grid.parent, tensorboard=False) as log:
             for report in reports:

@@ -137,8 +137,8 @@ def prepare_output(
     holds them a new one is taken, whose name ends in the origin's first digits.
 
     Args:
-        config: of the network. PNG files hold pictures; where its images are none, they go into
-            an `.npz`, and floats do so by default.
+        config: of the network. Floats go into an `.npz` by default, and always where they have
+            other channels than a picture.
         output: what the user asks for, if anything.
         default: a folder.
         origin: of the images to come, see `origin_of`.
@@ -149,21 +149,21 @@ def prepare_output(
         Where the images go, and where the grid of them goes, beside it.
 
     Raises:
-        ValueError: a name that is neither a folder's nor an `.npz`, or a folder for images that
+        ValueError: a name that is neither a folder's nor an `.npz`, or a folder for floats that
             are no pictures.
         OSError: a place that cannot be written to, or an `.npz` that is there.
     """
-    many, range = not are_pictures(config), data_range(config)
-    if output is None and (many or range) and not in_folder:
+    range = () if in_folder else data_range(config)
+    if output is None and range:
         default = default.with_name(f"{default.name}.npz")
     output = output or default
-    if many and not in_folder and not _is_npz(output):
+    if range and not are_pictures(config) and not _is_npz(output):
         raise ValueError(
-            f"--output {output}: PNG files hold grey or RGB pictures, and these images have "
+            f"--output {output}: PNG files hold grey or RGB pictures, and these numbers have "
             f"{image_shape(config)[0]} channels: give a name in .npz"
         )
     grid = writable(output)
-    if range and not in_folder and not _is_npz(output):
+    if range and not _is_npz(output):
         report(
             f"PNG files have 8 bits: {range[0]:g} is black there, {range[1]:g} white, and what "
             "lies beyond is clipped; an --output in .npz keeps the numbers"
