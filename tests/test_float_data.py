@@ -273,6 +273,9 @@ def test_images_of_ones_own_are_arrays_in_these_units(trained, tmp_path, monkeyp
     ):
         assert again(trained, "--mode=edit", f"--input={tmp_path / name}") == 1
         assert message in capsys.readouterr().err
+    measured = ("--mode=restore", "--task=super_resolution", "--measured", given)
+    assert again(trained, *measured) == 1
+    assert "--measured takes pictures of 8 bits" in capsys.readouterr().err
 
 
 def test_nats_per_dim_are_those_of_the_density_of_the_numbers(
