@@ -823,21 +823,14 @@ def test_array_files_are_resized_and_grey_arrays_need_no_channel_axis(tmp_path):
     ("arrays", "message"),
     [
         ({"arr": np.zeros((2, 4, 4, 3), np.uint8)}, "name the array of images 'images'"),
-        ({"images": np.zeros((2, 4, 4, 3), np.float32)}, "give uint8"),
-        (
-            {"images": np.zeros((2, 3, 4, 4), np.uint8), "labels": np.zeros(2)},
-            "1, 3 or 4 channels",
-        ),
+        ({"images": np.zeros((2, 4, 4, 3), np.complex64)}, "give numbers .*: pictures as"),
+        ({"images": np.zeros((2, 4, 6, 2), np.uint8)}, r"set data\.num_channels=2"),
         ({"images": np.zeros((0, 4, 4, 3), np.uint8)}, "at least one"),
         ({"images": np.zeros((8, 8, 3), np.uint8)}, "like one colour image"),
         ({"images": np.zeros((2, 4, 4, 3), np.uint8), "labels": np.zeros(3, int)}, "labels in"),
     ],
 )
 def test_bad_array_files_are_refused(tmp_path, arrays, message):
-    arrays = {
-        key: value[:, :, :, :2] if "channels" in message and value.ndim == 4 else value
-        for key, value in arrays.items()
-    }
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(ValueError, match=message):
         open_images(tmp_path / "a.npz")
@@ -1029,7 +1022,10 @@ def test_names_are_taken_in_any_spelling_and_others_refused_with_the_nearest():
     ("changes", "message"),
     [
         ({"split": "valid"}, "must be one of train, test"),
-        ({"num_channels": 2}, r"data\.num_channels=2: it must be one of 1, 3, 4"),
+        (
+            {"name": "cifar10", "num_channels": 2},
+            r"data\.num_channels=2: it must be one of 1, 3, 4",
+        ),
         ({"image_size": (0, 4)}, r"data\.image_size"),
         ({"test_fraction": 1.0}, r"data\.test_fraction=1"),
         ({"name": "lsun"}, r"set data\.category"),

@@ -238,7 +238,7 @@ def test_folders_deeper_than_a_path_may_be_long_are_refused(tmp_path):
 
 PLAIN_WORDS = {
     "npy of 10^12 bytes": r"claims 1,000,000,000,000 bytes and it holds 100",
-    "npy of objects": "type object: give uint8",
+    "npy of objects": "type object: give numbers",
     "npy without a side": "at least one pixel",
     "npy cut off": r"claims 192 bytes and it holds 182",
     "npz encrypted": r"cannot be read \(it is encrypted\)",

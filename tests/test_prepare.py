@@ -286,7 +286,7 @@ def test_arrays_stay_float_and_their_range_is_stated(tmp_path):
         assert np.array_equal(stored, arrays[k % 5])
     assert index["range"] == [arrays.min(), arrays.max()]
     assert [name for name, _ in index["left_out"]] == ["6.npy", "7.npy"]
-    with pytest.raises(ValueError, match=r"arrays of 4 channels of float32 .* takes pictures"):
+    with pytest.raises(ValueError, match=r"has 4 channels, .* set data\.num_channels=4"):
         open_split(tmp_path / "out")
 
 

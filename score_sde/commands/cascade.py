@@ -28,6 +28,7 @@ from score_sde.config.build import (
     build_inverse_scaler,
     build_sampler,
     build_sde,
+    data_range,
     draw,
     drawn_classes,
     field,
@@ -145,6 +146,11 @@ def cascade(
     up, state = open_beside(
         upsampler, config, overrides or {}, upsampler=True, alone=source is not None
     )
+    if data_range(up):
+        raise ValueError(
+            f"{upsampler} is of floats, and --mode cascade passes pictures of 8 bits from the one "
+            "network to the other: take networks of pictures"
+        )
     sde, device = build_sde(up), build_device(up)
     batch = max(up.sampling.batch_size, config.sampling.batch_size)
     index = torch.arange(num_samples)
@@ -163,7 +169,7 @@ def cascade(
         network = network_of(up, state, upsampler, raw=raw)
         origin = _origin(up, network, base, source, images)
         default = workdir / "samples" / f"step_{step:08d}_cascade"
-        output, grid = prepare_output(output, default, origin, reports.append)
+        output, grid = prepare_output(up, output, default, origin, reports.append)
         with Logbook(workdir, beside=grid.parent, tensorboard=False) as log:
             for report in reports:
                 log.say(report)

@@ -8,7 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from score_sde.config.build import Config, Given, build_inverse_scaler, draw
+from score_sde.config.build import (
+    Config,
+    Given,
+    build_inverse_scaler,
+    data_range,
+    draw,
+    image_shape,
+)
 from score_sde.pictures import grid, labelled, save_film, save_png, to_uint8
 from score_sde.samplers import Sampler
 from score_sde.sde import SDE
@@ -84,27 +91,35 @@ def draw_with_film(
     return images, film.frames(images)
 
 
-def save_grid_and_film(path: Path, images: Tensor, frames: Sequence[Tensor]) -> np.ndarray:
+def save_grid_and_film(
+    config: Config, path: Path, images: Tensor, frames: Sequence[Tensor]
+) -> np.ndarray:
     """Writes what `draw_with_film` gives: a grid as PNG and, beside it, the film as GIF.
 
     Returns:
         The grid, (H, W, C) uint8.
     """
-    picture = grid(images)
+    picture = sheet(config, images)
     save_png(path, picture)
-    save_film(path.with_suffix(".gif"), [_laid_out(frame) for frame in frames])
+    save_film(path.with_suffix(".gif"), [_of_film(config, x) for x in frames])
     return picture
 
 
 def save_labelled(
-    stem: Path, sheet: np.ndarray, images: Tensor, film: Film, said: Sequence[str]
+    config: Config,
+    stem: Path,
+    laid_out: np.ndarray,
+    images: Tensor,
+    film: Film,
+    said: Sequence[str],
 ) -> tuple[Path, Path]:
     """Writes a sheet and a film of samples, with what made them written above.
 
     Args:
+        config: of the network.
         stem: `STEM_sheet.png` and `STEM_film.gif` are written.
-        sheet: the samples laid out, (H, W, C) uint8.
-        images: the first samples, uint8 (n, C, H, W).
+        laid_out: the samples in a sheet, (H, W, C) uint8.
+        images: the first samples, (n, C, H, W), uint8 or in [0, 1].
         film: of them.
         said: lines for both.
 
@@ -112,9 +127,9 @@ def save_labelled(
         The two files.
     """
     png, gif = (stem.with_name(f"{stem.name}{end}") for end in ("_sheet.png", "_film.gif"))
-    save_png(png, labelled(sheet, said))
+    save_png(png, labelled(laid_out, said))
     frames = zip(film.frames(images), film.captions(), strict=True)
-    save_film(gif, [labelled(_laid_out(x), [*said, caption]) for x, caption in frames])
+    save_film(gif, [labelled(_of_film(config, x), [*said, caption]) for x, caption in frames])
     return png, gif
 
 
@@ -136,5 +151,28 @@ def method_in_words(config: Config, sampler: Sampler) -> str:
     return ", ".join(said)
 
 
-def _laid_out(x: Tensor) -> np.ndarray:
-    return grid(x[:FILM_IMAGES], scale=max(1, FILM_PIXELS // max(x.shape[-2:])))
+def are_pictures(config: Config) -> bool:
+    """Whether a config's images are seen as they are: grey or RGB, or RGBA of 8 bits."""
+    channels = image_shape(config)[0]
+    return channels in (1, 3) or (channels == 4 and not data_range(config))
+
+
+def told_of_channels(config: Config) -> str:
+    """How a sheet shows the channels of images that are no pictures, for a log."""
+    return "" if are_pictures(config) else ", each channel grey, side by side"
+
+
+def sheet(
+    config: Config, images: Tensor, columns: int | None = None, scale: int | None = None
+) -> np.ndarray:
+    """Images (N, C, H, W) in [0, 1] or uint8, laid out by `pictures.grid`.
+
+    Those of a config whose images are no pictures are grey panels, one for each channel.
+    """
+    if not are_pictures(config):
+        images = images.transpose(1, 2).flatten(2)[:, None]
+    return grid(images, columns, scale)
+
+
+def _of_film(config: Config, x: Tensor) -> np.ndarray:
+    return sheet(config, x[:FILM_IMAGES], scale=max(1, FILM_PIXELS // max(x.shape[-2:])))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from score_sde import parallel, pictures
 from score_sde.commands import restored
+from score_sde.commands.drawing import sheet
 from score_sde.commands.inputs import Inputs, place_of, read_input
 from score_sde.commands.origin import origin_of
 from score_sde.commands.progress import advice_on_batches
@@ -121,7 +122,7 @@ def edit(
         if not world.is_main:
             take_part(parts)
             return output or default
-        output, grid = prepare_output(output, default, origin, reports.append)
+        output, grid = prepare_output(config, output, default, origin, reports.append)
         start = _last(sampler, strength).start
         with Logbook(workdir, beside=grid.parent, tensorboard=False) as log:
             for report in reports:
@@ -146,7 +147,7 @@ def edit(
             rows = [inputs.images[:few, None], begun[:, None]]
             rows = [pictures.to_uint8(row) for row in rows]
             rows.append(drawn.unflatten(0, (-1, completions)))
-            picture = pictures.grid(torch.cat(rows, dim=1).flatten(0, 1), columns=2 + completions)
+            picture = sheet(config, torch.cat(rows, dim=1).flatten(0, 1), 2 + completions)
             pictures.save_png(grid, picture)
             log.say(f"{total} edits, {nfe:.1f} network evaluations each; sheet: {grid}")
     return output

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from score_sde import parallel, pictures
+from score_sde.commands.drawing import sheet
 from score_sde.commands.inputs import Inputs, place_of, read_input
 from score_sde.commands.latents import check_encodes, flow_options, shown, with_flow
 from score_sde.commands.origin import origin_of
 from score_sde.commands.progress import advice_on_batches
-from score_sde.commands.sample import prepare_output, write_images
+from score_sde.commands.sample import prepare_output, writable, write_images
 from score_sde.commands.shared import draw_together, join, take_part
 from score_sde.commands.weights import network_of, open_checkpoint
 from score_sde.config.build import (
@@ -21,6 +22,7 @@ from score_sde.config.build import (
     build_device,
     build_scaler,
     build_sde,
+    data_range,
     field,
     guided,
     label_of,
@@ -63,8 +65,8 @@ def encode(
         checkpoint: a file to use instead, ours or a published one.
         output: a folder; samples/step_…_encode by default. It holds `latents.npz` (float32
             `latent` (N, C, H, W), `name`, `nfe` of both ways and, for a network of classes,
-            `label`), `round_trip.json` and the reconstructions as PNG files. Beside it a sheet
-            shows images, latents and reconstructions.
+            `label`), `round_trip.json` and the reconstructions as PNG files, of floats as
+            `reconstructions.npz`. Beside it a sheet shows images, latents and reconstructions.
         raw: the weights as trained instead of their moving average.
         overrides: fields given on the command line, which may not contradict the checkpoint.
 
@@ -106,7 +108,12 @@ def encode(
         facts = {"task": "encode", "input": place_of(source), "images": len(inputs)}
         origin = origin_of(config, tensors, **facts)
         default = workdir / "samples" / f"step_{state['step']:08d}_encode"
-        output, grid = prepare_output(output, default, origin, reports.append)
+        output, grid = prepare_output(
+            config, output, default, origin, reports.append, in_folder=True
+        )
+        place = output
+        if data_range(config):
+            writable(place := output / "reconstructions.npz")
         with Logbook(workdir, beside=grid.parent, tensorboard=False) as log:
             for report in reports:
                 log.say(report)
@@ -116,7 +123,7 @@ def encode(
                 config,
                 parts,
                 len(inputs),
-                output,
+                place,
                 keep=GRID_IMAGES,
                 origin=origin,
                 network=network,
@@ -127,7 +134,7 @@ def encode(
             _save_latents(output / "latents.npz", latents, inputs, trips)
             text = json.dumps(report, indent=2) + "\n"
             save(output / "round_trip.json", lambda file: file.write(text.encode()))
-            pictures.save_png(grid, _sheet(inputs.images, shown(sde, latents), drawn))
+            pictures.save_png(grid, _sheet(config, inputs.images, shown(sde, latents), drawn))
             log.say(
                 f"{len(inputs)} latents: {output / 'latents.npz'}; reconstructions are off by "
                 f"{report['max']:.2g} at most and by {report['rms']:.2g} (RMS) in the mean, of "
@@ -233,10 +240,10 @@ def _save_latents(path: Path, latents: Tensor, inputs: Inputs, done: list[Recons
     save(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
-def _sheet(images: Tensor, latents: Tensor, drawn: Tensor) -> np.ndarray:
+def _sheet(config: Config, images: Tensor, latents: Tensor, drawn: Tensor) -> np.ndarray:
     """Rows of images, with their latents and their reconstructions below."""
     rows = [pictures.to_uint8(x[: len(drawn)]) for x in (images, latents, drawn)]
     columns = min(COLUMNS, len(drawn))
     white = rows[0].new_full((-len(drawn) % columns, *drawn.shape[1:]), 255)
     blocks = [torch.cat([row, white]).unflatten(0, (-1, columns)) for row in rows]
-    return pictures.grid(torch.stack(blocks, dim=1).flatten(0, 2), columns=columns)
+    return sheet(config, torch.stack(blocks, dim=1).flatten(0, 2), columns)

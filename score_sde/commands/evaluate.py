@@ -56,7 +56,7 @@ def evaluate(
     base: Path | None = None,
     sources: tuple[Source, Source] | None = None,
 ) -> list[Path]:
-    """Computes what can be computed of checkpoints: loss, bits/dim, samples and their distances.
+    """Computes what can be computed of checkpoints: loss, likelihood, samples, their distances.
 
     What is there from an earlier, interrupted evaluation of the same things is used.
 
@@ -299,7 +299,7 @@ class _Evaluation:
         self.log.scalars(step, values)
 
     def _draw(self, subject: Subject, figures: dict[str, Figure]) -> None:
-        """The report as a picture: samples, bits/dim by image, loss by noise level."""
+        """The report as a picture: samples, densities by image, loss by noise level."""
         step, results = self.state["step"], subject.results
         grids = {
             title: pictures.grid(images, columns)
@@ -307,7 +307,14 @@ class _Evaluation:
         }
         for title, grid in grids.items():
             self.log.images(step, f"eval/{title}", grid)
-        bits = {k: results[f"bits {k}"] for k in ("test", "train") if f"bits {k}" in results}
+        densities = {
+            f"{unit} per dimension, by image": {
+                split: results[f"{unit} {split}"]
+                for split in ("test", "train")
+                if f"{unit} {split}" in results
+            }
+            for unit in ("bits", "nats")
+        }
         by_level = figures.get("held_out_loss", {}).get("by_level", [])
         columns = (
             [sum(level["t"]) / 2 for level in by_level],
@@ -319,7 +326,7 @@ class _Evaluation:
                 self._report(".png"),
                 f"{self.path.name}, step {step}",
                 grids,
-                {"bits per dimension, by image": bits} if bits else {},
+                {title: values for title, values in densities.items() if values},
                 {"held-out loss by noise level": columns} if by_level else {},
             )
 

@@ -7,8 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from score_sde.config.build import Config, drawn_classes, field, image_shape, open_split
-from score_sde.data import MemorySource, Pictures, Source, open_pictures, to_unit
+from score_sde.config.build import (
+    Config,
+    data_range,
+    drawn_classes,
+    field,
+    image_shape,
+    open_split,
+)
+from score_sde.data import MemorySource, Pictures, Source, open_pictures
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ def read_input(
         labels = source.labels(row).cpu() if label < 0 else torch.full_like(row, label)
     known = source.names if isinstance(source, MemorySource) else ()
     names = known or [f"{source.info.name} {source.info.split} {k}" for k in row.tolist()]
-    return Inputs(to_unit(source.images(row), source.info.levels), labels, list(names[: len(row)]))
+    return Inputs(source.info.to_unit(source.images(row)), labels, list(names[: len(row)]))
 
 
 def open_input(
@@ -79,8 +86,8 @@ def open_input(
 
     Args:
         config: of the network.
-        path: an image, a folder of images or an array file (`--input`); None for the recipe's
-            test images.
+        path: an image, a folder of images or an array file (`--input`), which alone holds floats;
+            None for the recipe's test images.
         count: how many are asked for, at most.
         measured: (C, H, W) of measurements of one image of the network's size, where a user's own
             are such measurements. They are taken as they are: of this size, or of a larger one
@@ -93,10 +100,16 @@ def open_input(
     """
     channels, height, width = measured or image_shape(config)
     fit = field(config, "sampling.fit")
+    if path is not None and measured and data_range(config):
+        raise ValueError(
+            "--measured takes pictures of 8 bits, and this network knows floats: give the images "
+            "themselves, without --measured"
+        )
     if path is not None and measured:
         source = _as_measured(path, tuple(measured), count, fit)
     elif path is not None:
-        source = open_pictures(path, (height, width), channels, count, fit)
+        size, range = (height, width), data_range(config)
+        source = open_pictures(path, size, channels, count, fit, range)
     elif fit == "resize":
         source = open_split(config, "test")
     else:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from score_sde import pictures
+from score_sde.commands.drawing import sheet as sheet_of
 from score_sde.commands.inputs import place_of, read_input
 from score_sde.commands.latents import check_encodes, flow_options, with_flow
 from score_sde.commands.origin import origin_of
@@ -124,7 +125,7 @@ def interpolate(
         first = {} if inputs is None else {"first image": inputs.images[0]}
         origin = origin_of(config, {**network.state_dict(), **first}, times=times, **facts)
         default = workdir / "samples" / f"step_{state['step']:08d}_interpolate"
-        output, sheet = prepare_output(output, default, origin, reports.append)
+        output, sheet = prepare_output(config, output, default, origin, reports.append)
 
         def scores(labels: Tensor | None) -> ScoreFor:
             return thresholded(config, sde, guided(config, network, sde, label_of(labels)))
@@ -158,7 +159,7 @@ def interpolate(
                 network=network,
                 label_of=label_of(strip_labels),
             )
-            pictures.save_png(sheet, pictures.grid(drawn, columns=frames))
+            pictures.save_png(sheet, sheet_of(config, drawn, frames))
             log.say(f"{total} images, {nfe:.1f} network evaluations each; strips: {sheet}")
             if len(z) < 4:
                 return output
@@ -166,7 +167,7 @@ def interpolate(
             parts = list(decode(sampler, scores(labels), between, **options))
             images = build_inverse_scaler(config)(torch.cat([part.x for part in parts])).cpu()
             square = sheet.with_name(sheet.name.replace("_grid.png", "_corners.png"))
-            pictures.save_png(square, pictures.grid(images, columns=frames))
+            pictures.save_png(square, sheet_of(config, images, frames))
             log.say(f"{len(images)} images between the first four: {square}")
     return output
 

@@ -20,9 +20,11 @@ from score_sde.config.build import (
     build_sampler,
     build_score,
     build_sde,
+    data_range,
     draw,
 )
 from score_sde.config.holds import expanded
+from score_sde.data import from_unit
 from score_sde.samplers import Sampler
 from score_sde.sde import SDE, Score
 from score_sde.tensor_ops import UnknownName
@@ -66,7 +68,8 @@ class Loaded:
             seed: of the noise; that of the config by default.
 
         Returns:
-            Float images in [0, 1], (n, C, H, W), on the network's device. Where an adaptive
+            Float images in [0, 1], (n, C, H, W), on the network's device; of a network of floats
+            in the units of its data, and not clipped. Where an adaptive
             sampler gives up on one, it is what was reached, and a warning says so.
 
         Raises:
@@ -78,6 +81,7 @@ class Loaded:
         index, sampler = torch.arange(n), self.sampler
         parts = draw(config, self.network, self.sde, index, device, sampler=sampler, seed=seed)
         inverse_scale, images = build_inverse_scaler(self.config), list[Tensor]()
+        range = data_range(self.config)
         for part in parts:
             pictures.check_finite(part.x)
             if part.status is not None and part.status.any():
@@ -87,7 +91,8 @@ class Loaded:
                     "raise sampling.max_steps or the tolerances",
                     stacklevel=2,
                 )
-            images.append(inverse_scale(part.x).clamp(0, 1))
+            unit = inverse_scale(part.x)
+            images.append(from_unit(unit, range) if range else unit.clamp(0, 1))
         return torch.cat(images)
 
 

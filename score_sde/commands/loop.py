@@ -27,7 +27,7 @@ from score_sde.config.build import (
     image_shape,
     set_tf32,
 )
-from score_sde.data import Source, to_unit, train_batches
+from score_sde.data import Source, train_batches
 from score_sde.data.memory import free_bytes
 from score_sde.logbook import Logbook
 from score_sde.sde import SDE
@@ -229,7 +229,7 @@ def held_out_batch(run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n = min(config.training.batch_size, len(run.test_source))
     index = torch.arange(n)
     with reading(run):
-        images = to_unit(run.test_source.images(index), run.test_source.info.levels)
+        images = run.test_source.info.to_unit(run.test_source.images(index))
     x_0 = build_scaler(config)(images.to(run.device))
     label = run.test_source.labels(index).to(run.device)
     t = run.objective.times(n, run.device, torch.Generator(run.device).manual_seed(seed))

@@ -70,7 +70,7 @@ def _told(root: Path, index: dict[str, Any]) -> str:
         low, high = index["range"]
         lines.append(
             f"they are arrays of {index['channels']} channels of {index['dtype']}, from {low:g} "
-            f"to {high:g}, kept as they are: data.dataset=shards does not train on these"
+            f"to {high:g}, kept as they are"
         )
     if index["enlarged"]:
         lines.append(f"{index['enlarged']:,} of them were smaller and are enlarged")
@@ -92,11 +92,12 @@ def _told(root: Path, index: dict[str, Any]) -> str:
             f"{shown(root / INDEX)}"
         )
     lines += index["notes"]
-    if index["kind"] == "pictures":
-        height, width = index["size"]
-        wide = f" --config.data.image_width={width}" if width != height else ""
-        lines.append(
-            f"train on them with --config.data.dataset=shards --config.data.root={shown(root)} "
-            f"--config.data.image_size={height}{wide}"
-        )
+    height, width = index["size"]
+    more = f" --config.data.image_width={width}" if width != height else ""
+    if index["kind"] == "arrays":
+        more += f" --config.data.num_channels={index['channels']}"
+    lines.append(
+        f"train on them with --config.data.dataset=shards --config.data.root={shown(root)} "
+        f"--config.data.image_size={height}{more}"
+    )
     return "\n".join(lines)

@@ -29,7 +29,7 @@ from score_sde.config.build import (
     build_task,
     drawn_classes,
 )
-from score_sde.data import Source, to_unit
+from score_sde.data import Source
 from score_sde.logbook import Logbook
 from score_sde.noise import SampleNoise, Stream
 from score_sde.posteriors import Measurement, Replaced
@@ -102,7 +102,7 @@ def restore(
     _check_heeded(config, restorer, overrides)
     reports += [*given.info.notes, *_advice(config, restorer, overrides)]
     row = torch.arange(min(num_images, len(given)))
-    pixels = to_unit(given.images(row), given.info.levels)
+    pixels = given.info.to_unit(given.images(row))
     truth = None if measured else pixels
     labels = given.labels(row) if given.info.num_classes and drawn_classes(config) else None
     known = _measure(config, measurement, pixels, labels, measured)
@@ -131,11 +131,11 @@ def restore(
         # As the figures of all lie in one file, fewer or more images go to another folder.
         facts = _facts(config, source, len(row), completions, measured)
         origin = origin_of(config, tensors, times=times, **facts)
-        output, grid = prepare_output(output, default, origin, reports.append)
+        output, grid = prepare_output(config, output, default, origin, reports.append)
         with Logbook(workdir, beside=grid.parent, tensorboard=False) as log:
             for report in reports:
                 log.say(report)
-            levels = given.info.levels
+            levels = given.info.levels or 256  # floats are compared as they are shown
             _draw(log, restorer, parts, network, known, truth, levels, output, grid, origin)
     return output
 

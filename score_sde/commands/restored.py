@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from score_sde import atomic, pictures
+from score_sde.commands.drawing import sheet as laid_out
 from score_sde.config.build import Config, Measured, build_inverse_scaler, build_scaler
 from score_sde.evaluation.restoration import restoration_figures
 from score_sde.posteriors import Measurement
@@ -43,7 +44,7 @@ def sheet(
     columns = [] if truth is None else [pictures.to_uint8(truth[:m, None])]
     columns += [pictures.to_uint8(seen), drawn[:m]]
     together = torch.cat(columns, dim=1)
-    return pictures.grid(together.flatten(0, 1), columns=together.shape[1])
+    return laid_out(config, together.flatten(0, 1), together.shape[1])
 
 
 def shown(config: Config, measurement: Measurement, measured: Measured) -> Tensor:

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from score_sde import atomic, parallel, pictures
-from score_sde.commands.drawing import FILM_IMAGES, Film, method_in_words, save_labelled
+from score_sde.commands.drawing import (
+    FILM_IMAGES,
+    Film,
+    are_pictures,
+    method_in_words,
+    save_labelled,
+    sheet,
+    told_of_channels,
+)
 from score_sde.commands.origin import origin_of
 from score_sde.commands.progress import advice_on_batches
 from score_sde.commands.sampling_grid import times_of
@@ -25,11 +33,14 @@ from score_sde.config.build import (
     build_inverse_scaler,
     build_sampler,
     build_sde,
+    data_range,
     draw,
     drawn_classes,
     field,
+    image_shape,
     sample_labels,
 )
+from score_sde.data import from_unit
 from score_sde.logbook import Logbook
 from score_sde.samplers import SAMPLERS, Samples
 from score_sde.solvers.step import arguments_of
@@ -91,7 +102,7 @@ def sample(
             take_part(parts)
             return output or default
         origin = origin_of(config, network.state_dict(), times=times)
-        output, grid = prepare_output(output, default, origin, reports.append)
+        output, grid = prepare_output(config, output, default, origin, reports.append)
         with Logbook(workdir, beside=grid.parent, tensorboard=False) as log:
             for report in reports:
                 log.say(report)
@@ -108,12 +119,15 @@ def sample(
             )
             laid_out = _grid(config, images)
             pictures.save_png(grid, laid_out)
-            log.say(f"{num_samples} images, {nfe:.1f} network evaluations each; grid: {grid}")
+            log.say(
+                f"{num_samples} images, {nfe:.1f} network evaluations each; grid: {grid}"
+                f"{told_of_channels(config)}"
+            )
             if film is not None:
                 weights = f"{path.name}{', raw weights' if raw else ''}"
                 how = f"{method_in_words(config, sampler)}, {nfe:,.0f} evaluations each"
                 stem = grid.with_name(grid.name.removesuffix("_grid.png"))
-                made = save_labelled(stem, laid_out, images, film, [weights, how])
+                made = save_labelled(config, stem, laid_out, images, film, [weights, how])
                 log.say(f"sheet: {made[0]}; film: {made[1]}")
     return output
 
@@ -122,15 +136,21 @@ def _grid(config: Config, images: Tensor) -> np.ndarray:
     """The first images; of each class a row, where all classes have their turn."""
     classes, n = drawn_classes(config), len(images)
     if not classes or n <= classes or field(config, "sampling.label") >= 0:
-        return pictures.grid(images)
+        return sheet(config, images)
     columns = -(-n // classes)
     white = images.new_full((columns * classes - n, *images.shape[1:]), 255)
     rows = torch.cat([images, white]).unflatten(0, (columns, classes)).transpose(0, 1)
-    return pictures.grid(rows.flatten(0, 1), columns=columns)
+    return sheet(config, rows.flatten(0, 1), columns)
 
 
 def prepare_output(
-    output: Path | None, default: Path, origin: str, report: Callable[[str], None]
+    config: Config,
+    output: Path | None,
+    default: Path,
+    origin: str,
+    report: Callable[[str], None],
+    *,
+    in_folder: bool = False,
 ) -> tuple[Path, Path]:
     """Refuses an output that cannot be written, before anything is drawn; makes its folder.
 
@@ -138,29 +158,46 @@ def prepare_output(
     holds them a new one is taken, whose name ends in the origin's first digits.
 
     Args:
+        config: of the network. Floats go into an `.npz` by default, and always where they have
+            other channels than a picture.
         output: what the user asks for, if anything.
         default: a folder.
         origin: of the images to come, see `origin_of`.
-        report: is given a sentence where another folder is taken.
+        report: is given a sentence where another folder is taken, or PNG files lose numbers.
+        in_folder: whether there is more to write than images, so that it must be a folder.
 
     Returns:
         Where the images go, and where the grid of them goes, beside it.
 
     Raises:
-        ValueError: a name that is neither a folder's nor an `.npz`.
+        ValueError: a name that is neither a folder's nor an `.npz`, or a folder for floats that
+            are no pictures.
         OSError: a place that cannot be written to, or an `.npz` that is there.
     """
+    range = () if in_folder else data_range(config)
+    if output is None and range:
+        default = default.with_name(f"{default.name}.npz")
     output = output or default
-    grid = _writable(output)
+    if range and not are_pictures(config) and not _is_npz(output):
+        raise ValueError(
+            f"--output {output}: PNG files hold grey or RGB pictures, and these numbers have "
+            f"{image_shape(config)[0]} channels: give a name in .npz"
+        )
+    grid = writable(output)
+    if range and not _is_npz(output):
+        report(
+            f"PNG files have 8 bits: {range[0]:g} is black there, {range[1]:g} white, and what "
+            "lies beyond is clipped; an --output in .npz keeps the numbers"
+        )
     if not _is_npz(output) and pictures.origin_of(output) not in (None, origin):
         whole = output.resolve()
         other = whole.with_name(f"{whole.name}_{origin[:8]}")
         report(f"{output} holds images of other weights, seed or settings: these go to {other}")
-        output, grid = other, _writable(other)
+        output, grid = other, writable(other)
     return output, grid
 
 
-def _writable(output: Path) -> Path:
+def writable(output: Path) -> Path:
     """Where the grid of the images goes; refuses a place that cannot be written to."""
     if output.suffix.lower() in (".png", ".jpg", ".jpeg", ".gif", ".npy"):
         raise ValueError(f"--output {output}: give a folder for PNG files, or a name in .npz")
@@ -202,7 +239,7 @@ def write_images(
     network: nn.Module | None = None,
     label_of: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, float]:
-    """Images to files as they come.
+    """Images to files as they come; an .npz has floats in their own units, float32.
 
     Args:
         log: shows the progress.
@@ -216,26 +253,32 @@ def write_images(
         label_of: sample indices → classes, which an .npz then holds as well.
 
     Returns:
-        The first images, uint8 (n, C, H, W), and the mean number of evaluations of all.
+        The first images, uint8 (n, C, H, W), of floats their range in 256 levels, and the mean
+        number of evaluations of all.
     """
     inverse_scale, first = build_inverse_scaler(config), list[Tensor]()
     evaluations, kept = 0.0, 0
+    range, npz = data_range(config), _is_npz(output)
 
     def drawn() -> Iterator[tuple[Tensor, Tensor]]:
         nonlocal evaluations, kept
         for part in parts:
             _report_unfinished(log, config, part)
-            images = pictures.to_uint8(inverse_scale(part.x)).cpu()
+            unit = inverse_scale(part.x)
+            images = pictures.to_uint8(unit).cpu()
             if kept < keep:
                 first.append(images[: keep - kept].clone())
                 kept += len(first[-1])
+            if range and npz:
+                images = from_unit(unit, range).cpu()
             evaluations += part.nfe.cpu().double().sum().item()
             yield images, part.index.cpu()
             bar.update(len(part.index))
 
     with log.progress(total, unit="image") as bar, _counted(network, bar):
-        if _is_npz(output):
-            pictures.stream_npz(output, drawn(), total, label_of)
+        if npz:
+            floats = bool(range)
+            pictures.stream_npz(output, drawn(), total, label_of, as_floats=floats)
         else:
             for images, index in drawn():
                 pictures.save_images(output, images, index, origin)

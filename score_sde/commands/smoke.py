@@ -18,13 +18,14 @@ from score_sde.config.build import (
     Config,
     build_sde,
     build_sources,
+    data_range,
     empty_network,
     image_shape,
     num_classes,
     upsampling_factor,
 )
 from score_sde.config.check import check_config
-from score_sde.data import DatasetInfo, MemorySource, Source
+from score_sde.data import DatasetInfo, MemorySource, Source, from_unit
 
 WIDTHS = (8, 32)
 """Widths that `reduced` tries, in this order."""
@@ -73,10 +74,20 @@ def synthetic_sources(config: Config) -> tuple[Source, Source]:
 
     def source(split: str, n: int) -> Source:
         index = torch.arange(n)
-        images = noise.uniform(config.seed, index, 0, shape).mul(256).to(torch.uint8)
+        unit, floats = noise.uniform(config.seed, index, 0, shape), data_range(config)
+        images = from_unit(unit, floats) if floats else unit.mul(256).to(torch.uint8)
         names = tuple(str(label) for label in range(classes))
         info = DatasetInfo(
-            "synthetic", split, n, shape, 256, classes, names, "synthetic", "random pixels"
+            "synthetic",
+            split,
+            n,
+            shape,
+            0 if floats else 256,
+            classes,
+            names,
+            "synthetic",
+            "random pixels",
+            range=floats,
         )
         return MemorySource(info, images, index % classes if classes else None)
 

@@ -8,7 +8,7 @@ import torch
 
 from score_sde import checkpoints, parallel, pictures
 from score_sde.commands import advice
-from score_sde.commands.drawing import draw_with_film, save_grid_and_film
+from score_sde.commands.drawing import draw_with_film, save_grid_and_film, sheet, told_of_channels
 from score_sde.commands.first_screen import (
     activation_bytes,
     first_screen,
@@ -38,10 +38,12 @@ from score_sde.config.build import (
     build_sources,
     build_state,
     build_train_step,
+    data_range,
     given_of,
     held_out_inputs,
     label_dropout,
     num_classes,
+    with_range,
 )
 from score_sde.config.check import check_config, check_data
 from score_sde.data import Source
@@ -92,11 +94,13 @@ def train(
     path, saved = newest or (workdir, None)
     if saved:
         checkpoints.check_complete(saved, path)
+        config = with_range(config, data_range(history.from_json(saved["config"])))
         changed = changes.of_fields(saved, path, config, allow)
         origin = origin_of(saved, init_from, workdir)
     with parallel.main_first(world):  # it fetches what is missing
         train_source, test_source = sources or build_sources(config)
     check_data(config, train_source.info)
+    config = with_range(config, train_source.info.range)
     if saved:
         changed += changes.of_images(saved, path, train_source.info, allow)
     torch.manual_seed(config.seed)
@@ -199,7 +203,7 @@ def _snapshot(run: Run) -> None:
         with evaluating(network):
             if first:  # the average lags behind at first: a user sees that the weights do learn
                 raw, _ = draw_with_film(config, network, *what)
-                pictures.save_png(folder / f"step_{step:08d}_raw.png", pictures.grid(raw))
+                pictures.save_png(folder / f"step_{step:08d}_raw.png", sheet(config, raw))
             with run.state.ema.applied(network):
                 images, frames = draw_with_film(config, network, *what)
     except pictures.NotFiniteError as error:
@@ -208,10 +212,11 @@ def _snapshot(run: Run) -> None:
     except Interrupted:
         run.log.say(f"the samples of step {step} were left off")
         return
-    grid = save_grid_and_film(folder / f"step_{step:08d}.png", images, frames)
+    grid = save_grid_and_film(config, folder / f"step_{step:08d}.png", images, frames)
     run.log.images(step, "samples", grid)
     draw_losses(run)
-    run.log.say(f"samples of step {step}: {folder / f'step_{step:08d}.png'}")
+    path = folder / f"step_{step:08d}.png"
+    run.log.say(f"samples of step {step}: {path}{told_of_channels(config)}")
 
 
 def _of_score_network(config: Config, sde: SDE) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from score_sde.config.build import (
 from score_sde.config.check import check_config
 from score_sde.config.history import from_json
 from score_sde.config.schema import defaults
-from score_sde.data import Source, to_unit
+from score_sde.data import Source
 from score_sde.score import NoisyClassifier
 from score_sde.sde import SDE
 from score_sde.tensor_ops import expand_to
@@ -173,7 +173,7 @@ def accuracy_by_level(run: Run, network: nn.Module) -> tuple[list[float], list[f
     right = torch.zeros(len(levels), dtype=torch.int64)
     classifier = NoisyClassifier(network, sde)
     for part in index.split(config.eval.batch_size):
-        images = to_unit(source.images(part), source.info.levels)
+        images = source.info.to_unit(source.images(part))
         x_0 = build_scaler(config)(images.to(run.device))
         label = source.labels(part).to(run.device)
         z = noise.normal(

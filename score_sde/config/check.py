@@ -20,6 +20,7 @@ from score_sde.config.build import (
     build_sampler,
     build_sde,
     check_guides,
+    data_range,
     empty_network,
     field,
     image_shape,
@@ -31,6 +32,7 @@ from score_sde.config.history import leaves
 from score_sde.config.schema import FIELDS
 from score_sde.data import DatasetInfo, canonical_name
 from score_sde.data.memory import installed_bytes
+from score_sde.data.scaling import refuse_dequantisation
 from score_sde.sde import SDE
 
 DEVICES = ("cpu", "cuda", "mps")
@@ -306,16 +308,30 @@ def check_data(config: Config, info: DatasetInfo) -> None:
     """Refuses data that do not fit the network.
 
     Raises:
-        ValueError: images of another shape, or class labels that the data set does not have.
+        ValueError: images of another shape or range, noise on floats, or class labels that the
+            data set does not have.
     """
     if info.shape != image_shape(config):
         raise ValueError(
             f"the images of {info.name} are {info.shape} (channels, height, width), the network's "
             f"{image_shape(config)}: set data.num_channels, data.image_size and data.image_width"
         )
+    _check_range(config, info)
     classes = num_classes(config)
     if classes and classes != info.num_classes:
         raise ValueError(
             f"config.model.num_classes={classes}, but {info.name} has {info.num_classes} classes; "
             "set the same number, or 0 for a network without labels"
         )
+
+
+def _check_range(config: Config, info: DatasetInfo) -> None:
+    known = data_range(config)
+    if known and tuple(info.range) != known:
+        what = "pictures of 8 bits" if not info.range else f"numbers whose range is {info.range}"
+        raise ValueError(
+            f"{info.name} holds {what}, and config.data.range={known}: give data of this range, "
+            "or for a network of others leave it out"
+        )
+    if config.data.uniform_dequantization:
+        refuse_dequantisation(info.range, info.name)

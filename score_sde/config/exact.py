@@ -83,8 +83,9 @@ def _classes(source: Source, scale: Callable[[Tensor], Tensor], std: float) -> M
 
 
 def real_images(source: Source, index: Tensor) -> Tensor:
-    """Images of a split as floats in [0, 1], (n, C, H, W)."""
-    return spread_levels(source.images(index), source.info.levels).float() / 255
+    """Images of a split as floats in [0, 1], or beyond a stated range, (n, C, H, W)."""
+    images, info = source.images(index), source.info
+    return info.to_unit(images) if info.range else spread_levels(images, info.levels).float() / 255
 
 
 MIXTURES: dict[str, Callable[[Source, Callable[[Tensor], Tensor], float], Mixture]] = {

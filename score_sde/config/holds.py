@@ -159,6 +159,12 @@ def _interval(items: tuple[Any, ...]) -> bool:
     return numbers and (not items or (len(items) == 2 and 0 <= items[0] < items[1]))
 
 
+def _range(items: tuple[Any, ...]) -> bool:
+    numbers = all(type(x) in (int, float) and math.isfinite(x) for x in items)
+    return numbers and (not items or (len(items) == 2 and items[0] < items[1]))
+
+
+RANGE = Numbers("two numbers, the lower one first, as (-1.5, 4.0), or ()", _range)
 INTERVAL = Numbers("two numbers from 0 up, the lower one first, as (0.2, 5.0), or ()", _interval)
 SIDES = Numbers("whole numbers from 1 up, as (16,), or () for none", _whole)
 LEVELS = Numbers(

@@ -1,4 +1,6 @@
-"""Data: sources of uint8 images → batches of floats, ordered by (seed, epoch) alone.
+"""Data: sources of images → batches of floats, ordered by (seed, epoch) alone.
+
+Images are grey levels (uint8) or floats of a stated range, and `scaling` brings both to [0, 1].
 
 `open_source` opens a split of a data set by name; `train_batches` and `eval_batches` turn it into
 batches.
@@ -14,7 +16,6 @@ from score_sde.data.batches import (
     EpochOrder,
     dequantise,
     eval_batches,
-    to_unit,
     train_batches,
 )
 from score_sde.data.downsampled import Downsampled
@@ -22,6 +23,7 @@ from score_sde.data.fits import FITS, Fit
 from score_sde.data.folder import Pictures, open_pictures, read_mask, read_soft_mask
 from score_sde.data.named import DATASETS, OF_THE_USER, canonical_name, open_source
 from score_sde.data.pixels import conform
+from score_sde.data.scaling import Range, from_unit, to_unit
 from score_sde.data.sources import (
     DatasetInfo,
     MemorySource,
@@ -42,6 +44,7 @@ __all__ = [
     "Fit",
     "MemorySource",
     "Pictures",
+    "Range",
     "Request",
     "Source",
     "StreamingSource",
@@ -49,6 +52,7 @@ __all__ = [
     "conform",
     "dequantise",
     "eval_batches",
+    "from_unit",
     "inverse_scale",
     "open_pictures",
     "open_source",

@@ -31,7 +31,9 @@ Check = Callable[[tuple[int, ...], np.dtype], None]
 
 
 def read_images(path: Path) -> tuple[np.ndarray, Tensor | None]:
-    """Images uint8 (N, H, W[, C]) and labels int64 (N,) or None, of a `.npy` or `.npz` file.
+    """Images (N, H, W[, C]) and labels int64 (N,) or None, of a `.npy` or `.npz` file.
+
+    Images are integers or floats of any type; those of uint8 with 1, 3 or 4 channels are pictures.
 
     Raises:
         ValueError: no such file, damaged, or with arrays that can't be images or labels.
@@ -152,11 +154,10 @@ def read_array(file: BinaryIO, size: int, check: Check) -> np.ndarray:
 
 
 def _check_images(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    channels = shape[3] if len(shape) == 4 else 1
-    if dtype != np.uint8 or len(shape) not in (3, 4) or channels not in (1, 3, 4):
+    if dtype.kind not in "uif" or len(shape) not in (3, 4):
         raise _RefusedError(
             f"{shown(path)} holds images of shape {str(shape)[:100]} and type {str(dtype)[:100]}: "
-            "give uint8 (N, H, W, C) with 1, 3 or 4 channels"
+            "give numbers (N, H, W, C): pictures as uint8 with 1, 3 or 4 channels, or others"
         )
     if len(shape) == 3 and shape[2] in (3, 4):
         raise _RefusedError(

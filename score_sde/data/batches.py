@@ -1,9 +1,10 @@
 """From sources to batches of floats.
 
 **Levels.** Pixels are integers k = 0 … L - 1. Plain floats are k / (L - 1), so black is 0 and
-white 1. Dequantised ones are (k + u) / L with u uniform in (0, 1): then the mean negative log
-density bounds the code length of the integers from above (Theis et al. 2016, "A note on the
-evaluation of generative models", section 3.1). Likelihoods need this noise, sampling does not.
+white 1 (`scaling`, which says as well what becomes of stored floats). Dequantised pixels are
+(k + u) / L with u uniform in (0, 1): then the mean negative log density bounds the code length of
+the integers from above (Theis et al. 2016, "A note on the evaluation of generative models",
+section 3.1). Likelihoods of integers need this noise, sampling does not.
 
 **Order.** Training images come in the permutations of epochs 0, 1, 2, … one after another; each
 batch takes the next B places of that endless order, so batches cross from epoch to epoch and no
@@ -21,7 +22,8 @@ import torch
 from torch import Tensor
 
 from score_sde import noise, parallel
-from score_sde.data.sources import Source, in_order, opened
+from score_sde.data.scaling import refuse_dequantisation
+from score_sde.data.sources import DatasetInfo, Source, in_order, opened
 from score_sde.noise import Stream
 from score_sde.tensor_ops import expand_to, sent_to
 
@@ -32,12 +34,6 @@ Batch = dict[str, Tensor]
 """`image` float32 (B, C, H, W) in [0, 1], `label` int64 (B,), `index` int64 (B,) in the split.
 
 Where labels are left out, that of no class is the number of classes."""
-
-
-def to_unit(images: Tensor, levels: int) -> Tensor:
-    """uint8 levels k = 0 … L - 1 → float32 k / (L - 1) in [0, 1], of the same shape."""
-    # In place, as most of a batch's time is memory; never in the caller's.
-    return images.to(torch.float32, copy=True).div_(levels - 1)
 
 
 def dequantise(images: Tensor, levels: int, u: Tensor) -> Tensor:
@@ -108,16 +104,16 @@ def train_batches(
         start: images that were taken before; resuming gives what an uninterrupted run would have
             seen.
         device: where batches are made: images go there whole where they fit, else batch by batch
-            as uint8.
+            as they are stored.
         random_flip: mirror every image left to right with probability 1/2, anew in every epoch.
-        dequantise: (k + u) / L instead of k / (L - 1).
+        dequantise: (k + u) / L instead of k / (L - 1), of grey levels alone.
         label_dropout: probability with which an image is of no class, anew in every epoch.
         rank: number of this process.
         world: number of processes; each gets its own contiguous part of every batch.
 
     Raises:
-        ValueError: for a batch size below the number of processes, an empty source, or labels to
-            be left out where there are none.
+        ValueError: for a batch size below the number of processes, an empty source, labels to be
+            left out where there are none, or floats to be dequantised.
     """
     if batch_size < world:
         raise ValueError(
@@ -133,6 +129,8 @@ def train_batches(
             f"label_dropout={label_dropout:g}: {source.info.name} has no labels to leave out: "
             "give 0"
         )
+    if dequantise:
+        refuse_dequantisation(source.info.range, source.info.name)
     source = source.to(torch.device(device))
     plan = _plan(
         source,
@@ -204,20 +202,22 @@ def _train(
                 )
             sample = places.sample if dequantise_seed is None else sent_to(device, places.sample)
             yield {
-                "image": _floats(images, source.info.levels, sample, dequantise_seed),
+                "image": _floats(images, source.info, sample, dequantise_seed),
                 "label": label,
                 "index": sent_to(device, places.index),
             }
 
 
 def _mirrored(images: Tensor, which: Tensor) -> Tensor:
-    """uint8 images (B, C, H, W), those of `which` bool (B,) left to right.
+    """Images (B, C, H, W), uint8 or float32, those of `which` bool (B,) left to right.
 
     The bits in which an image and its mirror image differ change or stay: on a CPU that takes a
     fifth of the time of `torch.where`, and on no device the host has to know which.
     """
-    change = expand_to(which.to(torch.uint8) * 255, images)
-    return images.flip(-1).bitwise_xor_(images).bitwise_and_(change).bitwise_xor_(images)
+    bits = images.view(torch.int32) if images.is_floating_point() else images
+    change = expand_to(which.to(bits.dtype).neg_(), bits)
+    mirrored = bits.flip(-1).bitwise_xor_(bits).bitwise_and_(change).bitwise_xor_(bits)
+    return mirrored.view(images.dtype)
 
 
 def _sent_images(device: torch.device, images: Tensor) -> Tensor:
@@ -246,10 +246,12 @@ def eval_batches(
         draw: number of the dequantisation, for repeated ones.
 
     Raises:
-        ValueError: for a batch size below 1.
+        ValueError: for a batch size below 1, or floats to be dequantised.
     """
     if batch_size < 1:
         raise ValueError(f"eval.batch_size={batch_size}: use at least 1")
+    if dequantise_seed is not None:
+        refuse_dequantisation(source.info.range, source.info.name)
     return _evaluate(
         source,
         in_order(len(source), batch_size),
@@ -273,14 +275,14 @@ def _evaluate(
                 _sent_images(device, images),
                 sent_to(device, index),
             )
-            image = _floats(images, source.info.levels, index, dequantise_seed, draw)
+            image = _floats(images, source.info, index, dequantise_seed, draw)
             yield {"image": image, "label": label, "index": index}
 
 
 def _floats(
-    images: Tensor, levels: int, sample: Tensor, seed: int | None, draw: int = 0
+    images: Tensor, info: DatasetInfo, sample: Tensor, seed: int | None, draw: int = 0
 ) -> Tensor:
     if seed is None:
-        return to_unit(images, levels)
+        return info.to_unit(images)
     u = noise.uniform(seed, sample, draw, images.shape[1:], stream=Stream.DEQUANTISE)
-    return dequantise(images, levels, u)
+    return dequantise(images, info.levels, u)

@@ -72,7 +72,8 @@ def largest_distance(
         index = noise.permutation(total, seed, 0)[:most_images].sort().values
     radii, order = _radii(source, index, size).sort(descending=True)
     found, bound = _search(source, index[order], radii.tolist(), _rows(size), most_products)
-    unit = source.info.levels - 1
+    low, high = source.info.ends
+    unit = high - low
     return LargestDistance(found / unit, bound / unit, len(index), whole)
 
 
@@ -81,7 +82,7 @@ def _rows(size: int) -> int:
 
 
 def _radii(source: Source, index: Tensor, size: int) -> Tensor:
-    """Distances from about the mean of the images, in grey levels: float64 (n,)."""
+    """Distances from about the mean of the images, in the units stored: float64 (n,)."""
     every = -(-len(index) // _CENTRE_IMAGES)
     some = index[::every]
     total = torch.zeros(size, dtype=torch.float64)
@@ -100,7 +101,7 @@ def _radii(source: Source, index: Tensor, size: int) -> Tensor:
 def _search(
     source: Source, outermost: Tensor, radii: list[float], rows: int, most_products: int
 ) -> tuple[float, float]:
-    """The largest distance in grey levels, and what no pair exceeds."""
+    """The largest distance in the units stored, and what no pair exceeds."""
     best, spent = 0.0, 0
     kept: list[tuple[float, Tensor]] = []
     for start in range(0, len(radii), rows):
@@ -115,13 +116,13 @@ def _search(
         for radius, old in kept:
             if radius + reach <= best:
                 break
-            best = max(best, _largest_between(old, new))
+            best = max(best, _largest_between(old, new, source.info.ends[0]))
             spent += len(old) * new.numel()
     return best, best
 
 
-def _largest_between(a: Tensor, b: Tensor) -> float:
-    """The largest distance of a row of a (uint8, (n, D)) and a row of b ((m, D))."""
-    a, b = a.double(), b.double()
+def _largest_between(a: Tensor, b: Tensor, low: float) -> float:
+    """The largest distance of a row of a, (n, D) as stored, and a row of b ((m, D))."""
+    a, b = a.double() - low, b.double() - low  # far from 0 the squares would cancel
     squared = torch.addmm(a.square().sum(1)[:, None] + b.square().sum(1), a, b.T, alpha=-2)
     return math.sqrt(squared.max().item())

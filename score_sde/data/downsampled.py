@@ -20,7 +20,8 @@ class Downsampled:
     """A source whose images are means of blocks of factor × factor pixels of another's.
 
     Sums of blocks of images of few grey levels are kept as they are: of L levels they have
-    factor² (L − 1) + 1. Where these are more than 256, means are rounded to 256.
+    factor² (L − 1) + 1. Where these are more than 256, means are rounded to 256. Of floats the
+    means are floats.
 
     Args:
         source: of images whose sides the factor divides.
@@ -34,7 +35,7 @@ class Downsampled:
         self.info = replace(
             info,
             shape=(channels, height // factor, width // factor),
-            levels=min(MOST_LEVELS, factor**2 * (info.levels - 1) + 1),
+            levels=info.levels and min(MOST_LEVELS, factor**2 * (info.levels - 1) + 1),
             fingerprint=f"{info.fingerprint}-means-{factor}",
             policy=f"{info.policy}, means of {factor}x{factor} pixels",
         )
@@ -43,7 +44,7 @@ class Downsampled:
         return len(self._source)
 
     def images(self, indices: Tensor) -> Tensor:
-        """Images uint8 (B, C, h, w) of `indices` int64 (B,)."""
+        """Images (B, C, h, w) of `indices` int64 (B,)."""
         return self._means(self._source.images(indices))
 
     def labels(self, indices: Tensor) -> Tensor:
@@ -60,5 +61,7 @@ class Downsampled:
         return Downsampled(self._source.to(device), self._factor)
 
     def _means(self, images: Tensor) -> Tensor:
+        if images.is_floating_point():
+            return F.avg_pool2d(images, self._factor)
         unit = F.avg_pool2d(images.float(), self._factor) / (self._source.info.levels - 1)
         return (unit * (self.info.levels - 1)).round().to(torch.uint8)

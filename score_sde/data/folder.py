@@ -9,7 +9,6 @@ adding or removing files never moves others between the splits.
 two such folders, the folders are the classes, sorted by name. Otherwise there are no labels.
 """
 
-import hashlib
 import math
 import os
 from collections.abc import Sequence
@@ -25,7 +24,17 @@ from score_sde.atomic import regular_file, shown
 from score_sde.data import formats, jpeg
 from score_sde.data.arrays import ARRAY_EXTENSIONS, read_images
 from score_sde.data.fits import FITS, Size, SizeError, inside
-from score_sde.data.pixels import FileDecoder, conform_array, policy
+from score_sde.data.numbers import check_alike, is_picture, kept, open_array
+from score_sde.data.pixels import (
+    MODES,
+    SAMPLE,
+    FileDecoder,
+    check_channels,
+    conform_array,
+    dark,
+    policy,
+)
+from score_sde.data.scaling import Range
 from score_sde.data.scan import ImageFile, Scan, class_folders, folder_of, scan
 from score_sde.data.sources import (
     DatasetInfo,
@@ -39,8 +48,6 @@ from score_sde.data.splits import held_out_of, refuse_splits_below, split_folder
 
 WORKERS_FROM_BYTES = 64 * 2**20
 """Files of fewer bytes are decoded here: that is done before worker processes have started."""
-SAMPLE = 16
-"""Images that are looked at for what a run should say of their pixels."""
 
 
 def open_folder(request: Request, root: Path | None = None, *, labelled: bool = True) -> Source:
@@ -64,7 +71,8 @@ def open_folder(request: Request, root: Path | None = None, *, labelled: bool = 
                 f"no folder of images at {shown(root.absolute())} ({error.strerror}): "
                 "put the images there or set data.root to their folder"
             ) from error
-        return _open_array(request, root)
+        return open_array(request, root)
+    check_channels(request.num_channels)
     splits = split_folders(root)
     if splits is None:
         contents = scan(root)
@@ -103,6 +111,7 @@ class Pictures(MemorySource):
         sizes: list[Size],
         fit: str,
         notes: tuple[str, ...] = (),
+        range: Range = (),
     ) -> None:
         _, channels, height, width = images.shape
         info = DatasetInfo(
@@ -110,12 +119,13 @@ class Pictures(MemorySource):
             split="test",
             num_images=len(images),
             shape=(channels, height, width),
-            levels=256,
+            levels=0 if range else 256,
             num_classes=0,
             class_names=(),
             fingerprint="",
             policy="",
             notes=notes,
+            range=range,
         )
         super().__init__(info, images, names=names)
         padded = fit == "pad" and set(sizes) != {(height, width)}
@@ -129,6 +139,7 @@ def open_pictures(
     num_channels: int,
     count: int = 1,
     fit: str = "resize",
+    range: Range = (),
 ) -> Pictures:
     """The first images of a user's own, in the order of their names: no splits, no labels.
 
@@ -139,13 +150,21 @@ def open_pictures(
         count: how many, at most.
         fit: how they are brought to that size, a name of `fits.FITS`. Where they keep their own,
             it must be the same for all.
+        range: (low, high) where floats are to be given, which only array files hold, in the units
+            of the range; () for pictures.
 
     Raises:
         OSError: where there is nothing at the path.
         ValueError: where it holds no images, or one that cannot be decoded or has a size that does
-            not fit.
+            not fit; pictures in the place of floats, or the other way round.
     """
     notes: tuple[str, ...] = ()
+    is_array = path.suffix.lower() in ARRAY_EXTENSIONS
+    if range and os.path.exists(path) and (os.path.isdir(path) or not is_array):
+        raise ValueError(
+            f"{shown(path)} is no array file, and this network knows numbers from {range[0]:g} to "
+            f"{range[1]:g}: give these in one .npy or .npz file (numpy.stack), (N, H, W, C)"
+        )
     if os.path.isdir(path):
         contents = scan(path)
         root, notes = path, contents.notes()
@@ -159,25 +178,48 @@ def open_pictures(
                 "check its name"
             ) from error
         root, names = path.parent, (path.name,)
-        if path.suffix.lower() in ARRAY_EXTENSIONS:
+        if is_array:
             stored, _ = read_images(path)
             try:
-                images = conform_array(stored[:count], image_size, num_channels, fit)
+                images = _of_array(stored[:count], image_size, num_channels, fit, range)
             except SizeError as error:
                 raise ValueError(f"each image of {shown(path)} {error}") from error
-            names = tuple(f"{path.name}[{k}]" for k in range(len(images)))
-            return Pictures(path, images, names, [stored.shape[1:3]] * len(images), fit)
+            names = tuple(f"{path.name}[{k}]" for k, _ in enumerate(images))
+            sizes = [stored.shape[1:3]] * len(images)
+            return Pictures(path, images, names, sizes, fit, range=range)
         if not formats.is_picture(path.name):
             raise ValueError(
                 f"{shown(path)} is no image: give one that ends in {formats.endings()}, a folder "
                 "of them, or a .npy or .npz file"
             )
     decode = FileDecoder(root, names, image_size, num_channels, fit=fit)
-    decoded = [decode.with_size(index) for index in range(len(names))]
+    decoded = [decode.with_size(index) for index, _ in enumerate(names)]
     if FITS[fit].keeps:
         _refuse_many_sizes(root, names, [size for _, size in decoded], fit)
     images, sizes = zip(*decoded, strict=True)
     return Pictures(path, torch.stack(images), names, list(sizes), fit, notes)
+
+
+def _of_array(
+    stored: np.ndarray, image_size: Size, num_channels: int, fit: str, range: Range
+) -> Tensor:
+    """Images of an array file: pictures brought to a size, other numbers as they are."""
+    height, width = stored.shape[1:3]
+    channels = stored.shape[3] if stored.ndim == 4 else 1
+    if not range and is_picture(stored.dtype, channels) and num_channels in MODES:
+        return conform_array(stored, image_size, num_channels, fit)
+    if not range and stored.dtype != np.uint8:
+        raise SizeError(
+            f"holds {stored.dtype}, and this network knows pictures of 8 bits: give uint8"
+        )
+    if FITS[fit].keeps and height >= image_size[0] and width >= image_size[1]:
+        image_size = height, width
+    check_alike((height, width, channels), (num_channels, *image_size), "give such")
+    images = kept(stored)
+    images = images.float() if range else images
+    if not images.isfinite().all():
+        raise SizeError("holds numbers that are not finite")
+    return images
 
 
 def _refuse_many_sizes(root: Path, names: Sequence[str], sizes: list[Size], fit: str) -> None:
@@ -299,38 +341,3 @@ def _refuse_cut_off(decoder: FileDecoder) -> None:
         for rows in pool.map(seems_cut_off, in_order(len(decoder.paths), 256)):
             for row in rows:
                 decoder.refuse_cut_off(row)
-
-
-def dark(images: list[Tensor]) -> tuple[str, ...]:
-    """A word where images uint8 use the lowest quarter of the levels only, else nothing.
-
-    Such are 12-bit pixels in 16-bit files, and masks of 0 and 1.
-    """
-    brightest = max((int(image.max()) for image in images), default=255)
-    if brightest >= 64:
-        return ()
-    return (
-        f"the images are nearly black: the brightest pixel of {len(images)} looked at is "
-        f"{brightest} of 255; if their files hold fewer bits than they could (12 in 16, or 0 and "
-        "1 in 8), multiply the pixels to fill the range",
-    )
-
-
-def _open_array(request: Request, path: Path) -> MemorySource:
-    images, labels = read_images(path)
-    held_out = held_out_of([str(row) for row in range(len(images))], request.test_fraction)
-    chosen = np.array(held_out, dtype=bool) == (request.split == "test")
-    if not chosen.any() and request.split == "train":
-        raise ValueError(f"{shown(path)} leaves no image for training: lower data.test_fraction")
-    classes = () if labels is None else tuple(str(label) for label in range(int(labels.max()) + 1))
-    stored_size = (images.shape[1], images.shape[2])
-    pixels = conform_array(images[chosen], request.image_size, request.num_channels)
-    digest = hashlib.sha256(np.ascontiguousarray(images).data.cast("B"))
-    info = request.info(
-        int(chosen.sum()),
-        policy(request.image_size, request.num_channels, stored_size),
-        class_names=classes,
-        content=[digest.hexdigest(), request.test_fraction],
-        notes=dark(list(pixels[:SAMPLE])) if request.split == "train" else (),
-    )
-    return MemorySource(info, pixels, None if labels is None else labels[torch.from_numpy(chosen)])

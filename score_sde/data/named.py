@@ -20,7 +20,7 @@ from pathlib import Path
 
 from score_sde.atomic import expanded, read_whole, shown
 from score_sde.data.folder import open_folder, source_of_files
-from score_sde.data.pixels import MODES
+from score_sde.data.pixels import check_channels
 from score_sde.data.public import (
     open_cifar10,
     open_colour_digits,
@@ -29,6 +29,7 @@ from score_sde.data.public import (
     open_mnist,
     open_svhn,
 )
+from score_sde.data.scaling import Range, check_range, refuse_dequantisation
 from score_sde.data.scan import ImageFile, scan
 from score_sde.data.shards import open_shards
 from score_sde.data.sources import MEMORY_LIMIT_BYTES, Request, Source
@@ -52,6 +53,8 @@ def open_source(
     test_fraction: float = 0.1,
     memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
     category: str = "",
+    range: Range = (),
+    dequantised: bool = False,
 ) -> Source:
     """Opens one split of a data set.
 
@@ -61,12 +64,15 @@ def open_source(
         root: the folder that the sets lie in, or for `folder` the folder of images or the array
             file.
         image_size: (H, W) to give.
-        num_channels: 1, 3 or 4.
+        num_channels: 1, 3 or 4; of arrays (`folder`, `shards`) as many as they have.
         download: fetch a set of torchvision's where it is missing.
         test_fraction: share of the files that are the test split, where a folder has no splits of
             its own.
         memory_limit_bytes: decoded images up to this size are kept in memory; more are streamed.
         category: LSUN's category, such as `church_outdoor`.
+        range: of arrays that are not uint8, the numbers (low, high) that become 0 and 1; by
+            default their own least and largest, of all splits.
+        dequantised: whether noise is to be added to grey levels, which such arrays have none of.
 
     Raises:
         ValueError: for a bad argument (before anything is read) or a damaged file.
@@ -82,6 +88,8 @@ def open_source(
         test_fraction=test_fraction,
         memory_limit_bytes=memory_limit_bytes,
         category=category,
+        range=range,
+        dequantised=dequantised,
     )
     _check(request)
     source = DATASETS[request.name](request)
@@ -111,7 +119,17 @@ def _plain(name: str) -> str:
 
 def _check(request: Request) -> None:
     check_name(request.split, SPLITS, "split")
-    check_name(request.num_channels, MODES, "data.num_channels")
+    if request.name in _PICTURES:
+        check_channels(request.num_channels)
+    if request.range:
+        check_range(request.range, "data.range: numbers")
+        if request.name in _PICTURES:
+            raise ValueError(
+                f"data.range={request.range}: {request.name} holds pictures of 8 bits, whose "
+                "levels are known: set ()"
+            )
+    if request.dequantised:
+        refuse_dequantisation(request.range, request.name)
     if min(request.image_size) < 1:
         height, width = request.image_size
         raise ValueError(f"images of {height}x{width} pixels: data.image_size must be at least 1")
@@ -192,3 +210,6 @@ DATASETS: dict[str, Callable[[Request], Source]] = {
     "shards": open_shards,
 }
 """Name in configs (`data.dataset`) → what opens a split: a `Request` to a `Source`."""
+
+_PICTURES = frozenset(DATASETS) - OF_THE_USER
+"""Of these `conform` makes images; of the user's own some are arrays."""

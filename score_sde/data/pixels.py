@@ -20,11 +20,24 @@ from score_sde.atomic import open_regular, shown
 from score_sde.data import formats, jpeg
 from score_sde.data.fits import FITS, Size, SizeError, check_fit
 from score_sde.data.memory import refuse_beyond_memory
+from score_sde.tensor_ops import check_name
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Pillow's name of an image with so many channels."""
 
 COLOURS = {1: "grey", 3: "RGB", 4: "RGBA"}
+
+SAMPLE = 16
+"""Images that are looked at for what a run should say of their pixels."""
+
+
+def check_channels(num_channels: int) -> None:
+    """Refuses a number of channels that no picture has.
+
+    Raises:
+        UnknownName: lists those that there are.
+    """
+    check_name(num_channels, MODES, "data.num_channels")
 
 
 def conform(
@@ -206,3 +219,18 @@ def in_mode(image: Image.Image, num_channels: int, ground: str = "white") -> Ima
         # What lies under transparent pixels is arbitrary, often black.
         image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image.convert("RGBA"))
     return image.convert(MODES[num_channels])
+
+
+def dark(images: list[Tensor]) -> tuple[str, ...]:
+    """A word where images uint8 use the lowest quarter of the levels only, else nothing.
+
+    Such are 12-bit pixels in 16-bit files, and masks of 0 and 1.
+    """
+    brightest = max((int(image.max()) for image in images), default=255)
+    if brightest >= 64:
+        return ()
+    return (
+        f"the images are nearly black: the brightest pixel of {len(images)} looked at is "
+        f"{brightest} of 255; if their files hold fewer bits than they could (12 in 16, or 0 and "
+        "1 in 8), multiply the pixels to fill the range",
+    )

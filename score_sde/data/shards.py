@@ -28,8 +28,12 @@ from PIL import Image
 from torch import Tensor
 
 from score_sde.atomic import open_regular, read_json, regular_file, shown
-from score_sde.data.folder import SAMPLE, WORKERS_FROM_BYTES, dark
-from score_sde.data.pixels import COLOURS, conform
+from score_sde.data.arrays import read_array
+from score_sde.data.fits import SizeError
+from score_sde.data.folder import WORKERS_FROM_BYTES
+from score_sde.data.numbers import check_alike, kept, stated, words
+from score_sde.data.pixels import COLOURS, SAMPLE, check_channels, conform, dark
+from score_sde.data.scaling import Range
 from score_sde.data.sources import MemorySource, Request, StreamingSource
 
 INDEX = "index.json"
@@ -96,7 +100,8 @@ class ShardDecoder:
         shards: their names.
         place: int64 (N, 3), for each image its shard, offset and bytes.
         image_size: (H, W) of the images.
-        num_channels: to give: 1, 3 or 4.
+        num_channels: to give: 1, 3 or 4; of arrays those that they have.
+        arrays: whether they are arrays and no pictures.
     """
 
     root: Path
@@ -104,9 +109,10 @@ class ShardDecoder:
     place: np.ndarray
     image_size: tuple[int, int]
     num_channels: int
+    arrays: bool = False
 
     def __call__(self, index: int) -> Tensor:
-        """Decodes image `index` to uint8 (C, H, W).
+        """Decodes image `index`: (C, H, W), uint8, or float32 of arrays of other types.
 
         Raises:
             ValueError: naming the shard, where the image is damaged or of another size.
@@ -117,6 +123,8 @@ class ShardDecoder:
             with open_regular(path) as file:
                 file.seek(offset)
                 content = file.read(length)
+            if self.arrays:
+                return kept(read_array(io.BytesIO(content), length, self._check_array)[None])[0]
             with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
                 if (image.height, image.width) != self.image_size:
                     raise ValueError(f"it has {image.height}x{image.width} pixels")
@@ -127,17 +135,22 @@ class ShardDecoder:
                 f"image {index} of {shown(path)} cannot be decoded ({reason}): {AGAIN}"
             ) from error
 
+    def _check_array(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        if shape != (*self.image_size, self.num_channels) or dtype.kind not in "uif":
+            raise ValueError(f"it holds {dtype} of shape {str(shape)[:100]}")
+
 
 def open_shards(request: Request) -> MemorySource | StreamingSource:
     """Opens a split of what `--mode prepare` wrote into `request.root`.
 
     Raises:
         FileNotFoundError: there is nothing of that kind, or a shard is missing.
-        ValueError: the images have another size, are no pictures, or not whole.
+        ValueError: the images have another size, arrays another number of channels, or they are
+            not whole.
     """
     root = request.root
     index = read_index(root)
-    _check(request, root, index)
+    found, how = _check(request, root, index)
     names, tables = [], []
     for shard in index["splits"][request.split]["shards"]:
         path = root / shard["name"]
@@ -159,35 +172,41 @@ def open_shards(request: Request) -> MemorySource | StreamingSource:
     if not places and request.split == "train":
         raise ValueError(f"{shown(root)} holds no images to train on: prepare more than one")
     place = np.array(places, np.int64).reshape(-1, 3)
-    decoder = ShardDecoder(root, tuple(names), place, request.image_size, request.num_channels)
+    arrays = index["kind"] != "pictures"
+    decoder = ShardDecoder(
+        root, tuple(names), place, request.image_size, request.num_channels, arrays
+    )
     classes = tuple(index["classes"])
     labels = [label for table in tables for label in table["label"]] if classes else None
-    sample = range(0, len(places), -(-len(places) // SAMPLE) or 1)
+    sample = [] if found or request.split != "train" else _some(len(places))
     info = request.info(
         len(places),
-        f"{index['policy']}, {COLOURS[request.num_channels]}",
+        f"{index['policy']}, {how}",
         class_names=classes,
         content=[table["sha256"] for table in tables],
-        notes=dark([decoder(k) for k in sample]) if request.split == "train" else (),
+        notes=dark([decoder(k) for k in sample]),
+        range=found,
     )
     numbers = None if labels is None else torch.tensor(labels, dtype=torch.int64)
-    if len(places) * math.prod(info.shape) > request.memory_limit_bytes:
+    if len(places) * math.prod(info.shape) * info.dtype.itemsize > request.memory_limit_bytes:
         return StreamingSource(info, decoder, numbers)
     few = int(place[:, 2].sum()) < WORKERS_FROM_BYTES
     return StreamingSource(info, decoder, numbers, num_workers=0 if few else None).decoded()
 
 
-def _check(request: Request, root: Path, index: dict[str, Any]) -> None:
-    """Refuses what is not whole, or not what was asked for."""
+def _some(count: int) -> range:
+    """Which images are looked at."""
+    return range(0, count, -(-count // SAMPLE) or 1)
+
+
+def _check(request: Request, root: Path, index: dict[str, Any]) -> tuple[Range, str]:
+    """Refuses what is not whole, or not what was asked for.
+
+    Returns:
+        The range, of arrays of other types than uint8; and what images are in words.
+    """
     if not index.get("complete"):
         raise ValueError(f"{shown(root)} is not prepared to its end: {AGAIN}")
-    if index["kind"] != "pictures":
-        low, high = index["range"]
-        raise ValueError(
-            f"{shown(root)} holds arrays of {index['channels']} channels of {index['dtype']} from "
-            f"{low:g} to {high:g}, and training takes pictures (8 bits; 1 or 3 channels): prepare "
-            "such, or read the .npy files of the shards in a data set of your own"
-        )
     height, width = index["size"]
     if (height, width) != request.image_size:
         wanted = "x".join(map(str, request.image_size))
@@ -198,3 +217,14 @@ def _check(request: Request, root: Path, index: dict[str, Any]) -> None:
             f"{shown(root)} holds images of {height}x{width}, and {wanted} are asked for: set "
             f"{fields}, or prepare them again with --size {wanted}"
         )
+    if index["kind"] == "pictures":
+        check_channels(request.num_channels)
+        return (), COLOURS[request.num_channels]
+    dtype, channels = str(index["dtype"]), index.get("channels", 0)
+    try:
+        check_alike((height, width, channels), request.shape)
+    except SizeError as error:
+        raise ValueError(f"each array in {shown(root)} {error}") from error
+    low, high = index["range"]
+    found = () if dtype == "uint8" else stated(request, (low, high), shown(root))
+    return found, words(dtype, found, channels)

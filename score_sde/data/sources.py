@@ -1,8 +1,9 @@
-"""Sources: where uint8 images come from, all with one face.
+"""Sources: where images come from, all with one face.
 
-A source gives images by index as uint8 tensors (B, C, H, W) and their labels as int64 (B,). Images
-that fit into memory are decoded once (`MemorySource`); others are decoded when they are asked for,
-by worker processes (`StreamingSource`).
+A source gives images by index as tensors (B, C, H, W), uint8 grey levels or float32 numbers of a
+stated range, and their labels as int64 (B,). Images that fit into memory are decoded once
+(`MemorySource`); others are decoded when they are asked for, by worker processes
+(`StreamingSource`).
 """
 
 import hashlib
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from score_sde.data.scaling import Range, ends_of, to_unit
 from score_sde.data.workers import Workers
 from score_sde.tensor_ops import sent_to
 
@@ -36,12 +38,13 @@ class DatasetInfo:
         split: `train` or `test`.
         num_images: images in this split.
         shape: (C, H, W) of every image.
-        levels: grey levels L of a channel; pixels are the integers 0 … L - 1.
+        levels: grey levels L of a channel; pixels are the integers 0 … L - 1. 0 of floats.
         num_classes: classes, or 0 where the images carry no labels (labels are zeros then).
         class_names: one name per class, in the order of the labels.
         fingerprint: text that changes with the files, the split or the image shape.
         policy: how the stored images were cropped, resized and converted, in words.
         notes: sentences that a run should say of its data, such as how many files are left out.
+        range: of floats, the numbers (low, high) that become 0 and 1; () of grey levels.
     """
 
     name: str
@@ -54,6 +57,21 @@ class DatasetInfo:
     fingerprint: str
     policy: str
     notes: tuple[str, ...] = ()
+    range: Range = ()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the images."""
+        return torch.float32 if self.range else torch.uint8
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The numbers that become 0 and 1."""
+        return ends_of(self.levels, self.range)
+
+    def to_unit(self, images: Tensor) -> Tensor:
+        """Images of the source → float32, [0, 1] for what lies within its range."""
+        return to_unit(images, self.levels, self.range)
 
 
 @dataclass(frozen=True)
@@ -69,6 +87,8 @@ class Request:
     test_fraction: float
     memory_limit_bytes: int
     category: str
+    range: Range = ()
+    dequantised: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -84,6 +104,7 @@ class Request:
         class_names: tuple[str, ...] = (),
         content: Iterable[object] = (),
         notes: tuple[str, ...] = (),
+        range: Range = (),
     ) -> DatasetInfo:
         """Describes the answer; the fingerprint also follows `content`, such as file sizes."""
         digest = hashlib.sha256(repr((self.name, self.split, self.shape, num_images)).encode())
@@ -94,12 +115,13 @@ class Request:
             split=self.split,
             num_images=num_images,
             shape=self.shape,
-            levels=levels,
+            levels=0 if range else levels,
             num_classes=len(class_names),
             class_names=class_names,
             fingerprint=digest.hexdigest()[:16],
             policy=policy,
             notes=notes,
+            range=range,
         )
 
 
@@ -111,7 +133,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def images(self, indices: Tensor) -> Tensor:
-        """Images uint8 (B, C, H, W) of `indices` int64 (B,)."""
+        """Images (B, C, H, W) of `indices` int64 (B,), of the type `info.dtype`."""
         ...
 
     def labels(self, indices: Tensor) -> Tensor:
@@ -132,7 +154,7 @@ class MemorySource:
 
     Args:
         info: the description.
-        images: uint8 (N, C, H, W).
+        images: (N, C, H, W) of the type `info.dtype`.
         labels: int64 (N,), or None for no labels.
         names: of the images, where they have some.
 
@@ -148,7 +170,7 @@ class MemorySource:
         names: Sequence[str] = (),
     ) -> None:
         wanted = (info.num_images, *info.shape)
-        _check(images, torch.uint8, wanted, f"images of {info.name}")
+        _check(images, info.dtype, wanted, f"images of {info.name}")
         self.info = info
         self.names = tuple(names)
         self._images = images
@@ -158,7 +180,7 @@ class MemorySource:
         return self.info.num_images
 
     def images(self, indices: Tensor) -> Tensor:
-        """Images uint8 (B, C, H, W) of `indices` int64 (B,), on the device that holds them."""
+        """Images (B, C, H, W) of `indices` int64 (B,), on the device that holds them."""
         # By rows: a general index would look at each of the pixels.
         return self._images.index_select(0, sent_to(self._images.device, indices))
 
@@ -190,8 +212,9 @@ class StreamingSource:
 
     Args:
         info: the description.
-        decode: index → image uint8 (C, H, W); it travels to the workers, so it must pickle. What
-            it raises, such as a `ValueError` for a bad image, reaches the caller.
+        decode: index → image (C, H, W) of the type `info.dtype`; it travels to the workers, so it
+            must pickle. What it raises, such as a `ValueError` for a bad image, reaches the
+            caller.
         labels: int64 (N,), or None for no labels.
         num_workers: worker processes; by default one per core, at most eight. 0 decodes in the
             calling process.
@@ -205,7 +228,7 @@ class StreamingSource:
         num_workers: int | None = None,
     ) -> None:
         self.info = info
-        self._decode = _BatchDecoder(decode, info.shape)
+        self._decode = _BatchDecoder(decode, info.shape, info.dtype)
         self._labels = _labels_or_zeros(labels, info)
         self._num_workers = default_workers() if num_workers is None else num_workers
 
@@ -213,7 +236,7 @@ class StreamingSource:
         return self.info.num_images
 
     def images(self, indices: Tensor) -> Tensor:
-        """Images uint8 (B, C, H, W) of `indices` int64 (B,), decoded here and now."""
+        """Images (B, C, H, W) of `indices` int64 (B,), decoded here and now."""
         return torch.from_numpy(self._decode[indices.tolist()])
 
     def labels(self, indices: Tensor) -> Tensor:
@@ -235,7 +258,7 @@ class StreamingSource:
         Raises:
             ValueError: naming the file, where one cannot be decoded.
         """
-        images = torch.empty(len(self), *self.info.shape, dtype=torch.uint8)
+        images = torch.empty(len(self), *self.info.shape, dtype=self.info.dtype)
         batches = in_order(len(self), 256)
         with opened(self, batches) as stream:
             for indices, batch in zip(batches, stream, strict=True):
@@ -265,18 +288,21 @@ def in_order(count: int, batch_size: int) -> list[Tensor]:
 
 
 class _BatchDecoder:
-    """Indices → uint8 (B, C, H, W).
+    """Indices → images (B, C, H, W).
 
     Workers send arrays through their pipes: tensors would go through shared memory, of which
     containers have little.
     """
 
-    def __init__(self, decode: Callable[[int], Tensor], shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self, decode: Callable[[int], Tensor], shape: tuple[int, int, int], dtype: torch.dtype
+    ) -> None:
         self.decode = decode
         self.shape = shape
+        self.dtype = np.float32 if dtype.is_floating_point else np.uint8
 
     def __getitem__(self, indices: list[int]) -> np.ndarray:
-        images = np.empty((len(indices), *self.shape), dtype=np.uint8)
+        images = np.empty((len(indices), *self.shape), dtype=self.dtype)
         for row, index in enumerate(indices):
             images[row] = self.decode(index).numpy()
         return images

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from score_sde import atomic
 from score_sde.atomic.weights import fit, no_plain_tensor, short
+from score_sde.data import Range, to_unit
 from score_sde.evaluation.moments import Moments
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -64,9 +65,12 @@ def to_uint8(images: Tensor) -> Tensor:
     return (images.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def spread_levels(images: Tensor, levels: int) -> Tensor:
-    """Stored images of L levels 0 … L - 1 → uint8 with 256 levels; those of 256 as they are."""
-    return images if levels == 256 else to_uint8(images.float() / (levels - 1))
+def spread_levels(images: Tensor, levels: int, range: Range = ()) -> Tensor:
+    """Stored images of L levels 0 … L - 1 → uint8 with 256 levels; those of 256 as they are.
+
+    Of floats, whose levels are 0, the range has 256 levels, and what lies beyond it is clipped.
+    """
+    return images if levels == 256 else to_uint8(to_unit(images, levels, range))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from score_sde import likelihoods, noise
-from score_sde.data import Source, dequantise, to_unit
+from score_sde.data import Source, dequantise
+from score_sde.evaluation.densities import unit_of
 from score_sde.evaluation.figure import Figure, LeftOut, mean_figure
 from score_sde.evaluation.subject import Subject
 from score_sde.noise import Stream
@@ -62,14 +63,17 @@ class _Images:
         return self.source.labels(self.index).to(self.subject.device) if classes else None
 
     def pixels(self, draw: int | None = None) -> Tensor:
-        """As the network sees them, (n, C, H, W): dequantised by one draw of noise, or plain."""
-        subject, levels = self.subject, self.source.info.levels
+        """As the network sees them, (n, C, H, W): plain, or dequantised by one draw of noise.
+
+        Floats have no levels that noise could fill, and are always plain.
+        """
+        subject, info = self.subject, self.source.info
         stored = self.source.images(self.index).to(subject.device)
-        if draw is None:
-            return subject.scale(to_unit(stored, levels))
+        if draw is None or info.range:
+            return subject.scale(info.to_unit(stored))
         shape, seed = stored.shape[1:], subject.seed
         u = noise.uniform(seed, self.row, draw, shape, stream=Stream.DEQUANTISE)
-        return subject.scale(dequantise(stored, levels, u))
+        return subject.scale(dequantise(stored, info.levels, u))
 
     def score_for(self, draws: int = 1) -> Callable[[Tensor], Score]:
         """Rows of the images, those of each draw after one another, → their score."""
@@ -153,16 +157,25 @@ def _by_level(t: np.ndarray, losses: np.ndarray, sde: SDE, parts: int = 10) -> l
     ]
 
 
-def _images(subject: Subject, split: str) -> _Images:
-    """Those that likelihoods are of, where they are asked for."""
+def _images(subject: Subject, split: str, unit: str) -> _Images:
+    """Those that likelihoods are of, where they are asked for, and told in the unit."""
     options, sources = subject.options, subject.sources
     if not options["enable_bpd"] or split not in SPLITS[options["bpd_dataset"]]:
+        raise LeftOut
+    floats = sources[split].info.range
+    if floats and unit == "bits":
+        raise LeftOut(
+            f"the data are numbers from {floats[0]:g} to {floats[1]:g} and have no grey levels: "
+            "see nats_per_dim and bound_nats, of the density of the numbers themselves",
+            "bits/dim",
+        )
+    if not floats and unit == "nats":
         raise LeftOut
     if "image" in getattr(subject.network, "inputs", ()):
         raise LeftOut(
             "this network upsamples, and knows only the density of images whose low resolution "
             "is given",
-            "bits/dim",
+            f"{unit}/dim",
         )
     # As many training images as test images: what is compared has the same error.
     index = subset(sources[split], options["bpd_images"] or len(sources["test"]))
@@ -174,13 +187,27 @@ def bits_per_dim(subject: Subject, split: str) -> Figure:
 
     `subject.results` then has `bits` and the split, those of each image (N,).
     """
-    images = _images(subject, split)
+    return _of_flow(subject, split, "bits")
+
+
+def nats_per_dim(subject: Subject, split: str) -> Figure:
+    """−log density per dimension of floats in their own units, by the probability-flow ODE.
+
+    It is that of the numbers x that (x − low)/(high − low) and the network's scaling made of them,
+    plus the logarithm of what these divide by; it may lie below 0. `subject.results` then has
+    `nats` and the split, those of each image (N,).
+    """
+    return _of_flow(subject, split, "nats")
+
+
+def _of_flow(subject: Subject, split: str, unit: str) -> Figure:
+    images = _images(subject, split, unit)
     if subject.sde.has_chain and not subject.continuous:
         raise LeftOut(
             "its network knows the times of a discrete chain only, and the ODE needs all times"
         )
     options, info = subject.options, images.source.info
-    width = likelihoods.bin_width(subject.inverse_scale, info.levels)
+    told = unit_of(info, subject.inverse_scale)
     draws, kind = options["bpd_draws"], options["hutchinson_type"]
     names = ("bpd_draws", "hutchinson_type", "rtol", "atol", "bpd_eps", "max_steps")
     how = {name: options[name] for name in names}
@@ -208,30 +235,30 @@ def bits_per_dim(subject: Subject, split: str) -> Figure:
             method=solver,
             control=control,
         )
-        bits = likelihoods.bits_per_dim(result.logp, math.prod(info.shape), width)
-        made = {"bits": bits, "nfe": result.nfe, "status": result.status}
+        made = {told.name: told.per_dim(result.logp), "nfe": result.nfe, "status": result.status}
         return {name: value.view(draws, -1).T for name, value in made.items()}
 
-    arrays, facts = ("bits", "nfe", "status"), {"batch_size": images.size, **how}
+    arrays, facts = (told.name, "nfe", "status"), {"batch_size": images.size, **how}
     # Shards of the first solver and control have been kept that name neither.
     facts |= {} if solver == "rk45" else {"ode_solver": repr(ODE_SOLVERS[solver])}
     facts |= {} if control == "i" else {"step_control": STEP_CONTROLS[control]}
-    results = images.results("bits", compute, arrays, draws, **facts)
-    subject.results[f"bits {split}"] = results["bits"].mean(1)
+    results = images.results(told.name, compute, arrays, draws, **facts)
+    subject.results[f"{told.name} {split}"] = results[told.name].mean(1)
     done = (results["status"] == Status.DONE).all(1)
-    bits = results["bits"][done]
-    if not len(bits):
+    values = results[told.name][done]
+    if not len(values):
         raise LeftOut(
             "the ODE reached the prior for no image: check the weights, or raise eval.rtol, "
             "eval.atol or eval.bpd_eps"
         )
     # Of the mean over all images, what comes from dequantisation and probes alone.
-    se_draws = float(np.sqrt(bits.var(1, ddof=1).sum() / draws) / len(bits)) if draws > 1 else None
+    within = values.var(1, ddof=1).sum() if draws > 1 else 0.0
+    se_draws = float(np.sqrt(within / draws) / len(values)) if draws > 1 else None
     return mean_figure(
-        bits.mean(1),
+        values.mean(1),
         se_draws=se_draws,
         split=info.split,
-        levels=info.levels,
+        **told.facts,
         nfe=float(results["nfe"].mean()),
         given_up=int((~done).sum()),
         sec=results["sec"],
@@ -241,13 +268,13 @@ def bits_per_dim(subject: Subject, split: str) -> Figure:
 
 
 @torch.no_grad()
-def bound(subject: Subject, split: str) -> Figure:
-    """Upper bound on bits/dim, of the reverse-time SDE or of DDPM's chain.
+def bound(subject: Subject, split: str, unit: str = "bits") -> Figure:
+    """Upper bound on bits/dim, of the reverse-time SDE or of DDPM's chain; of floats on nats/dim.
 
-    With a learnt score that is another model than the ODE, so that the bound may lie below the
-    ODE's bits/dim.
+    DDPM's chain has a bound for grey levels alone. With a learnt score that is another model than
+    the ODE, so that the bound may lie below the ODE's bits/dim.
     """
-    images, sde = _images(subject, split), subject.sde
+    images, sde = _images(subject, split, unit), subject.sde
     chain = sde.has_chain and not subject.continuous
     if chain and sde.network_output == "score":
         raise LeftOut("SMLD's chain has none, and its network knows no other times", "bound")
@@ -255,7 +282,9 @@ def bound(subject: Subject, split: str) -> Figure:
         why = "the last step of its chain leaves nothing of an image: beta_max is num_scales"
         raise LeftOut(why, "bound")
     info, to_unit_range = images.source.info, subject.inverse_scale
-    dimensions, width = math.prod(info.shape), likelihoods.bin_width(to_unit_range, info.levels)
+    if chain and info.range:
+        raise LeftOut("that of DDPM's chain is of grey levels: train in continuous time", "bound")
+    dimensions, told = math.prod(info.shape), unit_of(info, subject.inverse_scale)
     how: dict[str, Any] = {"draws": CHAIN_DRAWS}
     if not chain:
         how = {"draws": SDE_DRAWS, "times": SDE_TIMES, "bpd_eps": subject.options["bpd_eps"]}
@@ -267,20 +296,20 @@ def bound(subject: Subject, split: str) -> Figure:
         if chain:
             more |= {"inverse_scaler": to_unit_range, "levels": info.levels, "all_steps": False}
             result = likelihoods.discrete_bound(sde, score_for, shard.pixels(), **more)
-            bits = result.nats / (dimensions * math.log(2))
+            value = result.nats / (dimensions * math.log(2))
         else:
             more |= {"n_times": how["times"], "eps": how["bpd_eps"]}
             result = likelihoods.continuous_bound(sde, score_for, shard.pixels(draw=0), **more)
-            bits = likelihoods.bits_per_dim(-result.nats, dimensions, width)
-        return {"bits": bits, "error": result.error / (dimensions * math.log(2))}
+            value = told.per_dim(-result.nats)
+        return {told.name: value, "error": result.error / (dimensions * told.nats)}
 
-    results = images.results("bound", compute, ("bits", "error"), chain=chain, **how)
+    results = images.results("bound", compute, (told.name, "error"), chain=chain, **how)
     return mean_figure(
-        results["bits"],
+        results[told.name],
         # Of the mean over all images, what comes from times, steps and noise alone.
         se_draws=float(np.sqrt(np.square(results["error"]).sum()) / len(images.index)),
         split=info.split,
-        levels=info.levels,
+        **told.facts,
         model="DDPM's chain" if chain else "the reverse-time SDE",
         nfe=float(2 * CHAIN_DRAWS if chain else SDE_DRAWS * SDE_TIMES),
         sec=results["sec"],

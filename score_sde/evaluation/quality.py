@@ -249,7 +249,7 @@ def shown(subject: Subject) -> dict[str, tuple[Tensor, int | None]]:
     if samples and "nearest" in subject.results:
         few, source = samples.images[:PAIRS], subject.sources["train"]
         rows = subject.results["nearest"][1][: len(few)]
-        near = spread_levels(source.images(rows).cpu(), source.info.levels)
+        near = spread_levels(source.images(rows).cpu(), source.info.levels, source.info.range)
         pictures["samples, and the training images nearest to them"] = (
             torch.cat([few, near]),
             len(few),

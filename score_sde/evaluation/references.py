@@ -71,6 +71,15 @@ class References:
             OSError, ValueError: what was asked for by name is not there, or damaged.
         """
         options = self.options
+        if self.shape[0] not in (1, 3):
+            why = (
+                f"feature networks see grey and RGB pictures, and these images have "
+                f"{self.shape[0]} channels: compare statistics of the numbers themselves "
+                "(--mode sample --output NAME.npz), or set eval.enable_sampling=False"
+            )
+            if not (self._named_inception or options["features"] != "auto" or self._given):
+                raise LeftOut(why, "samples")
+            raise ValueError(why)
         if self._named_inception:
             return inception(options["inception_path"], self.device)
         if options["features"] == "auto" and self.shape[0] in (1, 3) and _inception_is_here():
@@ -201,7 +210,10 @@ class References:
     def _computed(self, source: Source) -> Reference:
         parts = torch.arange(len(source)).split(self.options["batch_size"])
         with opened(source, parts) as stream:
-            images = (spread_levels(part, source.info.levels).to(self.device) for part in stream)
+            info = source.info
+            images = (
+                spread_levels(part, info.levels, info.range).to(self.device) for part in stream
+            )
             collected = collect(self.network, images, keep=self.keeps_features(source))
         facts = self._facts(source.info)
         reference = Reference.of(facts, collected.moments, collected.features, collected.logits)
@@ -246,7 +258,8 @@ class References:
 
 def all_images(source: Source) -> Tensor:
     """All images of a split, uint8 (N, C, H, W) of 256 levels."""
-    return spread_levels(source.images(torch.arange(len(source))), source.info.levels)
+    images, info = source.images(torch.arange(len(source))), source.info
+    return spread_levels(images, info.levels, info.range)
 
 
 def _save(what: Reference | Classifier, path: Path) -> None:

@@ -12,6 +12,7 @@ from score_sde.evaluation.figure import Figure
 HIGHER_IS_BETTER = ["is", "score", "precision", "recall"]
 LOWER_IS_BETTER = ["held_out_loss", "bound", "bits_per_dim", "fid", "fd", "kid", "kd"]
 LOWER_IS_BETTER += ["bound_train", "bits_per_dim_train", "fid_by_class", "fd_by_class"]
+LOWER_IS_BETTER += ["nats_per_dim", "bound_nats", "nats_per_dim_train", "bound_nats_train"]
 """Figures of which a table marks the best. Of others, such as `nearest_train`, which only shows
 whether images were copied, neither high nor low values are better."""
 

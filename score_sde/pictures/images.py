@@ -203,6 +203,7 @@ def stream_npz(
     parts: Iterable[tuple[Tensor, Tensor]],
     count: int,
     label_of: Callable[[Tensor], Tensor] | None = None,
+    as_floats: bool = False,
 ) -> None:
     """Writes images into one file, as uint8 `images` (N, H, W, C) and int64 `index` (N,).
 
@@ -214,6 +215,7 @@ def stream_npz(
             samples' indices, from 0.
         count: N, of all parts together.
         label_of: indices, int64 (N,), → the samples' classes, for int64 `label` (N,) beside them.
+        as_floats: write images as float32, as they are, whatever their range.
 
     Raises:
         ValueError: if images or indices are not as described.
@@ -225,9 +227,9 @@ def stream_npz(
         with zipfile.ZipFile(file, "w") as archive:
             with archive.open("images.npy", "w", force_zip64=True) as member:
                 for images, index in parts:
-                    pixels = _pixels(images)
+                    pixels = _numbers(images.float()) if as_floats else _pixels(images)
                     if not indices:
-                        _begin(member, "|u1", (count, *pixels.shape[1:]))
+                        _begin(member, pixels.dtype.str, (count, *pixels.shape[1:]))
                     indices += _indices(index, len(pixels))
                     member.write(pixels.data)
             numbers = {"index": torch.tensor(indices)}
@@ -251,9 +253,14 @@ def _begin(file: IO[bytes], kind: str, shape: tuple[int, ...]) -> None:
 
 def _pixels(images: Tensor) -> np.ndarray:
     """(N, C, H, W) → (N, H, W, C) uint8."""
+    return _numbers(to_uint8(images.detach()))
+
+
+def _numbers(images: Tensor) -> np.ndarray:
+    """(N, C, H, W) → (N, H, W, C)."""
     if images.ndim != 4 or not images.shape[1]:
         raise ValueError(f"got images of shape {tuple(images.shape)}: (N, C, H, W) is needed")
-    return to_uint8(images.detach()).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return images.detach().permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def _shown(images: Tensor) -> np.ndarray:

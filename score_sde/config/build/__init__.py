@@ -41,6 +41,7 @@ from score_sde.config.build.objects import (
     build_state,
     build_train_step,
     channels_last,
+    data_range,
     data_root,
     empty_network,
     field,
@@ -51,6 +52,7 @@ from score_sde.config.build.objects import (
     open_split,
     set_tf32,
     upsampling_factor,
+    with_range,
 )
 from score_sde.config.build.restoring import ByParticles, Measured, Restorer, build_restorer
 from score_sde.config.build.sampling import build_sampler, draw, optimise_grid
@@ -103,6 +105,7 @@ __all__ = [
     "compiled",
     "compiled_evaluation",
     "compiling",
+    "data_range",
     "data_root",
     "draw",
     "drawn_classes",
@@ -128,4 +131,5 @@ __all__ = [
     "thresholded",
     "tiled",
     "upsampling_factor",
+    "with_range",
 ]

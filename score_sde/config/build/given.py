@@ -16,7 +16,7 @@ from score_sde.config.build.objects import (
     num_classes,
     upsampling_factor,
 )
-from score_sde.data import Source, opened, to_unit
+from score_sde.data import Source, opened
 from score_sde.networks.low_resolution import LowResolution, to_draw_from
 
 BATCH = 256
@@ -135,7 +135,7 @@ def given_of(config: Config, source: Source, count: int) -> Given | None:
     index, smaller = torch.arange(min(count, len(source))), LowResolution(factor, 0.0)
     with opened(source, parts := index.split(BATCH)) as stream:
         means = [
-            smaller.images(to_unit(images.cpu(), source.info.levels))
+            smaller.images(source.info.to_unit(images.cpu()))
             for _, images in zip(parts, stream, strict=True)
         ]
     labels = source.labels(index).cpu() if num_classes(config) else None

@@ -24,6 +24,7 @@ from score_sde.config.build.objects import (
     build_device,
     build_network,
     build_sde,
+    data_range,
     empty_network,
     field,
     image_shape,
@@ -120,6 +121,12 @@ def check_fits(guide: Guide, config: Config, sde: SDE, what: str) -> None:
         raise ValueError(
             f"{said} is of images of {shapes[0]} (channels, height, width), and the network that "
             f"it is to lead of {shapes[1]}: name one that was trained on the same images"
+        )
+    ranges = data_range(own), data_range(config)
+    if ranges[1] and ranges[0] != ranges[1]:
+        raise ValueError(
+            f"{said} is of numbers whose range is {ranges[0]}, and the network that it is to lead "
+            f"of {ranges[1]}: name one that was trained on the same images"
         )
     if own.data.centered != config.data.centered or not _alike(build_sde(own), sde):
         raise ValueError(

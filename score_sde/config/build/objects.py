@@ -4,6 +4,7 @@ Fields that configs of the 2021 release lack have the
 defaults of `schema` where such configs lead here without being completed (`load_official`).
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -13,7 +14,14 @@ from torch import Tensor, nn
 from score_sde.config import schema
 from score_sde.config.holds import expanded
 from score_sde.config.schema import Config
-from score_sde.data import Downsampled, Source, inverse_scale, open_source, scale
+from score_sde.data import (
+    Downsampled,
+    Range,
+    Source,
+    inverse_scale,
+    open_source,
+    scale,
+)
 from score_sde.networks.ema import ExponentialMovingAverage
 from score_sde.networks.low_resolution import LowResolution
 from score_sde.networks.power_average import PowerAverage
@@ -61,6 +69,24 @@ def image_shape(config: Config) -> tuple[int, int, int]:
     """(C, H, W) of the images, in pixels."""
     data = config.data
     return data.num_channels, data.image_size, field(config, "data.image_width") or data.image_size
+
+
+def data_range(config: Config) -> Range:
+    """Of floats, the numbers (low, high) that become 0 and 1; () of grey levels.
+
+    A recipe need not know it: a run takes it from its data, and its checkpoints hold it.
+    """
+    return tuple(field(config, "data.range"))
+
+
+def with_range(config: Config, range: Sequence[float]) -> Config:
+    """A config that knows the range of its data; itself where it has one, or they have none."""
+    if data_range(config) or not range:
+        return config
+    known = copy.deepcopy(config)
+    with known.unlocked():
+        known.data.range = tuple(range)
+    return known
 
 
 def num_classes(config: Config) -> int:
@@ -307,6 +333,8 @@ def open_split(config: Config, split: str) -> Source:
         download=field(config, "data.download"),
         test_fraction=field(config, "data.test_fraction"),
         category=field(config, "data.category"),
+        range=data_range(config),
+        dequantised=field(config, "data.uniform_dequantization"),
     )
     return source if factor == 1 else Downsampled(source, factor)
 

@@ -1,6 +1,6 @@
 """Rows of the group data: the images."""
 
-from score_sde.config.holds import PATH, SHARE, one_to, up_to
+from score_sde.config.holds import PATH, RANGE, SHARE, one_to, up_to
 from score_sde.config.schema.field import Field, free, of_checkpoint, of_images, on_request
 
 FIELDS: dict[str, Field] = {
@@ -26,6 +26,13 @@ FIELDS: dict[str, Field] = {
         older=1,
     ),
     "data.num_channels": of_checkpoint(3, "colours", one_to(65536)),
+    # A checkpoint has that of its data, so that samples are in their units wherever they are.
+    "data.range": of_checkpoint(
+        (),
+        "of arrays of floats: the numbers that become 0 and 1; (): their least and largest",
+        RANGE,
+        older=(),
+    ),
     "data.random_flip": on_request(True, "mirror training images at random"),
     "data.centered": of_checkpoint(False, "the network's images lie in [-1, 1] instead of [0, 1]"),
     "data.uniform_dequantization": on_request(False, "add uniform noise to training images"),
