@@ -1,6 +1,7 @@
 """Checkpoints: ours, and those of the 2021 release and of NCSN and NCSNv2 before it.
 
 `files` reads and writes without running code or losing what was there, `state` is our format,
+`sharded` the same as a folder,
 `averages` the snapshots that averages of other lengths are made of, `behind` writes while a run
 goes on, `published` translates the other formats, `hugging_face` the folders of diffusers.
 """
@@ -24,6 +25,7 @@ from score_sde.checkpoints.published import (
     load_official,
     save_published,
 )
+from score_sde.checkpoints.sharded import is_folder as is_sharded
 from score_sde.checkpoints.state import (
     KEYS,
     check_complete,
@@ -39,6 +41,7 @@ from score_sde.checkpoints.state import (
     rng_state,
     save,
     save_as,
+    save_shards,
     steps,
 )
 
@@ -55,6 +58,7 @@ __all__ = [
     "from_published",
     "is_part",
     "is_published",
+    "is_sharded",
     "load",
     "load_any",
     "load_official",
@@ -68,6 +72,7 @@ __all__ = [
     "save_as",
     "save_folder",
     "save_published",
+    "save_shards",
     "save_snapshot",
     "snapshot_of",
     "steps",

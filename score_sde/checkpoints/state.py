@@ -7,7 +7,8 @@ after its checksums are verified.
 
 Its entries are exactly `step` (int); `network`, `ema`, `optimizer` (state dicts by name); `rng`
 (`rng_state`); `data` (position in the data); `config` (JSON text); `versions` (text); and
-`averages`, where averages of several lengths are tracked.
+`averages`, where averages of several lengths are tracked. A folder `step_00001000.dcp` may stand
+in the place of a file (`sharded`), and holds the same.
 """
 
 import json
@@ -21,7 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from score_sde import parallel
 from score_sde.atomic.weights import fit, listed
+from score_sde.checkpoints import sharded
 from score_sde.checkpoints.files import CheckpointError, read, write
 from score_sde.networks.ema import bare_name
 from score_sde.networks.saved import count, fit_average, fit_averages, fit_moments
@@ -32,11 +35,17 @@ _OPTIONAL = "averages"
 _OF_TRAINING: dict[str, Any] = {"optimizer": {}, "rng": {}, "data": {}, "versions": ""}
 _TYPES = {"step": int, "config": str, "versions": str}
 _GROUPS = ("network", "ema", "optimizer", "rng", "data")
-_NAME = re.compile(r"step_(\d{8,})\.pt")
+_NAME = re.compile(r"step_(\d{8,})\.(pt|dcp)")
 
 
 def path_of(folder: str | Path, step: int) -> Path:
-    """Where the checkpoint of a step lies: `folder/step_00001000.pt`."""
+    """Where the checkpoint of a step lies: `folder/step_00001000.pt`, or `….dcp`, if it is."""
+    path = _file_of(folder, step)
+    divided = path.with_suffix(sharded.SUFFIX)
+    return divided if divided.is_dir() and not path.exists() else path
+
+
+def _file_of(folder: str | Path, step: int) -> Path:
     return Path(folder) / f"step_{step:08d}.pt"
 
 
@@ -45,8 +54,10 @@ def steps(folder: str | Path) -> list[int]:
     folder = Path(folder)
     if not folder.is_dir():
         return []
-    matches = (_NAME.fullmatch(path.name) for path in folder.iterdir() if path.is_file())
-    return sorted(int(match[1]) for match in matches if match)
+    named = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
+    return sorted(
+        {int(m[1]) for m, path in named if m and (path.is_file() or sharded.is_folder(path))}
+    )
 
 
 def save(
@@ -74,9 +85,26 @@ def save(
             f"got keep={keep} and milestone_every={milestone_every}: give at least 1 and 0"
         )
     _check_entries(state, "the state to save")
-    path = path_of(folder, state["step"])
+    path = _file_of(folder, state["step"])
     save_as(path, state)
+    sharded.delete(path.with_suffix(sharded.SUFFIX))
     delete_old(folder, state["step"], keep=keep, milestone_every=milestone_every)
+    return path
+
+
+def save_shards(
+    folder: str | Path, state: Mapping[str, Any], *, keep: int = 3, milestone_every: int = 0
+) -> Path:
+    """As `save`, a folder into which each process writes its part; every process must call it.
+
+    Tensors may be divided among the processes, and have the names that they are to have.
+    """
+    _check_entries(state, "the state to save")
+    path = _file_of(folder, state["step"]).with_suffix(sharded.SUFFIX)
+    sharded.write(path, state)
+    if parallel.rank() == 0:
+        _file_of(folder, state["step"]).unlink(missing_ok=True)
+        delete_old(folder, state["step"], keep=keep, milestone_every=milestone_every)
     return path
 
 
@@ -93,11 +121,19 @@ def delete_old(
         keep: as `save`.
         milestone_every: as `save`.
     """
-    ours = [step for step in steps(folder) if zipfile.is_zipfile(path_of(folder, step))]
+    paths = {step: path_of(folder, step) for step in steps(folder)}
+    ours = [
+        step
+        for step, path in paths.items()
+        if sharded.is_whole(path) or (path.is_file() and zipfile.is_zipfile(path))
+    ]
     kept = {current, *ours[-keep:]}
     for step in ours:
         if step not in kept and not (milestone_every and step % milestone_every == 0):
-            path_of(folder, step).unlink(missing_ok=True)
+            if sharded.is_folder(paths[step]):
+                sharded.delete(paths[step])
+            else:
+                paths[step].unlink(missing_ok=True)
 
 
 def save_as(path: Path, state: Mapping[str, Any]) -> None:
@@ -128,6 +164,8 @@ def load_any(path: str | Path) -> Any:
 def load_with_fingerprint(path: str | Path) -> tuple[Any, str]:
     """As `load_any`, with the fingerprint of the file (see `files.read`)."""
     path = Path(path)
+    if sharded.is_folder(path):
+        return sharded.read(path)
     if not path.is_file():
         there = [path_of(path.parent, step).name for step in steps(path.parent)]
         raise FileNotFoundError(

@@ -314,6 +314,12 @@ class UNet(nn.Module):
             output_pyramid = parts.output_step
         self.up = nn.ModuleList(levels)
 
+    def pieces(self) -> list[nn.Module]:
+        """What is computed one after the other, each with weights of its own."""
+        down = [piece for one in self.down for piece in (*one.blocks, one.downsample, one.pyramid)]
+        up = [piece for one in self.up for piece in (*one.blocks, one.pyramid, one.upsample)]
+        return [piece for piece in (*down, *self.middle, *up) if piece is not None]
+
     def forward(
         self,
         x: Tensor,
