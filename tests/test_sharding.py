@@ -9,15 +9,17 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from conftest import vp
 from forked import Processes
-from test_train_processes import ENDLESS, MORE, Runs, assert_same_run, interrupted
+from test_compiled import small
+from test_train_processes import MORE, Runs, assert_same_run, interrupted
 
 from score_sde import checkpoints
+from score_sde.commands.weights import convert
+from score_sde.config import parts
+from score_sde.config.build import empty_network, fresh_network
 from score_sde.config.check import check_config
 from score_sde.networks.half_unet import HalfUNet
 from score_sde.networks.mlp import MLP
-from score_sde.networks.ncsnv2 import NCSN
 
 DIVIDED = "--config.training.sharding=full"
 SHARDS = "--config.training.checkpoint_format=shards"
@@ -111,40 +113,168 @@ def test_a_process_that_dies_ends_a_divided_run_in_a_sentence(runs):
 
 
 def test_a_divided_network_is_not_compiled():
-    config = vp(**{"training.sharding": "full", "training.compile": "on"})
-    with pytest.raises(ValueError, match=re.escape("training.compile='on'")):
+    config = small(parts.VE, parts.NCSNPP, **{"training.compile": "on"})
+    check_config(config)
+    config.training.sharding = "full"
+    with pytest.raises(ValueError, match=re.escape("training.compile='on': a network that is")):
         check_config(config)
 
 
+def test_memory_is_asked_for_each_process_where_weights_are_divided(monkeypatch):
+    config = small(parts.VE, parts.NCSNPP)
+    weights = sum(p.numel() for p in empty_network(config).parameters())
+    monkeypatch.setattr("score_sde.config.check._memory_of", lambda device: 4 * 5 * weights / 2)
+    with pytest.raises(ValueError, match=re.escape("set config.training.sharding='full'")):
+        check_config(config, copies=5, processes=2)
+    config.training.sharding = "full"
+    check_config(config, copies=5, processes=2)
+    with pytest.raises(ValueError, match="take a smaller network"):
+        check_config(config, copies=5)
+
+
+PIECES = {
+    "pyramids of residuals": (
+        "ncsnpp",
+        {"progressive": "residual", "progressive_input": "residual"},
+    ),
+    "skips": ("ncsnpp", {"progressive": "output_skip", "progressive_input": "input_skip"}),
+    "ddpm": ("ddpm", {"nf": 32}),
+    "ncsn": ("ncsn", {"nonlinearity": "elu"}),
+}
+
+
+@pytest.mark.parametrize("name", [*PIECES, "half_unet", "mlp"])
+def test_pieces_are_called_as_modules_one_after_the_other(name):
+    """What is divided is put together when its forward is called, and is dropped after it."""
+    x = torch.rand(2, 3, 8, 8)
+    if name == "half_unet":
+        network = HalfUNet(
+            image_size=(8, 8),
+            num_channels=3,
+            num_classes=3,
+            nf=4,
+            ch_mult=(1, 2),
+            num_res_blocks=1,
+        )
+    elif name == "mlp":
+        network = MLP(num_features=x[0].numel(), width=8)
+    else:
+        kind, fields = PIECES[name]
+        of_model = {f"model.{leaf}": value for leaf, value in fields.items()}
+        network = fresh_network(small(parts.VE, parts.NCSNPP, **of_model | {"model.name": kind}))
+    called, pieces = [], network.pieces()
+    for number, piece in enumerate(pieces):
+        piece.register_forward_pre_hook(lambda *_, number=number: called.append(number))
+    network(x, torch.ones(2))
+    assert called == list(range(len(pieces)))
+    names = {id(p) for piece in pieces for p in piece.parameters()}
+    assert len(names) == sum(len(list(piece.parameters())) for piece in pieces)
+
+
+def state_of(step: int = 1) -> dict:
+    weights = {"a.weight": torch.rand(5, 3), "a.bias": torch.rand(3), "table": torch.arange(4)}
+    moments = {"step": torch.tensor(7.0), "exp_avg": torch.rand(5, 3)}
+    return {
+        "step": step,
+        "network": weights,
+        "ema": {
+            "decay": 0.5,
+            "num_updates": None,
+            "shadow": {k: v + 1 for k, v in weights.items()},
+        },
+        "optimizer": {"a.weight": moments, "a.bias": {}},
+        "averages": {"0.1": {"num_updates": 3, "shadow": dict(weights)}},
+        "rng": checkpoints.rng_state(),
+        "data": {"images_seen": 3},
+        "config": "{}",
+        "versions": "text",
+    }
+
+
+def assert_equal(one: object, other: object) -> None:
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+        assert one.dtype == other.dtype
+    elif isinstance(one, dict):
+        assert {*one} == {*other}
+        for key in one:
+            assert_equal(one[key], other[key])
+    else:
+        assert one == other
+
+
+def test_a_folder_of_shards_holds_what_a_file_does(tmp_path):
+    state = state_of()
+    path = checkpoints.save_shards(tmp_path, state)
+    assert path.name == "step_00000001.dcp"
+    assert checkpoints.steps(tmp_path) == [1]
+    assert_equal(checkpoints.load(path), state)
+    assert {one.name for one in path.iterdir()} == {".metadata", "__0_0.distcp", "rest.pt"}
+    # Another one under the same name takes its place, and a file that of a folder.
+    changed = {**state, "network": {k: v + 1 for k, v in state["network"].items()}}
+    assert_equal(checkpoints.load(checkpoints.save_shards(tmp_path, changed)), changed)
+    assert checkpoints.save(tmp_path, state).name == "step_00000001.pt"
+    assert [one.name for one in tmp_path.iterdir()] == ["step_00000001.pt"]
+    checkpoints.save_shards(tmp_path, state)
+    assert [one.name for one in tmp_path.iterdir()] == ["step_00000001.dcp"]
+
+
+def test_folders_and_files_are_kept_by_one_rule(tmp_path):
+    for step in (10, 20, 30, 40, 50):
+        save = checkpoints.save_shards if step in (10, 20, 40) else checkpoints.save
+        save(tmp_path, state_of(step), keep=2, milestone_every=20)
+    assert sorted(one.name for one in tmp_path.iterdir()) == [
+        "step_00000020.dcp",
+        "step_00000040.dcp",
+        "step_00000050.pt",
+    ]
+
+
+def test_a_folder_whose_save_was_cut_off_is_not_there(tmp_path, monkeypatch):
+    checkpoints.save_shards(tmp_path, state_of(1))
+    monkeypatch.setattr("score_sde.checkpoints.sharded._rename", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        checkpoints.save_shards(tmp_path, state_of(2))
+    assert [one.name for one in tmp_path.iterdir()] == ["step_00000001.dcp"]
+
+
+def test_damaged_shards_are_passed_over(tmp_path):
+    checkpoints.save(tmp_path, state_of(1))
+    shards = checkpoints.save_shards(tmp_path, state_of(2)) / "__0_0.distcp"
+    content = bytearray(shards.read_bytes())
+    content[len(content) // 2] ^= 1
+    shards.write_bytes(content)
+    said = []
+    path, state = checkpoints.newest(tmp_path, said.append)
+    assert (path.name, state["step"]) == ("step_00000001.pt", 1)
+    assert "__0_0.distcp has another checksum than when written" in said[0]
+    (shards.parent / "rest.pt").unlink()
+    assert checkpoints.newest(tmp_path, said.append)[0].name == "step_00000001.pt"
+
+
 @pytest.mark.parametrize(
-    ("network", "x"),
+    ("change", "words"),
     [
-        (
-            HalfUNet(
-                image_size=(8, 8),
-                num_channels=1,
-                num_classes=3,
-                nf=4,
-                ch_mult=(1, 2),
-                num_res_blocks=1,
-                attn_resolutions=(4,),
-            ),
-            torch.rand(2, 1, 8, 8),
-        ),
-        (MLP(num_features=2, width=8), torch.rand(2, 2)),
-        (
-            NCSN(image_size=8, num_channels=1, nf=4, num_scales=3, sigma_min=0.1, sigma_max=1.0),
-            torch.rand(2, 1, 8, 8),
-        ),
+        (lambda rest, one: one["chunks"][0].update(file="../other"), "does not lie beside it"),
+        (lambda rest, one: rest["files"].update({"/etc/passwd": "0"}), "does not lie beside it"),
+        (lambda rest, one: one.update(shape=[10**9, 10**9]), "does not say where all"),
+        (lambda rest, one: one.update(dtype="load"), "of another kind"),
+        (lambda rest, one: one["chunks"][0].update(begin=1), "distcp does not begin as files"),
+        (lambda rest, one: rest.pop("tensors"), "of another kind"),
     ],
 )
-def test_pieces_are_called_once_each_as_modules(network, x):
-    assert_pieces_called_once(network, x)
+def test_shards_that_somebody_changed_are_refused_in_a_sentence(tmp_path, change, words):
+    path = checkpoints.save_shards(tmp_path, state_of())
+    rest = torch.load(path / "rest.pt")
+    change(rest, rest["tensors"]['["network", "a.weight"]'])
+    torch.save(rest, path / "rest.pt")
+    with pytest.raises(checkpoints.CheckpointError, match=words):
+        checkpoints.load(path)
 
 
-def assert_pieces_called_once(network, x):
-    called = []
-    for k, piece in enumerate(network.pieces()):
-        piece.register_forward_pre_hook(lambda module, given, k=k: called.append(k))
-    network(x, torch.ones(len(x)))
-    assert called == list(range(len(network.pieces())))
+def test_convert_makes_the_one_file_of_a_folder(tmp_path):
+    state = state_of(3)
+    path = checkpoints.save_shards(tmp_path, state)
+    assert "one file of the same" in convert(path, tmp_path / "one.pt", None)
+    assert_equal(checkpoints.load(tmp_path / "one.pt"), state)

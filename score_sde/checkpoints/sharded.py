@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,11 +135,11 @@ def _write_tensors(folder: Path, tensors: dict[str, Tensor], path: Path) -> dict
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint.api import CheckpointException
 
-    alone = parallel.count() == 1
+    writer, alone = checkpoint.FileSystemWriter(folder), parallel.count() == 1
     try:
-        metadata = checkpoint.save(
-            tensors, storage_writer=checkpoint.FileSystemWriter(folder), no_dist=alone
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it should be
+            metadata = checkpoint.save(tensors, storage_writer=writer, no_dist=alone)
     except CheckpointException as error:
         first = next(iter(error.failures.values()))[0]
         if isinstance(first, OSError):
@@ -201,7 +202,10 @@ def _read_tensor(path: Path, entry: Mapping[str, Any]) -> Tensor:
     for chunk in chunks:
         with atomic.open_regular(path / _plain_name(chunk["file"])) as file:
             file.seek(chunk["begin"])
-            content = atomic.tensor_of(file.read(chunk["bytes"]))
+            try:
+                content = atomic.tensor_of(file.read(chunk["bytes"]))
+            except atomic.UnreadableError as error:
+                raise ValueError(f"a part of {chunk['file']} {error}") from error
         place = whole
         for axis, (start, size) in enumerate(zip(chunk["offsets"], chunk["sizes"], strict=True)):
             place = place.narrow(axis, start, size)
