@@ -96,12 +96,14 @@ def test_a_signal_ends_all_after_the_same_step_which_is_saved(runs, words):
 
 
 def test_a_process_that_dies_ends_a_divided_run_in_a_sentence(runs):
-    began = time.monotonic()
-    ends = interrupted(
-        runs, "dead", 2, lambda started: os.kill(started[1], signal.SIGKILL), DIVIDED
-    )
-    assert ends == [1, -9], runs.said("dead")
-    assert time.monotonic() - began < 60
+    killed = []
+
+    def kill(started: list[int]) -> None:
+        killed.append(time.monotonic())
+        os.kill(started[1], signal.SIGKILL)
+
+    assert interrupted(runs, "dead", 2, kill, DIVIDED) == [1, -9], runs.said("dead")
+    assert time.monotonic() - killed[0] < 60
     said = runs.said("dead")
     assert said.count("a process of this run has ended") == 1, said
     assert "Traceback" not in said

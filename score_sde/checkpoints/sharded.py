@@ -52,7 +52,8 @@ def write(path: Path, state: Mapping[str, Any]) -> None:
     rest = _parted(state, (), tensors)
     with _common_name(path) as other:
         stored = _write_tensors(other, tensors, path)
-        digests = {k: v for part in parallel.gather_objects(_digests(other)) for k, v in part}  # type: ignore[attr-defined]
+        parts: Any = parallel.gather_objects(_digests(other))
+        digests = {name: digest for part in parts for name, digest in part}
         if parallel.rank() == 0:
             write_file(other / REST, {"state": rest, "tensors": stored, "files": digests})
             _rename(other, path)
@@ -132,14 +133,16 @@ def _common_name(path: Path) -> Iterator[Path]:
 
 def _write_tensors(folder: Path, tensors: dict[str, Tensor], path: Path) -> dict[str, Any]:
     """Where each tensor lies now: `dtype`, `shape`, and `chunks` of rows."""
-    from torch.distributed import checkpoint
+    # Here: a torch that is built without processes has none.
     from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
 
-    writer, alone = checkpoint.FileSystemWriter(folder), parallel.count() == 1
+    writer, alone = FileSystemWriter(folder), parallel.count() == 1
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it should be
-            metadata = checkpoint.save(tensors, storage_writer=writer, no_dist=alone)
+            metadata: Any = save(tensors, storage_writer=writer, no_dist=alone)
     except CheckpointException as error:
         first = next(iter(error.failures.values()))[0]
         if isinstance(first, OSError):
@@ -149,7 +152,7 @@ def _write_tensors(folder: Path, tensors: dict[str, Tensor], path: Path) -> dict
     index: dict[str, Any] = {}
     for key, entry in metadata.state_dict_metadata.items():
         chunks = []
-        for chunk in entry.chunks:  # type: ignore[union-attr]
+        for chunk in entry.chunks:
             at = places[key, tuple(chunk.offsets)]
             chunks.append(
                 {
@@ -160,8 +163,8 @@ def _write_tensors(folder: Path, tensors: dict[str, Tensor], path: Path) -> dict
                     "bytes": at.length,
                 }
             )
-        dtype = str(entry.properties.dtype).removeprefix("torch.")  # type: ignore[union-attr]
-        index[key] = {"dtype": dtype, "shape": list(entry.size), "chunks": chunks}  # type: ignore[union-attr]
+        dtype = str(entry.properties.dtype).removeprefix("torch.")
+        index[key] = {"dtype": dtype, "shape": list(entry.size), "chunks": chunks}
     return index
 
 

@@ -22,7 +22,7 @@ from score_sde.config.build import (
 from score_sde.data import DatasetInfo
 from score_sde.samplers import Sampler
 from score_sde.sde import SDE
-from score_sde.training import TrainState
+from score_sde.training import TrainState, whole_at_once
 
 FIRST_STEPS = 10  # after which the time that all of them take is estimated
 
@@ -64,7 +64,9 @@ def first_screen(
     kept_of_images = activations * at_once / 2**20
     kept = training.keep_checkpoints + training.n_iters // training.snapshot_freq
     averages = len(state.averages)
-    each = megabytes / processes if divides(config) else megabytes
+    held = (5 + averages) * megabytes
+    if divides(config):
+        held = held / processes + 2 * 4 * whole_at_once(state.network) / 2**20
     saved = averages * math.ceil(training.n_iters / training.average_freq)
     more = f", {saved * megabytes:,.0f} MB of averages" if saved else ""
     parts = f" in {training.accumulation} parts" if training.accumulation > 1 else ""
@@ -76,7 +78,7 @@ def first_screen(
 data        {train.name}: {train.num_images:,} images of {train.shape}, {train.policy}
             held out: {test.num_images:,}{notes}
 sde         {sde.name}, {"continuous" if training.continuous else f"{sde.N} scales"}
-memory      {(5 + averages) * each:,.0f} MB for weights and optimiser{_divided(config)}, \
+memory      {held:,.0f} MB for weights and optimiser{_divided(config)}, \
 about {kept_of_images:,.0f} MB for the activations of {at_once} images{beside}
             {_of_host(config, megabytes, averages)}
 steps       {training.n_iters - state.step:,} of {training.n_iters:,} to go, \

@@ -8,6 +8,7 @@ that.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -316,8 +317,9 @@ class UNet(nn.Module):
 
     def pieces(self) -> list[nn.Module]:
         """What is computed one after the other, each with weights of its own."""
-        down = [piece for one in self.down for piece in (*one.blocks, one.downsample, one.pyramid)]
-        up = [piece for one in self.up for piece in (*one.blocks, one.pyramid, one.upsample)]
+        levels: tuple[Any, Any] = self.down, self.up
+        down = [piece for one in levels[0] for piece in (*one.blocks, one.downsample, one.pyramid)]
+        up = [piece for one in levels[1] for piece in (*one.blocks, one.pyramid, one.upsample)]
         return [piece for piece in (*down, *self.middle, *up) if piece is not None]
 
     def forward(

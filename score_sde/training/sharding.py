@@ -52,6 +52,21 @@ def divide(network: nn.Module, device: torch.device) -> nn.Module:
     return network
 
 
+def whole_at_once(network: nn.Module) -> int:
+    """The most weights of a divided network that each process has whole at a time.
+
+    They are those of two neighbouring pieces, of which one computes while the next is put
+    together, and those that belong to no piece. Their gradients are whole with them.
+    """
+    sizes = [_weights(piece) for piece in getattr(network, "pieces", list)()]
+    pairs = [here + after for here, after in zip(sizes, [*sizes[1:], 0], strict=True)]
+    return max(pairs, default=0) + _weights(network) - sum(sizes)
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
 def is_divided(network: nn.Module) -> bool:
     """Whether each process holds a part of the network."""
     first = next(network.parameters(), None)
