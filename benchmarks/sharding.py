@@ -6,8 +6,8 @@
 Counted is what lasts: 4 bytes each for a weight, its gradient, Adam's two moments and the average,
 over the number of processes, and 8 bytes (with its gradient) for each weight that is whole at a
 time. Measured are, in turn and in the same processes, steps of a network that each has whole
-(DistributedDataParallel) and of the same one divided; and of the latter the update of the average,
-on rows alone and through torch's DTensor. The clock is that of the process (all its threads), as
+(DistributedDataParallel) and of the same one divided; and the update of the average, of which the
+arithmetic on rows alone stands beside the same through torch's DTensor. The clock is that of the process (all its threads), as
 processes wait for each other.
 """
 
@@ -90,7 +90,13 @@ def measure(rank: int, port: int, rounds: int, path: Path | None) -> None:
         def through_dtensor() -> None:
             torch._foreach_lerp_(shadow, weights, 1e-4)  # pyright: ignore
 
-        routes["average, divided, through DTensor"] = through_dtensor
+        @torch.no_grad()
+        def on_rows() -> None:
+            here = [[parallel.here(value) for value in values] for values in (shadow, weights)]
+            torch._foreach_lerp_(*here, 1e-4)  # pyright: ignore
+
+        routes["of which the arithmetic, on rows"] = on_rows
+        routes["the same through DTensor"] = through_dtensor
         times: dict[str, list[float]] = {name: [] for name in routes}
         for round_ in range(rounds + 2):
             for name, route in routes.items():

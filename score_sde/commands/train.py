@@ -167,6 +167,7 @@ def train(
                     config, state, sde, device, *infos, workdir, processes=world.size, **screen
                 )
             )
+        newest = saved = None  # the state has copies, and a run is long
         with advice_on_memory(advice.less_memory(config)):
             run_loop(run)
 

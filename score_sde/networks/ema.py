@@ -102,7 +102,7 @@ class ExponentialMovingAverage:
         values = self._partners(parameters)
         for k, value in enumerate(values):  # the shadow follows a network that was moved
             self._shadow[k] = self._shadow[k].to(value.device)
-        # Of divided tensors each process averages its own rows.
+        # Of divided tensors each process averages its own rows: a list of both kinds is refused.
         shadow = [parallel.here(value) for value in self._shadow]
         values = [parallel.here(value) for value in values]
         weights = [value.to(_precise(value.dtype)) for value in values[: self._trained]]
