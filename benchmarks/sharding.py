@@ -7,8 +7,8 @@ Counted is what lasts: 4 bytes each for a weight, its gradient, Adam's two momen
 over the number of processes, and 8 bytes (with its gradient) for each weight that is whole at a
 time. Measured are, in turn and in the same processes, steps of a network that each has whole
 (DistributedDataParallel) and of the same one divided; and the update of the average, of which the
-arithmetic on rows alone stands beside the same through torch's DTensor. The clock is that of the process (all its threads), as
-processes wait for each other.
+arithmetic on rows alone stands beside the same through torch's DTensor. The clock is that of the
+process (all its threads), as processes wait for each other.
 """
 
 import argparse

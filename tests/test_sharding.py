@@ -252,6 +252,8 @@ def test_damaged_shards_are_passed_over(tmp_path):
     assert (path.name, state["step"]) == ("step_00000001.pt", 1)
     assert "__0_0.distcp has another checksum than when written" in said[0]
     (shards.parent / "rest.pt").unlink()
+    with pytest.raises(checkpoints.CheckpointError, match=re.escape("it lacks rest.pt")):
+        checkpoints.load(shards.parent)
     assert checkpoints.newest(tmp_path, said.append)[0].name == "step_00000001.pt"
 
 

@@ -28,7 +28,7 @@ from score_sde.checkpoints.files import write as write_file
 
 SUFFIX = ".dcp"
 REST = "rest.pt"
-_CHUNK = 2**24  # bytes
+_OF_TENSORS = ("network", "ema", "optimizer", "averages")  # entries, of which each has its part
 
 
 def is_folder(path: Path) -> bool:
@@ -48,6 +48,15 @@ def write(path: Path, state: Mapping[str, Any]) -> None:
     Raises:
         OSError: a file can't be written, in one sentence; what lay there is untouched.
     """
+    try:
+        _write(path, state)
+    except OSError as error:
+        if error.errno is None:  # it is a sentence
+            raise
+        raise cannot_save(path, error) from error
+
+
+def _write(path: Path, state: Mapping[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     rest = _parted(state, (), tensors)
     with _common_name(path) as other:
@@ -78,11 +87,11 @@ def read(path: Path) -> tuple[dict[str, Any], str]:
     It takes no other processes, nor as many as have written it.
 
     Raises:
-        OSError: a file can't be opened.
-        CheckpointError: one is damaged, or no part of such a folder.
+        OSError: a file can't be opened, or the folder has gone.
+        CheckpointError: a file is damaged, missing, or no part of such a folder.
     """
-    rest, digest = read_file(path / REST)
     try:
+        rest, digest = read_file(path / REST)
         state, index, files = rest["state"], rest["tensors"], rest["files"]
         for name, wanted in files.items():
             if _digest(path / _plain_name(name)) != wanted:
@@ -95,6 +104,13 @@ def read(path: Path) -> tuple[dict[str, Any], str]:
             place[name] = _read_tensor(path, entry)
     except CheckpointError:
         raise
+    except FileNotFoundError as error:
+        if not path.is_dir():  # it has just been deleted
+            raise
+        missing = Path(error.filename).name
+        raise CheckpointError(
+            f"{path} is damaged (it lacks {missing}): use another one"
+        ) from error
     except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
         reason = error.args[0] if isinstance(error, ValueError) else f"{REST} is of another kind"
         raise CheckpointError(f"{path} is damaged ({reason}): use another one") from error
@@ -114,9 +130,6 @@ def _parted(value: Any, path: tuple[str, ...], tensors: dict[str, Tensor]) -> An
                 left[key] = item  # states of generators stay together, the main process's
         return left
     return value.detach().cpu() if isinstance(value, Tensor) else value
-
-
-_OF_TENSORS = ("network", "ema", "optimizer", "averages")
 
 
 @contextmanager
