@@ -83,7 +83,14 @@ def test_a_classifier_divided_among_two_is_that_of_one(runs):
     assert_same_run(runs.state("classes1/classifier"), runs.state("classes2/classifier"))
 
 
-@pytest.mark.parametrize("words", [(DIVIDED,), (DIVIDED, SHARDS), (SHARDS,)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        (DIVIDED, SHARDS),
+        pytest.param((DIVIDED,), marks=pytest.mark.slow),
+        pytest.param((SHARDS,), marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_ends_all_after_the_same_step_which_is_saved(runs, words):
     name = f"signal{len(words)}{words[0] == SHARDS}"
     ends = interrupted(runs, name, 2, lambda started: os.kill(started[1], signal.SIGTERM), *words)
