@@ -14,6 +14,7 @@ from score_sde.checkpoints.averages import (
 )
 from score_sde.checkpoints.behind import Saves
 from score_sde.checkpoints.files import CheckpointError
+from score_sde.checkpoints.generators import restore_rng, rng_state
 from score_sde.checkpoints.hugging_face.folder import (
     from_folder,
     is_part,
@@ -37,8 +38,6 @@ from score_sde.checkpoints.state import (
     load_with_fingerprint,
     newest,
     path_of,
-    restore_rng,
-    rng_state,
     save,
     save_as,
     save_shards,

@@ -6,7 +6,7 @@ disk meanwhile. It is read with `torch.load(weights_only=True)`, which runs no c
 after its checksums are verified.
 
 Its entries are exactly `step` (int); `network`, `ema`, `optimizer` (state dicts by name); `rng`
-(`rng_state`); `data` (position in the data); `config` (JSON text); `versions` (text); and
+(`generators`); `data` (position in the data); `config` (JSON text); `versions` (text); and
 `averages`, where averages of several lengths are tracked. A folder `step_00001000.dcp` may stand
 in the place of a file (`sharded`), and holds the same.
 """
@@ -26,6 +26,7 @@ from score_sde import parallel
 from score_sde.atomic.weights import fit, listed
 from score_sde.checkpoints import sharded
 from score_sde.checkpoints.files import CheckpointError, read, write
+from score_sde.checkpoints.generators import generator_states
 from score_sde.networks.ema import bare_name
 from score_sde.networks.saved import count, fit_average, fit_averages, fit_moments
 
@@ -247,7 +248,7 @@ def check_complete(
             "--workdir), or use a checkpoint with all entries"
         )
     if "rng" in keys:
-        _generator_states(state["rng"], str(path))
+        generator_states(state["rng"], str(path))
 
 
 def _with_path(error: Exception, path: str | Path) -> str:
@@ -291,56 +292,6 @@ def newest(
             f"{next(iter(damaged.values()))}"
         )
     return None
-
-
-def rng_state() -> dict[str, Any]:
-    """The states of torch's own generators: `cpu`, and under `cuda` one for each GPU."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def restore_rng(state: Any, *, of_main: bool = False) -> None:
-    """Puts the generators back to what `rng_state` saw; GPUs that are not there are left out.
-
-    Args:
-        state: of a checkpoint.
-        of_main: whether each GPU goes on where that of the main process stood, the first one: it
-            is another process's, and all draw the same.
-
-    Raises:
-        CheckpointError: it holds no such states; no generator has changed then.
-    """
-    states = _generator_states(state, "the checkpoint")
-    if of_main and len(states) > 1:
-        first = states[1][1]
-        states = [states[0], *((f"cuda:{k}", first) for k in range(torch.cuda.device_count()))]
-    for device, generator_state in states:
-        if device == "cpu":
-            torch.set_rng_state(generator_state)
-        else:
-            torch.cuda.set_rng_state(generator_state, device)
-
-
-def _generator_states(state: Mapping[str, Any], where: str) -> list[tuple[str, Tensor]]:
-    """Devices that are there, each with the state of its generator.
-
-    Each is tried on a generator that nothing draws from.
-
-    Raises:
-        CheckpointError: one is missing or is no such state; names `where` it was read.
-    """
-    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    try:
-        states = [("cpu", state["cpu"])]
-        states += [(f"cuda:{k}", saved) for k, saved in enumerate(state["cuda"][:present])]
-        for device, generator_state in states:
-            torch.Generator(device).set_state(generator_state)
-    except (KeyError, RuntimeError, TypeError) as error:
-        raise CheckpointError(
-            f"{where} has as rng something else than the states of torch's random generators, "
-            "without which the run would go on otherwise: use another one"
-        ) from error
-    return states
 
 
 def _check_entries(state: Any, what: str) -> None:
