@@ -277,6 +277,8 @@ def test_what_a_resumed_run_may_change_is_as_before():
         "training.accumulation",
         "training.precision",
         "training.compile",
+        "training.sharding",
+        "training.checkpoint_format",
         "training.channels_last",
     }
     assert groups <= free

@@ -15,10 +15,12 @@ from score_sde.atomic.tensors import (
     UnreadableError,
     begins_as_safetensors,
     read_tensors,
+    tensor_of,
 )
 from score_sde.atomic.writing import (
     cannot_write,
     check_writable,
+    flush_folder,
     sweep,
     temporary,
     write,
@@ -34,6 +36,7 @@ __all__ = [
     "cannot_write",
     "check_writable",
     "expanded",
+    "flush_folder",
     "open_regular",
     "read_json",
     "read_tensors",
@@ -42,6 +45,7 @@ __all__ = [
     "shown",
     "sweep",
     "temporary",
+    "tensor_of",
     "write",
     "write_whole",
 ]

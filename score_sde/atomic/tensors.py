@@ -12,11 +12,14 @@ import re
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from score_sde.atomic.reading import open_regular, special_kind
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # How files begin: archives, and what torch wrote before version 1.6 (the pickle of a long number).
 _ARCHIVE = b"PK\x03\x04"
@@ -64,12 +67,26 @@ def read_tensors(path: Path) -> tuple[Any, str]:
     return content, digest
 
 
+def tensor_of(content: bytes) -> "Tensor":
+    """What a file of torch holds that holds one tensor alone, on the CPU.
+
+    Raises:
+        UnreadableError, RunsCodeError: as `read_tensors`, or it is no tensor.
+    """
+    import torch  # here, as --help reads recipes, and needs no torch
+
+    tensor = _content(io.BytesIO(content))
+    if type(tensor) is not torch.Tensor:
+        raise UnreadableError("holds something else than a tensor")
+    return tensor
+
+
 def _stamp(file: io.BufferedReader) -> tuple[int, int]:
     state = os.fstat(file.fileno())
     return state.st_size, state.st_mtime_ns
 
 
-def _content(file: io.BufferedReader) -> Any:
+def _content(file: IO[bytes]) -> Any:
     import torch  # here, as --help reads recipes, and needs no torch
 
     try:
@@ -95,7 +112,7 @@ def _content(file: io.BufferedReader) -> Any:
         raise UnreadableError(f"can't be read: {reason}") from error
 
 
-def _check_whole(file: io.BufferedReader) -> None:
+def _check_whole(file: IO[bytes]) -> None:
     """Refuses what is no file of torch, or a damaged one, before much of it is read.
 
     torch itself does not compare checksums: a flipped bit would quietly become a weight. The
@@ -106,7 +123,7 @@ def _check_whole(file: io.BufferedReader) -> None:
         return
     if not beginning.startswith(_ARCHIVE):
         raise UnreadableError(_no_archive(beginning))
-    size = os.fstat(file.fileno()).st_size
+    size = file.seek(0, io.SEEK_END)
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         names = [member.filename.partition("/")[2] for member in members]

@@ -54,12 +54,17 @@ def write(path: Path, fill: Callable[[BinaryIO], object], *, durable: bool = Tru
                 os.fsync(file.fileno())
         os.replace(other, path)
     if durable:
-        with contextlib.suppress(OSError):  # bring the name to disk; Windows can't open a folder
-            descriptor = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Brings the names in a folder to the disk; Windows can't open one."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager

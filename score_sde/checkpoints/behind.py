@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from score_sde import parallel
+
 SHARE = 0.5
 """A copy takes at most this share of the free memory: the next step needs some, too."""
 
@@ -23,6 +25,8 @@ class HostCopy:
     """A copy of nested dicts, lists and tuples of tensors in the host's memory.
 
     Its memory is taken once: the next copy of the same names and shapes overwrites this one.
+    Of tensors that are divided among processes the copy is whole: all of them take part then,
+    this one by making the copy and the others by `parallel.take_part`.
     """
 
     def __init__(self) -> None:
@@ -42,10 +46,10 @@ class HostCopy:
 
     def _copied(self, value: Any, path: _Path) -> Any:
         if isinstance(value, Tensor):
-            held = self._memory.get(path)
+            held, whole = self._memory.get(path), parallel.whole(value.detach())
             if held is None or not _alike(held, value):
-                held = self._memory[path] = torch.empty_like(value.detach(), device="cpu")
-            return held.copy_(value.detach())
+                held = self._memory[path] = torch.empty_like(whole, device="cpu")
+            return held.copy_(whole)
         if type(value) in _DICTS:
             return {key: self._copied(item, (*path, key)) for key, item in value.items()}
         if type(value) in _LISTS:
@@ -81,7 +85,9 @@ class Saves:
         """
         self.wait(kind)
         copy = self._copies.setdefault(kind, HostCopy())
-        room = copy.missing_bytes(content) <= SHARE * self._free_bytes()
+        divided = any(parallel.is_divided(tensor) for _, tensor in _tensors(content))
+        # What others have parts of is not this process's to write: it has to be copied.
+        room = divided or copy.missing_bytes(content) <= SHARE * self._free_bytes()
         given = copy.of(content) if room else content
         self._under_way[kind] = self._pool.submit(self._write, write, given)
         if not room:

@@ -27,10 +27,15 @@ def write(path: Path, content: object) -> None:
     try:
         _write(path, content)
     except OSError as error:
-        raise OSError(
-            f"cannot save {path} ({error.strerror or error}): free some space or choose another "
-            "work directory; what was saved before is untouched"
-        ) from error
+        raise cannot_save(path, error) from error
+
+
+def cannot_save(path: Path, error: OSError) -> OSError:
+    """The sentence for a file or folder that can't be written."""
+    return OSError(
+        f"cannot save {path} ({error.strerror or error}): free some space or choose another "
+        "work directory; what was saved before is untouched"
+    )
 
 
 def read(path: Path) -> tuple[Any, str]:

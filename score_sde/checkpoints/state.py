@@ -6,8 +6,9 @@ disk meanwhile. It is read with `torch.load(weights_only=True)`, which runs no c
 after its checksums are verified.
 
 Its entries are exactly `step` (int); `network`, `ema`, `optimizer` (state dicts by name); `rng`
-(`rng_state`); `data` (position in the data); `config` (JSON text); `versions` (text); and
-`averages`, where averages of several lengths are tracked.
+(`generators`); `data` (position in the data); `config` (JSON text); `versions` (text); and
+`averages`, where averages of several lengths are tracked. A folder `step_00001000.dcp` may stand
+in the place of a file (`sharded`), and holds the same.
 """
 
 import json
@@ -21,8 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from score_sde import parallel
 from score_sde.atomic.weights import fit, listed
+from score_sde.checkpoints import sharded
 from score_sde.checkpoints.files import CheckpointError, read, write
+from score_sde.checkpoints.generators import generator_states
 from score_sde.networks.ema import bare_name
 from score_sde.networks.saved import count, fit_average, fit_averages, fit_moments
 
@@ -32,11 +36,17 @@ _OPTIONAL = "averages"
 _OF_TRAINING: dict[str, Any] = {"optimizer": {}, "rng": {}, "data": {}, "versions": ""}
 _TYPES = {"step": int, "config": str, "versions": str}
 _GROUPS = ("network", "ema", "optimizer", "rng", "data")
-_NAME = re.compile(r"step_(\d{8,})\.pt")
+_NAME = re.compile(r"step_(\d{8,})\.(pt|dcp)")
 
 
 def path_of(folder: str | Path, step: int) -> Path:
-    """Where the checkpoint of a step lies: `folder/step_00001000.pt`."""
+    """Where the checkpoint of a step lies: `folder/step_00001000.pt`, or `….dcp`, if it is."""
+    path = _file_of(folder, step)
+    divided = path.with_suffix(sharded.SUFFIX)
+    return divided if divided.is_dir() and not path.exists() else path
+
+
+def _file_of(folder: str | Path, step: int) -> Path:
     return Path(folder) / f"step_{step:08d}.pt"
 
 
@@ -45,8 +55,10 @@ def steps(folder: str | Path) -> list[int]:
     folder = Path(folder)
     if not folder.is_dir():
         return []
-    matches = (_NAME.fullmatch(path.name) for path in folder.iterdir() if path.is_file())
-    return sorted(int(match[1]) for match in matches if match)
+    named = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
+    return sorted(
+        {int(m[1]) for m, path in named if m and (path.is_file() or sharded.is_folder(path))}
+    )
 
 
 def save(
@@ -74,9 +86,26 @@ def save(
             f"got keep={keep} and milestone_every={milestone_every}: give at least 1 and 0"
         )
     _check_entries(state, "the state to save")
-    path = path_of(folder, state["step"])
+    path = _file_of(folder, state["step"])
     save_as(path, state)
+    sharded.delete(path.with_suffix(sharded.SUFFIX))
     delete_old(folder, state["step"], keep=keep, milestone_every=milestone_every)
+    return path
+
+
+def save_shards(
+    folder: str | Path, state: Mapping[str, Any], *, keep: int = 3, milestone_every: int = 0
+) -> Path:
+    """As `save`, a folder into which each process writes its part; every process must call it.
+
+    Tensors may be divided among the processes, and have the names that they are to have.
+    """
+    _check_entries(state, "the state to save")
+    path = _file_of(folder, state["step"]).with_suffix(sharded.SUFFIX)
+    sharded.write(path, state)
+    if parallel.rank() == 0:
+        _file_of(folder, state["step"]).unlink(missing_ok=True)
+        delete_old(folder, state["step"], keep=keep, milestone_every=milestone_every)
     return path
 
 
@@ -93,11 +122,19 @@ def delete_old(
         keep: as `save`.
         milestone_every: as `save`.
     """
-    ours = [step for step in steps(folder) if zipfile.is_zipfile(path_of(folder, step))]
+    paths = {step: path_of(folder, step) for step in steps(folder)}
+    ours = [
+        step
+        for step, path in paths.items()
+        if sharded.is_whole(path) or (path.is_file() and zipfile.is_zipfile(path))
+    ]
     kept = {current, *ours[-keep:]}
     for step in ours:
         if step not in kept and not (milestone_every and step % milestone_every == 0):
-            path_of(folder, step).unlink(missing_ok=True)
+            if sharded.is_folder(paths[step]):
+                sharded.delete(paths[step])
+            else:
+                paths[step].unlink(missing_ok=True)
 
 
 def save_as(path: Path, state: Mapping[str, Any]) -> None:
@@ -128,6 +165,8 @@ def load_any(path: str | Path) -> Any:
 def load_with_fingerprint(path: str | Path) -> tuple[Any, str]:
     """As `load_any`, with the fingerprint of the file (see `files.read`)."""
     path = Path(path)
+    if sharded.is_folder(path):
+        return sharded.read(path)
     if not path.is_file():
         there = [path_of(path.parent, step).name for step in steps(path.parent)]
         raise FileNotFoundError(
@@ -209,7 +248,7 @@ def check_complete(
             "--workdir), or use a checkpoint with all entries"
         )
     if "rng" in keys:
-        _generator_states(state["rng"], str(path))
+        generator_states(state["rng"], str(path))
 
 
 def _with_path(error: Exception, path: str | Path) -> str:
@@ -253,56 +292,6 @@ def newest(
             f"{next(iter(damaged.values()))}"
         )
     return None
-
-
-def rng_state() -> dict[str, Any]:
-    """The states of torch's own generators: `cpu`, and under `cuda` one for each GPU."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def restore_rng(state: Any, *, of_main: bool = False) -> None:
-    """Puts the generators back to what `rng_state` saw; GPUs that are not there are left out.
-
-    Args:
-        state: of a checkpoint.
-        of_main: whether each GPU goes on where that of the main process stood, the first one: it
-            is another process's, and all draw the same.
-
-    Raises:
-        CheckpointError: it holds no such states; no generator has changed then.
-    """
-    states = _generator_states(state, "the checkpoint")
-    if of_main and len(states) > 1:
-        first = states[1][1]
-        states = [states[0], *((f"cuda:{k}", first) for k in range(torch.cuda.device_count()))]
-    for device, generator_state in states:
-        if device == "cpu":
-            torch.set_rng_state(generator_state)
-        else:
-            torch.cuda.set_rng_state(generator_state, device)
-
-
-def _generator_states(state: Mapping[str, Any], where: str) -> list[tuple[str, Tensor]]:
-    """Devices that are there, each with the state of its generator.
-
-    Each is tried on a generator that nothing draws from.
-
-    Raises:
-        CheckpointError: one is missing or is no such state; names `where` it was read.
-    """
-    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    try:
-        states = [("cpu", state["cpu"])]
-        states += [(f"cuda:{k}", saved) for k, saved in enumerate(state["cuda"][:present])]
-        for device, generator_state in states:
-            torch.Generator(device).set_state(generator_state)
-    except (KeyError, RuntimeError, TypeError) as error:
-        raise CheckpointError(
-            f"{where} has as rng something else than the states of torch's random generators, "
-            "without which the run would go on otherwise: use another one"
-        ) from error
-    return states
 
 
 def _check_entries(state: Any, what: str) -> None:

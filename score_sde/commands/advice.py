@@ -60,8 +60,17 @@ def less_memory(config: Config) -> str:
     )
 
 
-def unreadable(error: Exception, step: int) -> str:
-    """How to go on after an image that can't be read, where this step was saved."""
+def unreadable(error: Exception, step: int, *, known: bool = True) -> str:
+    """How to go on after an image that can't be read.
+
+    Args:
+        error: says which.
+        step: that is saved; 0 for none.
+        known: whether the checkpoint says so, by which a repair is recognised.
+    """
+    if not known:
+        saved = f"; step {step} is saved: repair or remove it, and go on" if step else ""
+        return f"{error}{saved}{' with --allow data' if step else ''}"
     return (
         f"{error}; step {step} is saved: after a repair the same command resumes, after a removal "
         "it does with --allow data"

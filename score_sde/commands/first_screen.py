@@ -12,6 +12,7 @@ from score_sde.config.build import (
     build_parameterisation,
     build_sampler,
     build_sde,
+    divides,
     empty_network,
     field,
     image_shape,
@@ -21,7 +22,7 @@ from score_sde.config.build import (
 from score_sde.data import DatasetInfo
 from score_sde.samplers import Sampler
 from score_sde.sde import SDE
-from score_sde.training import TrainState
+from score_sde.training import TrainState, whole_at_once
 
 FIRST_STEPS = 10  # after which the time that all of them take is estimated
 
@@ -63,6 +64,9 @@ def first_screen(
     kept_of_images = activations * at_once / 2**20
     kept = training.keep_checkpoints + training.n_iters // training.snapshot_freq
     averages = len(state.averages)
+    held = (5 + averages) * megabytes
+    if divides(config):
+        held = held / processes + 2 * 4 * whole_at_once(state.network) / 2**20
     saved = averages * math.ceil(training.n_iters / training.average_freq)
     more = f", {saved * megabytes:,.0f} MB of averages" if saved else ""
     parts = f" in {training.accumulation} parts" if training.accumulation > 1 else ""
@@ -74,15 +78,31 @@ def first_screen(
 data        {train.name}: {train.num_images:,} images of {train.shape}, {train.policy}
             held out: {test.num_images:,}{notes}
 sde         {sde.name}, {"continuous" if training.continuous else f"{sde.N} scales"}
-memory      {(5 + averages) * megabytes:,.0f} MB for weights and optimiser, \
+memory      {held:,.0f} MB for weights and optimiser{_divided(config)}, \
 about {kept_of_images:,.0f} MB for the activations of {at_once} images{beside}
-            {(4 + 2 * averages) * megabytes:,.0f} MB of the host's for the copy that is saved
+            {_of_host(config, megabytes, averages)}
 steps       {training.n_iters - state.step:,} of {training.n_iters:,} to go, \
 {training.batch_size} images each{parts}
 time        estimated after {FIRST_STEPS} steps
 disk        up to {(4 + averages) * megabytes * kept:,.0f} MB of checkpoints{more}
 snapshots   {snapshots}
 everything  goes to {workdir}"""
+
+
+def _divided(config: Config) -> str:
+    if field(config, "training.sharding") == "none":
+        return ""
+    if divides(config):
+        return " (of each process: training.sharding)"
+    return " (all in one process: torchrun starts those that training.sharding divides them among)"
+
+
+def _of_host(config: Config, megabytes: float, averages: int) -> str:
+    if field(config, "training.checkpoint_format") == "shards":
+        return "each process saves its part at once, without a copy"
+    copy = (4 + 2 * averages) * megabytes
+    who = ", for the first process" if divides(config) else ""
+    return f"{copy:,.0f} MB of the host's for the copy that is saved{who}"
 
 
 def of_samples(config: Config, sde: SDE) -> str:

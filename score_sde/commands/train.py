@@ -15,17 +15,15 @@ from score_sde.commands.first_screen import (
     of_samples,
 )
 from score_sde.commands.loop import (
-    Kind,
-    Run,
     averaged,
     draw_losses,
     evaluating,
     held_out_batch,
-    kept,
-    reading,
     run_loop,
 )
 from score_sde.commands.progress import advice_on_memory
+from score_sde.commands.run import Kind, Run
+from score_sde.commands.saving import kept, reading
 from score_sde.commands.signals import Interrupted, stop_signals
 from score_sde.commands.terminal import guarded
 from score_sde.commands.weights import begin_from, origin_of
@@ -39,6 +37,7 @@ from score_sde.config.build import (
     build_state,
     build_train_step,
     data_range,
+    fresh_network,
     given_of,
     held_out_inputs,
     label_dropout,
@@ -85,7 +84,7 @@ def train(
     """
     kind = kind or SCORE_NETWORK
     world = parallel.init()
-    check_config(config, copies=5)
+    check_config(config, copies=5, processes=world.size)
     changes.check_allowed(allow, config)
     reports: list[str] = []
     changed: list[changes.Change] = []
@@ -172,6 +171,7 @@ def train(
                     config, state, sde, device, *infos, workdir, processes=world.size, **screen
                 )
             )
+        newest = saved = None  # the state has copies, and a run is long
         with advice_on_memory(advice.less_memory(config)):
             run_loop(run)
 
@@ -228,6 +228,7 @@ def _of_score_network(config: Config, sde: SDE) -> dict[str, Any]:
 
 
 SCORE_NETWORK = Kind(
+    network=fresh_network,
     state=build_state,
     objective=build_objective,
     step=build_train_step,

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from score_sde import checkpoints, noise, pictures
 from score_sde.atomic import write_whole
 from score_sde.commands.first_screen import kept_bytes
-from score_sde.commands.loop import Kind, Run, averaged, draw_losses, held_out_batch
+from score_sde.commands.loop import averaged, draw_losses, held_out_batch
+from score_sde.commands.run import Kind, Run
 from score_sde.commands.signals import Interrupted
 from score_sde.commands.train import train
 from score_sde.config.build import (
@@ -23,6 +24,7 @@ from score_sde.config.build import (
     build_train_step,
     empty_classifier,
     field,
+    fresh_classifier,
     image_shape,
 )
 from score_sde.config.check import check_config
@@ -196,6 +198,7 @@ def _levels(sde: SDE) -> Tensor:
 
 
 CLASSIFIER = Kind(
+    network=fresh_classifier,
     state=build_classifier_state,
     objective=build_classification,
     step=lambda config, objective: build_train_step(config, objective, augmented=False),

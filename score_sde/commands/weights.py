@@ -24,7 +24,7 @@ from score_sde.config.build import (
     upsampling_factor,
 )
 from score_sde.config.check import check_config
-from score_sde.training import TrainState
+from score_sde.training import TrainState, load_weights
 
 FILES = (".pt", ".pth")
 _BEGUN, _CONVERTED = "init_from ", "converted_from "
@@ -50,6 +50,7 @@ def load_with_fingerprint(path: Path, config: Config) -> tuple[dict[str, Any], s
 def _load(path: Path, config: Config | None) -> tuple[dict[str, Any], bool, str]:
     """A checkpoint with the entries of ours, whether it is one of ours, and its fingerprint."""
     is_folder, content, digest = path.is_dir() or checkpoints.is_part(path), None, ""
+    is_folder &= not checkpoints.is_sharded(path)
     if not is_folder:
         content, digest = checkpoints.load_with_fingerprint(path)
         if not checkpoints.is_published(content):
@@ -237,7 +238,7 @@ def begin_from(path: Path, config: Config, state: TrainState) -> str:
     """
     given, _, digest = _load(path, config)
     weights = fit(state.network.state_dict(), given["ema"].get("shadow"), f"the average in {path}")
-    state.network.load_state_dict(weights)
+    load_weights(state.network, weights)
     state.ema.load_state_dict({**state.ema.state_dict(), "shadow": weights})
     return f"{_BEGUN}{path} (step {given['step']}, sha256 {digest})"
 
@@ -272,9 +273,9 @@ def provenance(*more: str) -> str:
 def convert(path: Path, output: Path, config: Config | None) -> str:
     """Writes a checkpoint in another format.
 
-    A published checkpoint becomes one of ours, ours one of the 2021 release. Where the output's
-    name does not end in .pt or .pth, either becomes a folder of diffusers with the averaged
-    weights.
+    A published checkpoint becomes one of ours, our folder of shards one file, and our file one of
+    the 2021 release. Where the output's name does not end in .pt or .pth, any becomes a folder of
+    diffusers with the averaged weights.
 
     Args:
         path: the file, or folder of diffusers, to read.
@@ -292,6 +293,9 @@ def convert(path: Path, output: Path, config: Config | None) -> str:
     if output.exists():
         raise FileExistsError(f"{output} exists: move it away or choose another --output")
     state, is_ours, _ = _load(path, config)
+    if checkpoints.is_sharded(path) and output.suffix in FILES:
+        checkpoints.save_as(output, state)
+        return f"{path} is now {output}, one file of the same"
     written = history.from_json(state["config"])
     if is_ours:
         check_config(written)

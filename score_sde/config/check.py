@@ -38,7 +38,7 @@ from score_sde.sde import SDE
 DEVICES = ("cpu", "cuda", "mps")
 
 
-def check_config(config: Config, copies: int = 1) -> None:
+def check_config(config: Config, copies: int = 1, processes: int = 1) -> None:
     """Refuses a config that cannot run.
 
     Args:
@@ -46,6 +46,7 @@ def check_config(config: Config, copies: int = 1) -> None:
         copies: how many numbers there are for each weight: 1 to draw samples, 5 to train
             (weight, gradient, the optimiser's two moments and the moving average), beside those
             of `model.ema_lengths`.
+        processes: among which they are divided where `training.sharding` says so.
 
     Raises:
         ValueError: the first field at fault, what it holds and what it may hold.
@@ -62,16 +63,30 @@ def check_config(config: Config, copies: int = 1) -> None:
     build_sampler(config, sde)
     _check_device(config)
     network = empty_network(config)
-    _check_memory(config, network, copies)
+    _check_sharding(config)
+    _check_memory(config, network, copies, processes)
     _check_conditioning(config, sde, network)
     _check_augmentation(config, network)
     _check_upsampling(config, network)
 
 
-def _check_memory(config: Config, network: nn.Module, copies: int) -> None:
+def _check_sharding(config: Config) -> None:
+    if field(config, "training.sharding") == "full" and config.training.compile == "on":
+        raise ValueError(
+            "config.training.compile='on': a network that is divided among processes "
+            "(config.training.sharding='full') is not compiled; set 'auto' or 'off', or do "
+            "without sharding"
+        )
+
+
+def _check_memory(config: Config, network: nn.Module, copies: int, processes: int) -> None:
     """Refuses a network, or images at a time, that alone exceed the memory of the device."""
     memory = _memory_of(build_device(config))
     weights = sum(p.numel() for p in network.parameters())
+    divided = processes > 1 and field(config, "training.sharding") == "full"
+    parts, other = (processes, "start more processes") if divided else (1, "")
+    if copies > 1 and not divided and processes > 1:
+        other = "set config.training.sharding='full'"
     if copies > 1:
         copies += len(field(config, "model.ema_lengths"))
     pixels = math.prod(image_shape(config))
@@ -83,10 +98,12 @@ def _check_memory(config: Config, network: nn.Module, copies: int) -> None:
     )
     for bytes_, what, remedy in (
         (
-            4 * copies * weights,
+            4 * copies * weights // parts,
             f"a network of {weights:,} weights"
-            + (", with gradients, moments and average," if copies > 1 else ""),
-            f"take a smaller network{f', with a lower {widths}' if widths else ''}",
+            + (", with gradients, moments and average," if copies > 1 else "")
+            + (f" in {parts} parts," if divided else ""),
+            f"take a smaller network{f', with a lower {widths}' if widths else ''}"
+            + (f", or {other}" if other else ""),
         ),
         (
             4 * pixels * training.batch_size // training.accumulation,

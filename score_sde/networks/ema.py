@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from score_sde import parallel
 from score_sde.atomic.weights import listed
 from score_sde.networks.saved import fit_average
 
@@ -101,12 +102,15 @@ class ExponentialMovingAverage:
         values = self._partners(parameters)
         for k, value in enumerate(values):  # the shadow follows a network that was moved
             self._shadow[k] = self._shadow[k].to(value.device)
+        # Of divided tensors each process averages its own rows: a list of both kinds is refused.
+        shadow = [parallel.here(value) for value in self._shadow]
+        values = [parallel.here(value) for value in values]
         weights = [value.to(_precise(value.dtype)) for value in values[: self._trained]]
         # Few launches for many tensors, and no reading back; the foreach functions refuse [].
         if weights:
-            torch._foreach_lerp_(self.shadow_params, weights, 1 - decay)  # pyright: ignore
+            torch._foreach_lerp_(shadow[: self._trained], weights, 1 - decay)  # pyright: ignore
         if fixed := values[self._trained :]:
-            torch._foreach_copy_(self._shadow[self._trained :], fixed)  # pyright: ignore
+            torch._foreach_copy_(shadow[self._trained :], fixed)  # pyright: ignore
 
     @torch.no_grad()
     def copy_to(self, parameters: Parameters) -> None:
@@ -174,7 +178,7 @@ class ExponentialMovingAverage:
         shadow = dict(zip(self._names, self._shadow, strict=True))
         state = fit_average(shadow, {**state_dict, "shadow": given}, "the average")
         for name, value in shadow.items():
-            value.copy_(state["shadow"][name])
+            value.copy_(parallel.divided_as(state["shadow"][name], value))
         self.decay, self.num_updates = state["decay"], state["num_updates"]
 
     def _partners(self, parameters: Parameters) -> list[Tensor]:

@@ -86,6 +86,10 @@ class HalfUNet(nn.Module):
         self.norm = group_norm(width)
         self.head = dense(width, num_classes)
 
+    def pieces(self) -> list[nn.Module]:
+        """What is computed one after the other, each with weights of its own."""
+        return list(self.blocks)
+
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         """Applies the network.
 

@@ -75,6 +75,10 @@ class MLP(nn.Module):
         self.dense_out = dense(width, num_features, init_scale=0.0)
         self.noise_level = noise_level if scale_by_sigma else None
 
+    def pieces(self) -> list[nn.Module]:
+        """What is computed one after the other, each with weights of its own."""
+        return list(self.blocks)
+
     def forward(self, x: Tensor, cond: Tensor, label: Tensor | None = None) -> Tensor:
         """Applies the network.
 

@@ -6,6 +6,7 @@ Symbols: B batch, C channels, H and W height and width; `x` and `h` are (B, C, H
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -216,6 +217,11 @@ class RefineNet(nn.Module):
             self.refine.append(refine([width, *below], above, last=last))
             below = [above]
         self.noise_level = noise_level
+
+    def pieces(self) -> list[nn.Module]:
+        """What is computed one after the other, each with weights of its own."""
+        stages: list[Any] = [*self.stages]
+        return [*(block for stage in stages for block in stage), *self.refine]
 
     def forward(self, x: Tensor, cond: Tensor, label: Tensor | None = None) -> Tensor:
         """Applies the network.

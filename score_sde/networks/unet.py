@@ -8,6 +8,7 @@ that.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -313,6 +314,13 @@ class UNet(nn.Module):
             levels.append(UpLevel(blocks, pyramid, upsample))
             output_pyramid = parts.output_step
         self.up = nn.ModuleList(levels)
+
+    def pieces(self) -> list[nn.Module]:
+        """What is computed one after the other, each with weights of its own."""
+        levels: tuple[Any, Any] = self.down, self.up
+        down = [piece for one in levels[0] for piece in (*one.blocks, one.downsample, one.pyramid)]
+        up = [piece for one in levels[1] for piece in (*one.blocks, one.pyramid, one.upsample)]
+        return [piece for piece in (*down, *self.middle, *up) if piece is not None]
 
     def forward(
         self,

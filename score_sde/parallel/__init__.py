@@ -1,5 +1,6 @@
-"""Processes that share one run: their numbers and shares, what they exchange, how they end."""
+"""Processes that share one run: what each has of it, what they exchange, how they end."""
 
+from score_sde.parallel.divided import count, divided_as, here, is_divided, rank, take_part, whole
 from score_sde.parallel.ends import fail, together
 from score_sde.parallel.watch import attend
 from score_sde.parallel.world import (
@@ -23,12 +24,19 @@ __all__ = [
     "barrier",
     "check_agreed",
     "check_seen_by_all",
+    "count",
+    "divided_as",
     "fail",
     "gather_objects",
+    "here",
     "init",
+    "is_divided",
     "largest",
     "leave",
     "main_first",
+    "rank",
     "shard",
+    "take_part",
     "together",
+    "whole",
 ]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 
+from score_sde import parallel
 from score_sde.networks.ema import bare_name
 from score_sde.networks.saved import fit_moments
 from score_sde.tensor_ops import check_name, choose
@@ -106,8 +107,11 @@ def load_named_state(optimizer: Optimizer, given: Mapping[str, Mapping[str, Any]
     whole = optimizer.state_dict()
     numbers = [number for group in whole["param_groups"] for number in group["params"]]
     whole["state"] = {
-        number: {key: value.clone() for key, value in given[name].items()}
-        for number, name in zip(numbers, named, strict=True)
+        number: {
+            key: parallel.divided_as(value.clone(), parameter) if value.ndim else value.clone()
+            for key, value in given[name].items()
+        }
+        for number, (name, parameter) in zip(numbers, named.items(), strict=True)
         if given[name]
     }
     optimizer.load_state_dict(whole)

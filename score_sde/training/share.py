@@ -3,8 +3,9 @@
 Each process is given its part of the batch, draws times, noise and augmentation for all of it, as
 a single process would, and computes the losses of its part. Gradients are summed while the
 backward pass is still under way (DistributedDataParallel; Li et al. 2020, "PyTorch Distributed:
-Experiences on Accelerating Data Parallel Training"). So after a step all processes hold the same
-weights, and those of a single process up to the order of summation.
+Experiences on Accelerating Data Parallel Training"), or by the network itself, where it is divided
+(`sharding`). So after a step all processes hold the same weights, and those of a single process up
+to the order of summation.
 
 Dropout masks are each process's own. They follow from the seed, the step and the rank, so that a
 resumed run draws them again, and the run's own stream stays the same in all processes.
@@ -22,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from score_sde.atomic.weights import listed
 from score_sde.parallel import Part, World, shard
+from score_sde.training.sharding import is_divided
 
 
 class Share:
@@ -48,9 +50,9 @@ class Share:
     def wrapped(self, network: nn.Module, *, accumulation: int) -> nn.Module:
         """The network whose backward pass averages gradients over the processes.
 
-        It is made once, of the network of the first step.
+        It is made once, of the network of the first step. A divided one does so by itself.
         """
-        if self.world.size == 1:
+        if self.world.size == 1 or is_divided(network):
             return network
         if self._wrapped is None or self._wrapped[0] is not network:
             with warnings.catch_warnings():  # newer torch has another name for the buffers' field
@@ -71,7 +73,7 @@ class Share:
         Raises:
             ValueError: a weight has none, where torch then waits for it.
         """
-        if self.world.size == 1 or accumulation == 1 or self._checked:
+        if self.world.size == 1 or accumulation == 1 or self._checked or is_divided(network):
             return
         self._checked = True
         named = network.named_parameters()

@@ -11,6 +11,7 @@ from score_sde.atomic.weights import fit
 from score_sde.networks.ema import ExponentialMovingAverage, bare_name
 from score_sde.networks.power_average import PowerAverage
 from score_sde.training.optimizer import load_named_state, named_state
+from score_sde.training.sharding import load_weights
 
 
 @dataclass
@@ -18,7 +19,7 @@ class TrainState:
     """Everything that training changes.
 
     Attributes:
-        network: bare, compiled or wrapped for DDP; names are those of the bare one.
+        network: bare, compiled, wrapped for DDP or divided; names are those of the bare one.
         ema: made of the network (as a module).
         optimizer: made by `make_optimizer`.
         step: updates made so far.
@@ -51,7 +52,7 @@ class TrainState:
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Takes over a saved state.
+        """Takes over a saved state, whole, also where the network is divided among processes.
 
         Raises:
             ValueError: names or shapes differ, and the message lists them; or averages of other
@@ -70,7 +71,7 @@ class TrainState:
         bare = {bare_name(name): name for name in current}
         expected = {name: current[key] for name, key in bare.items()}
         given = fit(expected, state_dict["network"], "the saved network")
-        self.network.load_state_dict({bare[name]: value for name, value in given.items()})
+        load_weights(self.network, {bare[name]: value for name, value in given.items()})
         self.ema.load_state_dict(state_dict["ema"])
         for average in self.averages:
             average.load_state_dict(saved[str(average.length)])

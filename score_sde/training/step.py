@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
+from score_sde import parallel
 from score_sde.networks.low_resolution import LowResolution
 from score_sde.training.augmentation import Augmentation
 from score_sde.training.optimizer import learning_rate
@@ -182,7 +183,8 @@ class TrainStep:
         losses = []
         for start in range(0, n, size):
             part = slice(start, start + size)
-            # Processes add up their gradients once, after the last part.
+            # Processes add up their gradients once, after the last part; of a divided network
+            # after each, as none has room for all of them.
             wait = getattr(network, "no_sync", nullcontext) if start + size < n else nullcontext
             with wait():
                 part_label = None if label is None else label[part]
@@ -205,7 +207,8 @@ class TrainStep:
 
     def _clip(self, optimizer: Optimizer) -> Tensor:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        grad_norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        total = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        grad_norm = parallel.whole(total)  # the same number for all processes
         if self.grad_clip > 0:
             clip_grads_with_norm_(parameters, self.grad_clip, grad_norm)
         return grad_norm

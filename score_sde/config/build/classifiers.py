@@ -7,12 +7,11 @@ from score_sde.config import schema
 from score_sde.config.build.objects import (
     Config,
     as_trained,
-    build_device,
     build_objective,
-    channels_last,
     checked,
     field,
     image_shape,
+    placed,
     state_of,
 )
 from score_sde.networks.table import CLASSIFIERS
@@ -28,19 +27,21 @@ def build_classifier(config: Config) -> nn.Module:
     Raises:
         ValueError: an unknown name, or options that it refuses.
     """
-    device = build_device(config)
-    network = _network(config).to(device)
-    # nn.Module.to takes the memory format, though its annotation does not say so.
-    return network.to(memory_format=channels_last(config, device))  # type: ignore[call-overload]
+    return placed(config, fresh_classifier(config))
 
 
 def empty_classifier(config: Config) -> nn.Module:
     """The network without memory for its weights (on the meta device)."""
     with torch.device("meta"):
-        return _network(config)
+        return fresh_classifier(config)
 
 
-def _network(config: Config) -> nn.Module:
+def fresh_classifier(config: Config) -> nn.Module:
+    """The network with fresh weights on the CPU.
+
+    Raises:
+        ValueError: as `build_classifier`.
+    """
     name = field(config, "classifier.name")
     row = choose(CLASSIFIERS, name, "config.classifier.name")
     fields = {leaf: field(config, f"classifier.{leaf}") for leaf in schema.defaults("classifier")}
@@ -50,7 +51,7 @@ def _network(config: Config) -> nn.Module:
 
 def build_classifier_state(config: Config) -> TrainState:
     """The network with fresh weights, its moving average and its optimiser."""
-    return state_of(config, build_classifier(config))
+    return state_of(config, fresh_classifier(config))
 
 
 def build_classification(config: Config, sde: SDE) -> Classification:

@@ -8,12 +8,16 @@ from torch import Tensor, nn
 
 from score_sde.config.build.objects import Config, field
 from score_sde.score import Network
+from score_sde.training import is_divided
 
 
 def compiled(config: Config, network: nn.Module, device: torch.device) -> nn.Module:
-    """The network under `torch.compile`, if the config says so ("auto": on CUDA)."""
-    setting = config.training.compile
-    on = setting == "on" or (setting == "auto" and device.type == "cuda")
+    """The network under `torch.compile`, if the config says so.
+
+    "auto" is on CUDA, where it is not divided among processes.
+    """
+    setting, whole = config.training.compile, not is_divided(network)
+    on = setting == "on" or (setting == "auto" and device.type == "cuda" and whole)
     return torch.compile(network) if on else network  # type: ignore[return-value]
 
 

@@ -177,7 +177,7 @@ def _opened(config: Config, kind: str, name: str) -> Guide:
 
 def _newest(path: Path, kind: str) -> Path:
     """The file that is meant."""
-    if path.is_file():
+    if path.is_file() or checkpoints.is_sharded(path):
         return path
     folder = path / "checkpoints"
     if steps := checkpoints.steps(folder):

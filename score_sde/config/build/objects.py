@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from score_sde import parallel
 from score_sde.config import schema
 from score_sde.config.holds import expanded
 from score_sde.config.schema import Config
@@ -31,7 +32,14 @@ from score_sde.objectives import Objective, make_objective
 from score_sde.score import Network, NetworkScore, Parameterisation, parameterisation
 from score_sde.sde import SDE, SDES, Score
 from score_sde.tensor_ops import choose
-from score_sde.training import PARAMETERS, Augmentation, TrainState, TrainStep, make_optimizer
+from score_sde.training import (
+    PARAMETERS,
+    Augmentation,
+    TrainState,
+    TrainStep,
+    divide,
+    make_optimizer,
+)
 from score_sde.training.step import Objective as TrainingObjective
 
 Built = TypeVar("Built")
@@ -137,19 +145,29 @@ def build_network(config: Config) -> nn.Module:
     Raises:
         ValueError: an unknown name, a field that the network lacks, or options that it refuses.
     """
+    return placed(config, fresh_network(config))
+
+
+def placed(config: Config, network: nn.Module) -> nn.Module:
+    """The network on the config's device, channels-last where that pays."""
     device = build_device(config)
-    network = _network(config).to(device)
     # nn.Module.to takes the memory format, though its annotation does not say so.
-    return network.to(memory_format=channels_last(config, device))  # type: ignore[call-overload]
+    memory: Any = {"memory_format": channels_last(config, device)}
+    return network.to(device).to(**memory)
 
 
 def empty_network(config: Config) -> nn.Module:
     """The network without memory for its weights (on the meta device): names and shapes."""
     with torch.device("meta"):
-        return _network(config).to("meta")  # tables are computed on the CPU
+        return fresh_network(config).to("meta")  # tables are computed on the CPU
 
 
-def _network(config: Config) -> nn.Module:
+def fresh_network(config: Config) -> nn.Module:
+    """The network with fresh weights on the CPU.
+
+    Raises:
+        ValueError: as `build_network`.
+    """
     name = config.model.name
     row = choose(NETWORKS, name, "config.model.name")
     fields = schema.defaults("model") | config.model.to_dict()
@@ -262,12 +280,23 @@ def build_objective(config: Config, sde: SDE) -> Objective:
 
 def build_state(config: Config) -> TrainState:
     """A network with fresh weights, its moving averages and its optimiser."""
-    network = build_network(config)
-    return state_of(config, network, field(config, "model.ema_lengths"))
+    return state_of(config, fresh_network(config), field(config, "model.ema_lengths"))
+
+
+def divides(config: Config) -> bool:
+    """Whether training divides weights among processes; a single one has all of them."""
+    return field(config, "training.sharding") == "full" and parallel.count() > 1
 
 
 def state_of(config: Config, network: nn.Module, lengths: Sequence[float] = ()) -> TrainState:
-    """What training changes of a network, with averages of further lengths."""
+    """What training changes of a network on the CPU, with averages of further lengths.
+
+    The network is brought to the config's device: all of it, or this process's part.
+    """
+    if divides(config):  # before anything is made as large as its weights
+        network = divide(network, build_device(config))
+    else:
+        network = placed(config, network)
     optim = config.optim
     optimizer = make_optimizer(
         network.named_parameters(),

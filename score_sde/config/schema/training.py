@@ -70,6 +70,18 @@ FIELDS: dict[str, Field] = {
         "keep only what goes into each block, and compute the block again for its gradient, to "
         "save memory",
     ),
+    "training.sharding": added(
+        "none",
+        "full: weights, gradients, moments and averages are divided among the processes (FSDP), "
+        "for networks that do not fit on one device; not compiled",
+        Names("none", "full"),
+    ),
+    "training.checkpoint_format": added(
+        "file",
+        "file: one for all; shards: a folder into which each process writes its part, for "
+        "networks that no machine could gather",
+        Names("file", "shards"),
+    ),
     "training.n_iters": free(1300001, "updates in all", AT_LEAST_1),
     "training.log_freq": free(50, "steps between log lines", EVERY),
     "training.eval_freq": free(100, "steps between held-out losses", EVERY),
