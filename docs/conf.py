@@ -10,11 +10,14 @@ import importlib
 import pkgutil
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from docutils import nodes
+from docutils.utils.math import MathError, latex2mathml
 from sphinx import addnodes
+from sphinx.util import logging
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent))  # recipes and library of this checkout, not an installed copy
@@ -29,16 +32,17 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
 ]
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 html_theme = "pydata_sphinx_theme"
 html_title = "score-sde"
+html_sidebars = {"index": [], "tutorial": [], "gallery": []}  # pages without pages below them
 
 # Markdown: formulas between dollars and anchors of headings, as GitHub has both.
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
+html_math_renderer = "mathml"  # which browsers draw by themselves, without a script of the web's
 nb_execution_mode = "off"  # tests execute the notebooks; the site shows what was saved
 
 # Docstrings: what single backticks name is a link where the site knows the name.
@@ -138,8 +142,24 @@ def link_names(app: Any, doctree: nodes.document) -> None:
             link += literal
 
 
+def write_math(self: Any, node: nodes.Element, block: bool = False) -> None:
+    """Writes a formula as MathML, by docutils' own converter."""
+    # It knows one size of brackets and dots by one name, and reads the 12 of \frac12 as twelve.
+    tex = re.sub(r"\\[bB]igg?[lrm]?(?![a-zA-Z])", "", node.astext())
+    tex = re.sub(r"\\dots(?![a-zA-Z])", r"\\ldots", tex)
+    tex = re.sub(r"(\\[dt]?frac)\s*(\d)\s*(\w)", r"\1{\2}{\3}", tex)
+    try:
+        self.body.append(latex2mathml.tex2mathml(tex, as_block=block))
+    except MathError as error:
+        logging.getLogger(__name__).warning("%s: %s", error, node.astext(), location=node)
+    raise nodes.SkipNode
+
+
 def setup(app: Any) -> None:
     """Has the API's pages written before Sphinx looks for pages."""
+    app.add_html_math_renderer(
+        "mathml", (write_math, None), (partial(write_math, block=True), None)
+    )
     app.connect("builder-inited", write_api)
     app.connect("autodoc-process-docstring", plain, priority=100)
     app.connect("doctree-read", link_names)
