@@ -31,9 +31,11 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$|`([^`]+)`", re.M | re.S)
 PROGRAM = re.compile(r"(python main\.py|score-sde|(srun )?torchrun .*main\.py) .*--")
 MODULE = re.compile(r"python -m ((?:benchmarks|score_sde)\.[\w.]+)([^`&\n]*)")
 
+PUBLISHED = ("checkpoint_26.pth", "ncsnpp-celebahq-256")
+"""What the 2021 release and Hugging Face give, of whichever recipe a command names beside it."""
+
 BROUGHT = (
-    "checkpoint_26.pth",  # of the 2021 release
-    "ncsnpp-celebahq-256",  # of Hugging Face
+    *PUBLISHED,
     "weights.pth",  # of Inception
     "posters",
     "images",
@@ -236,7 +238,8 @@ def small(command: cli.Command) -> list[str]:
     few = {"num_steps": 3, "batch_size": 8}
     if (method or cli.MODES[mode].method) == "ode":
         few = {"rtol": 0.1, "atol": 0.1, "batch_size": 8}
-    words += [f"--config.sampling.{name}={value}" for name, value in few.items() if name in heeds]
+    few = {f"sampling.{name}": value for name, value in few.items()}
+    words += [f"--config.{name}={value}" for name, value in few.items() if name in heeds]
     counts = {"num_samples": 12 if mode == "compare" else 4, "completions": 2, "frames": 3}
     counts |= {"wait": 0.001}
     heeded = {"num_samples"} & {*cli.MODES[mode].options}
@@ -258,7 +261,7 @@ class Reader:
         if command is not None:
             more = small(command)
             for path in map(Path, reads(command)):
-                if not path.exists():
+                if not path.exists() or path.name in PUBLISHED:
                     self.brings(path, words)
             wants = "checkpoint" in cli.MODES[command.mode].options or command.mode == "ema"
             named = command.options["checkpoint"] or command.options["exact"]
@@ -288,16 +291,17 @@ class Reader:
             path.mkdir()
             for k in range(30 if path.name != "drawings" else 2):
                 picture((9, 11), path / f"{k}.png")
-        elif path.name in ("checkpoint_26.pth", "ncsnpp-celebahq-256"):
+        elif path.name in PUBLISHED:
             self.converts(words[words.index("--config") + 1], path)
         elif path.name != "weights.pth":  # of Inception: `small` leaves its figures out
             self.has_step(path)
 
     def converts(self, recipe: str, path: Path) -> None:
         """A run of the recipe in the release's format, or in Hugging Face's."""
-        workdir = path.parent / f"of {path.name}"
+        workdir = Path("published") / recipe
         self.has_run(recipe, workdir)
         (made,) = (workdir / "checkpoints").glob("*.pt")
+        path.unlink(missing_ok=True)  # of another recipe
         words = ["--mode=convert", f"--checkpoint={made}", f"--output={path}"]
         assert cli.main(["main.py", *words]) == 0
 
