@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,7 @@ html_sidebars = {"index": [], "tutorial": [], "gallery": []}  # pages without pa
 
 # Markdown: formulas between dollars and anchors of headings, as GitHub has both.
 myst_enable_extensions = ["dollarmath"]
+myst_dmath_double_inline = True  # displayed formulas may stand within a paragraph
 myst_heading_anchors = 4
 html_math_renderer = "mathml"  # which browsers draw by themselves, without a script of the web's
 nb_execution_mode = "off"  # tests execute the notebooks; the site shows what was saved
@@ -94,14 +96,16 @@ def page_of(room: str) -> str:
     return "\n".join([*lines, "```", ""])
 
 
-def write_api(app: Any) -> None:
-    """Writes the pages of the API into docs/api/, which git ignores."""
+def write_pages(app: Any) -> None:
+    """Writes the API's pages and copies the notebooks, into folders of docs/ that git ignores."""
     folder = DOCS / "api"
     folder.mkdir(exist_ok=True)
     for room in ROOMS:
         page, text = folder / f"{room}.md", page_of(room)
         if not page.exists() or page.read_text("utf-8") != text:
             page.write_text(text, "utf-8")
+    shutil.rmtree(DOCS / "examples", ignore_errors=True)
+    shutil.copytree(DOCS.parent / "examples", DOCS / "examples")  # with their times
 
 
 def plain(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -150,16 +154,16 @@ def write_math(self: Any, node: nodes.Element, block: bool = False) -> None:
     tex = re.sub(r"(\\[dt]?frac)\s*(\d)\s*(\w)", r"\1{\2}{\3}", tex)
     try:
         self.body.append(latex2mathml.tex2mathml(tex, as_block=block))
-    except MathError as error:
+    except (MathError, AttributeError) as error:  # the second of what is no formula at all
         logging.getLogger(__name__).warning("%s: %s", error, node.astext(), location=node)
     raise nodes.SkipNode
 
 
 def setup(app: Any) -> None:
-    """Has the API's pages written before Sphinx looks for pages."""
+    """Has pages written before Sphinx looks for them, and docstrings and formulas read as ours."""
     app.add_html_math_renderer(
         "mathml", (write_math, None), (partial(write_math, block=True), None)
     )
-    app.connect("builder-inited", write_api)
+    app.connect("builder-inited", write_pages)
     app.connect("autodoc-process-docstring", plain, priority=100)
     app.connect("doctree-read", link_names)
