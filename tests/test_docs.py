@@ -235,7 +235,8 @@ def small(command: cli.Command) -> list[str]:
     words = [*LITTLE_BPD, *(f"--config.{name}={value}" for name, value in fields.items())]
     heeds = cli.MODES[mode].heeds or ()
     method = config.sampling.method if "sampling.method" in command.overrides else ""
-    few = {"num_steps": 3, "batch_size": 8}
+    # Of a small strength a few steps would be none.
+    few = {"num_steps": 10 if mode == "edit" else 3, "batch_size": 8}
     if (method or cli.MODES[mode].method) == "ode":
         few = {"rtol": 0.1, "atol": 0.1, "batch_size": 8}
     few = {f"sampling.{name}": value for name, value in few.items()}
