@@ -309,7 +309,7 @@ class Reader:
     def has_step(self, path: Path) -> None:
         """The step that a page names, of a run that was cut to two steps, or a whole run."""
         workdir = path.parents[1] if path.suffix else path
-        if not workdir.exists():
+        if not any(workdir.glob("checkpoints/*.pt")):
             self.has_run(recipe_of_run(path.as_posix()), workdir)
         if path.suffix:
             stem = path.stem[: -len("00002000")]
