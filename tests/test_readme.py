@@ -1,4 +1,4 @@
-"""What the README shows, run as it stands there: pieces that are added, from the command line."""
+"""What README and docs/extending.md show, run as it stands there: pieces that are added."""
 
 import importlib
 import json
@@ -23,7 +23,8 @@ from score_sde.samplers import GridSampler
 from score_sde.sde import SDE, VPSDE
 
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+EXTENDING = (ROOT / "docs" / "extending.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README + EXTENDING, flags=re.DOTALL)
 TINY = {
     "device": "cpu",
     "model.nf": 8,
@@ -97,7 +98,7 @@ def test_pictures_and_files_that_it_names_exist():
 
 def test_every_table_is_named_with_its_place():
     for name, place in TABLES.items():
-        assert f"`{place}.{name}`" in README
+        assert f"`{place}.{name}`" in EXTENDING
         assert isinstance(getattr(importlib.import_module(place), name), dict)
 
 
