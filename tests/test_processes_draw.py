@@ -93,12 +93,12 @@ def test_samples_come_in_the_order_of_their_numbers(monkeypatch):
         for part in index.split(2):
             yield Samples(part, part[:, None].double(), part, None)
 
-    def parts(rank: int) -> list[Samples | None]:
+    def parts(rank: int) -> list[list[Samples]]:
         blocks = torch.arange(9).split(2)[rank::3]
-        return [*draw(torch.cat(blocks)), None, None, None]
+        return [*([part] for part in draw(torch.cat(blocks))), [], [], []]
 
     rounds = iter(zip(*(parts(rank) for rank in range(3)), strict=False))
-    monkeypatch.setattr(parallel, "gather_objects", lambda own: list(next(rounds)))
+    monkeypatch.setattr(parallel.world, "gather_objects", lambda own: list(next(rounds)))
     drawn = list(draw_together(parallel.World(0, 3), 9, 2, draw))
     assert torch.equal(torch.cat([part.index for part in drawn]), torch.arange(9))
     assert torch.equal(torch.cat([part.x for part in drawn])[:, 0], torch.arange(9).double())

@@ -35,17 +35,11 @@ def draw_together(
         yield from draw(index)
         return
     mine = list(index.split(batch_size))[world.rank :: world.size]
-    parts = iter(draw(torch.cat(mine)) if mine else ())
     waiting: dict[int, Samples] = {}
     following = 0
-    while True:
-        part = next(parts, None)
-        given = parallel.gather_objects(part and _on_cpu(part))
-        if not any(isinstance(one, Samples) for one in given):
-            return
-        for one in given if world.is_main else ():
-            if isinstance(one, Samples):
-                waiting |= {k: _row(one, row) for row, k in enumerate(one.index.tolist())}
+    for given in parallel.rounds(map(_on_cpu, draw(torch.cat(mine)) if mine else ())):
+        for part in given if world.is_main else ():
+            waiting |= {k: _row(part, row) for row, k in enumerate(part.index.tolist())}
         ready = []
         while following in waiting:
             ready.append(waiting.pop(following))

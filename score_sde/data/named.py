@@ -31,7 +31,7 @@ from score_sde.data.public import (
 )
 from score_sde.data.scan import ImageFile, scan
 from score_sde.data.shards import open_shards
-from score_sde.data.sources import MEMORY_LIMIT_BYTES, Request, Source
+from score_sde.data.sources import Request, Source, memory_limit
 from score_sde.tensor_ops import check_name
 
 SPLITS = ("train", "test")
@@ -50,7 +50,7 @@ def open_source(
     num_channels: int,
     download: bool = True,
     test_fraction: float = 0.1,
-    memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
+    memory_limit_bytes: int | None = None,
     category: str = "",
 ) -> Source:
     """Opens one split of a data set.
@@ -65,7 +65,8 @@ def open_source(
         download: fetch a set of torchvision's where it is missing.
         test_fraction: share of the files that are the test split, where a folder has no splits of
             its own.
-        memory_limit_bytes: decoded images up to this size are kept in memory; more are streamed.
+        memory_limit_bytes: decoded images up to this size are kept in memory, more are streamed;
+            by default 4 GiB, or less where several processes of one machine share its memory.
         category: LSUN's category, such as `church_outdoor`.
 
     Raises:
@@ -80,7 +81,7 @@ def open_source(
         num_channels=num_channels,
         download=download,
         test_fraction=test_fraction,
-        memory_limit_bytes=memory_limit_bytes,
+        memory_limit_bytes=memory_limit() if memory_limit_bytes is None else memory_limit_bytes,
         category=category,
     )
     _check(request)
