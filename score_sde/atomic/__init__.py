@@ -19,6 +19,8 @@ from score_sde.atomic.tensors import (
 from score_sde.atomic.writing import (
     cannot_write,
     check_writable,
+    claimed,
+    lock,
     sweep,
     temporary,
     write,
@@ -33,7 +35,9 @@ __all__ = [
     "begins_as_safetensors",
     "cannot_write",
     "check_writable",
+    "claimed",
     "expanded",
+    "lock",
     "open_regular",
     "read_json",
     "read_tensors",

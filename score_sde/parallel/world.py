@@ -261,7 +261,9 @@ def check_agreed(world: World, what: dict[str, object]) -> None:
                 )
 
 
-def check_seen_by_all(world: World, folder: Path, seconds: float = 10.0) -> None:
+def check_seen_by_all(
+    world: World, folder: Path, remedy: str = "choose a --workdir", seconds: float = 10.0
+) -> None:
     """Makes sure that all processes see the folder in which the main one writes.
 
     Every process must call it.
@@ -269,6 +271,7 @@ def check_seen_by_all(world: World, folder: Path, seconds: float = 10.0) -> None
     Args:
         world: this process.
         folder: in which the main process can write.
+        remedy: how another one is named, for the message.
         seconds: how long a file may take to be seen elsewhere.
 
     Raises:
@@ -289,7 +292,7 @@ def check_seen_by_all(world: World, folder: Path, seconds: float = 10.0) -> None
     if blind:
         raise ValueError(
             f"{', '.join(map(str, blind))} of {world.size} does not see {folder.absolute()}, in "
-            "which process 0 writes: choose a --workdir on a disk that all machines share"
+            f"which process 0 writes: {remedy} on a disk that all machines share"
         )
 
 
