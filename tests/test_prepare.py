@@ -599,7 +599,9 @@ def test_a_folder_that_another_process_prepares_into_is_left_alone(tmp_path):
     line = [sys.executable, "-c", other, str(tmp_path / "out" / ".lock")]
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         holder.stdout.readline()
-        with pytest.raises(OSError, match=r"another process is preparing images in .*: wait until"):
+        with pytest.raises(
+            OSError, match=r"another process is preparing images in .*: wait until"
+        ):
             prepared(tmp_path / "in", tmp_path / "out")
         assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
         holder.kill()

@@ -170,6 +170,7 @@ def train(
             )
         with advice_on_memory(advice.less_memory(config)):
             run_loop(run)
+        parallel.barrier()  # else a next run might begin without the main process's last save
 
 
 @torch.no_grad()
