@@ -26,8 +26,8 @@ DRAWN = {
     "inpaint": ("--num_samples=3", "--completions=3", "--mask=left"),
     "restore": ("--num_samples=2", "--completions=4", "--task=super_resolution", "--factor=2"),
     "encode": ("--num_samples=20", "--config.sampling.batch_size=1", *ROUGH),
-    "interpolate": ("--num_samples=2", "--frames=3", *ROUGH),
-    "cascade": ("--num_samples=7", "--config.sampling.method=ddim"),
+    "interpolate": ("--num_samples=2", "--frames=4", *ROUGH),
+    "cascade": ("--num_samples=8", "--config.sampling.method=ddim"),
 }
 
 
