@@ -27,6 +27,12 @@ PRESETS["two"] = lambda config: [
 # Sheets and plots take longer than what they show.
 plots.save = study.save = lambda path, write: None
 """
+TRAINED = """
+from configs.ve.colour_digits import get_config
+from score_sde.evaluation import classifier_training
+
+classifier_training._MOST_STEPS = 3
+"""
 WORDS = {
     "stats": (),
     "eval": ("--config.eval.num_samples=40", "--config.sampling.batch_size=5"),
@@ -140,6 +146,19 @@ def without_times(figures: object) -> object:
 
 
 # ---- What is not shared ----
+
+
+@pytest.mark.slow
+def test_the_feature_network_is_trained_by_the_main_process_alone(run, tmp_path):
+    (tmp_path / "recipe.py").write_text(TRAINED)
+    folders = [tmp_path / str(size) for size in (1, 2)]
+    for size, folder in enumerate(folders, 1):
+        words = (f"--config={tmp_path / 'recipe.py'}", "--mode=stats", "--config.device=cpu")
+        said = run(folder, size, *words, f"--config.eval.stats_folder={folder / 'stats'}")
+        assert said.count("trained on 1,497 images") == 1
+    one, two = ({path.name for path in (folder / "stats").iterdir()} for folder in folders)
+    assert one == two  # names hold the digest of its weights
+    assert len(one) == 3
 
 
 def test_the_main_process_does_what_is_not_shared_while_the_others_wait(run, place, tmp_path):

@@ -230,12 +230,12 @@ def test_a_process_that_dies_ends_the_run_in_a_sentence(runs, dead):
 @pytest.mark.slow
 def test_a_process_that_answers_no_more_ends_the_run_in_a_sentence(runs):
     """As where its machine has vanished: the connections stand, and nothing comes."""
-    began = time.monotonic()
     started = runs.start("silent", 3, *ENDLESS)
     runs.wait_for_step("silent", 5)
     os.kill(started[0], signal.SIGSTOP)  # through which all meet
+    began = time.monotonic()
     assert [runs.processes.wait(process, 90) for process in started[1:]] == [1, 1]
-    assert time.monotonic() - began < 90
+    assert time.monotonic() - began < 60
     runs.ends(started[:1], 0)
     assert runs.said("silent").count("or its machine can't be reached") == 1
 

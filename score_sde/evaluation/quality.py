@@ -235,13 +235,11 @@ def nearest_train(subject: Subject) -> Figure:
     )
 
 
-def measured_with(references: References, sources: Mapping[str, Source]) -> list[Source]:
-    """The splits whose statistics figures of samples take, that to compare with first."""
-    splits = {references.options["reference_split"]: None}
+def splits_of_nearest(references: References, sources: Mapping[str, Source]) -> list[Source]:
+    """The splits whose statistics `nearest_train` takes; none where it is left out."""
     both = [sources[split] for split in ("train", "test") if split in sources]
-    if len(both) == 2 and all(map(references.keeps_features, both)):  # of `nearest_train`
-        splits |= {source.info.split: None for source in both if min(map(len, both)) > 1}
-    return [sources[split] for split in splits if len(sources[split]) > 1]
+    able = len(both) == 2 and min(map(len, both)) > 1
+    return both if able and all(map(references.keeps_features, both)) else []
 
 
 def _nearest(x: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:

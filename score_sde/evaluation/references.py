@@ -173,15 +173,22 @@ class References:
             self._kept[split] = self._read(source) or self._computed(source)
         return self._kept[split]
 
+    def find_together(self, source: Source, world: World) -> None:
+        """Makes sure of `reference`, before hours of work; every process must call it.
+
+        Arguments and errors as of `reference`.
+        """
+        if self._given:
+            self.reference(source)
+        else:
+            self.compute_together(source, world)
+
     def compute_together(self, source: Source, world: World) -> None:
         """Computes the statistics of a split where they are not kept, each process its batches.
 
-        They are those of one process bit for bit. Every process must call it; `reference` and
-        `statistics` then find them. Arguments and errors as of `reference`.
+        They are those of one process bit for bit. Every process must call it; `statistics` then
+        finds them. Arguments and errors as of `reference`.
         """
-        if self._given:
-            check_comparable(self._given.facts, self._facts(source.info))
-            return
         split = source.info.split
         if world.is_main and split not in self._kept and (kept := self._read(source)):
             self._kept[split] = kept
