@@ -91,10 +91,6 @@ def made(run, place) -> Callable[[str, int], Path]:
     return made
 
 
-def several(few: int, more: int) -> list:
-    return [few, pytest.param(more, marks=pytest.mark.slow)]
-
-
 @pytest.mark.parametrize(("mode", "size"), [("stats", 2), ("eval", 3)])
 def test_statistics_are_those_of_one_process_bit_for_bit(made, mode, size):
     alone, together = (
@@ -109,7 +105,7 @@ def test_statistics_are_those_of_one_process_bit_for_bit(made, mode, size):
             assert np.array_equal(arrays[key], together[name][key]), key
 
 
-@pytest.mark.parametrize("size", several(3, 2))
+@pytest.mark.parametrize("size", [3, pytest.param(2, marks=pytest.mark.slow)])
 def test_figures_of_an_evaluation_are_those_of_one_process(made, size):
     """Statistics that nobody has computed before included."""
     alone, together = (
@@ -127,7 +123,8 @@ def test_figures_of_an_evaluation_are_those_of_one_process(made, size):
     assert shards[0] == shards[1] > 10
 
 
-@pytest.mark.parametrize("size", several(2, 3))
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 3])
 def test_a_comparison_is_that_of_one_process(made, size):
     alone, together = (
         json.loads(next((made("compare", k) / "compare").glob("*.json")).read_text())
