@@ -136,22 +136,12 @@ class Logbook:
             self.say(f"{unreadable} lines of {self._metrics.path} were no metrics: left out")
 
     def _claim(self) -> None:
-        """Locks the log file against a second run, which would write the same checkpoints.
-
-        The lock goes with the process, however it ends. Some file systems have none.
-        """
-        try:
-            import fcntl
-
-            fcntl.lockf(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows
-            pass
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise OSError(
-                    f"another process is training in {self.folder}: wait until it is done, or "
-                    "choose another one with --workdir"
-                ) from error
+        """Locks the log file against a second run, which would write the same checkpoints."""
+        if not atomic.lock(self._log):
+            raise OSError(
+                f"another process is training in {self.folder}: wait until it is done, or choose "
+                "another one with --workdir"
+            )
 
     def say(self, text: str) -> None:
         """Writes text to the log file, each line with its time, and above the progress bar."""

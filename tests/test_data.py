@@ -560,6 +560,10 @@ def test_streaming_gives_what_memory_gives_and_resumes(tmp_path):
     whole = take(train_batches(kept, **options), 5)
     assert_same(take(train_batches(streamed, **options), 5), whole)
     assert_same(take(train_batches(streamed, start=12, **options), 2), whole[3:])
+    # From the midst of a batch on, and the second of two processes.
+    (batch,) = take(train_batches(kept, start=5, **options), 1)
+    part = take(train_batches(streamed, start=5, rank=1, world=2, **options), 1)
+    assert_same(part, [{name: rows[2:] for name, rows in batch.items()}])
     assert_same(
         list(eval_batches(streamed, batch_size=4)),
         list(eval_batches(kept, batch_size=4)),

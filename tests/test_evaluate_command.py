@@ -4,7 +4,6 @@ import hashlib
 import itertools
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -210,27 +209,6 @@ def test_an_evaluation_that_is_killed_goes_on_to_the_same_numbers(trained, evalu
     assert {path: path.stat().st_mtime_ns for path in left} == left
     for name in FIGURES:
         assert without_sec(report[name]) == without_sec(whole[name])
-
-
-def test_two_processes_give_the_same_numbers(trained, evaluated, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    arguments = words(trained, "--mode=eval", f"--eval_folder={tmp_path / 'two'}", *EVERYTHING)
-    arguments.append(stats(tmp_path / "stats of two"))  # which both processes find empty
-    done = subprocess.run(
-        [*command, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    alone, both = read(evaluated), read(tmp_path / "two")
-    for name in (*FIGURES, *OF_SAMPLES):
-        assert without_sec(both[name]) == without_sec(alone[name]), name
-    assert both["left_out"] == alone["left_out"] == {}
-    assert done.stdout.count("report:") == 1
-    assert len(list((tmp_path / "two").rglob("bits_*/*.npz"))) == 6  # three for each split
 
 
 def test_the_batch_size_changes_nothing_but_rounding(trained, tmp_path):

@@ -9,16 +9,13 @@ import os
 import random
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import LITTLE_BPD, ROOT, TINY
+from conftest import LITTLE_BPD, TINY
 from forked import Processes, group
 from test_train_command import assert_same_bits
 
@@ -160,10 +157,19 @@ def files(*folders: Path) -> list[str]:
 
 @dataclass
 class Started:
-    """A command in processes of its own: one that is forked, or several of torchrun's."""
+    """A command in processes of its own, as torchrun starts them where there are several."""
 
-    alive: Callable[[], list[int]]
-    code: Callable[[], int | None]
+    processes: Processes
+    leaders: list[int]
+
+    def alive(self) -> list[int]:
+        """They, and those that they have started."""
+        return [process for leader in self.leaders for process in group(leader)]
+
+    def code(self) -> int | None:
+        """The exit code of the one that came to the worst end; None where one has none yet."""
+        codes = [self.processes.wait(leader, 300) for leader in self.leaders]
+        return None if None in codes else max(codes, key=abs)  # type: ignore[type-var]
 
     def kill(self) -> None:
         """SIGKILL to all of them, until none is left."""
@@ -177,32 +183,13 @@ class Started:
 
 def start(processes: Processes, words: list[str], size: int, said: Path) -> Started:
     if size == 1:
-        leader = processes.start(*words, out=said)
-        return Started(lambda: group(leader), lambda: processes.wait(leader, 300))
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    ranks = []
-    with said.open("ab") as output:
-        for rank in range(size):
-            places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
-            environment = os.environ | {key: str(value) for key, value in places.items()}
-            environment |= {"MASTER_ADDR": "localhost", "OMP_NUM_THREADS": "1"}
-            line = [sys.executable, "main.py", *words]
-            ranks.append(
-                subprocess.Popen(
-                    line,
-                    cwd=ROOT,
-                    env=environment,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,
-                )
-            )
-    return Started(
-        lambda: [process for rank in ranks if rank.poll() is None for process in group(rank.pid)],
-        lambda: max((rank.wait(300) for rank in ranks), key=abs),
-    )
+        return Started(processes, [processes.start(*words, out=said)])
+    return Started(processes, processes.start_several(size, *words, out=said))
+
+
+def told(said: Path) -> str:
+    """The end of what the processes have printed."""
+    return "\n".join(path.read_text()[-2000:] for path in said.parent.glob(f"{said.name}*"))
 
 
 Made = tuple[Path, object, float]
@@ -223,7 +210,7 @@ def undisturbed(processes, tmp_path_factory) -> Callable[[str, int], Made]:
             place, said = folder / f"{mode} {size}", folder / f"{mode} {size}.txt"
             begin = time.monotonic()
             one = start(processes, words_of(mode, trained, place), size, said)
-            assert one.code() == 0, said.read_text()[-2000:]
+            assert one.code() == 0, told(said)
             made[mode, size] = content(mode, place), time.monotonic() - begin
         return trained, *made[mode, size]
 
@@ -245,9 +232,9 @@ def disturb(
             kills -= 1
             one.kill()
         else:
-            assert one.code() == 0, said.read_text()[-2000:]
+            assert one.code() == 0, told(said)
             shutil.rmtree(place)
-    assert start(processes, words, size, said).code() == 0, said.read_text()[-2000:]
+    assert start(processes, words, size, said).code() == 0, told(said)
 
 
 @pytest.mark.parametrize(
@@ -272,22 +259,10 @@ def test_kills_at_random_moments_change_nothing_of_what_is_made(
 ):
     trained, expected, seconds = undisturbed(mode, size)
     kills = int(os.environ.get("SCORE_SDE_KILLS", kills))
-    if size > 1 and mode != "train":  # of which one process, which was forked, told the time
-        seconds += import_seconds()
     place = tmp_path / mode
     disturb(processes, words_of(mode, trained, place), place, size, seconds, kills)
     assert not list(tmp_path.rglob("*.tmp"))
     assert_same(content(mode, place), expected)
-
-
-def import_seconds() -> float:
-    """How long a process takes that is not forked from one that has imported everything."""
-    begin = time.monotonic()
-    subprocess.run(
-        [sys.executable, "main.py", "--help"], cwd=ROOT, capture_output=True, check=True
-    )
-    subprocess.run([sys.executable, "-c", "import torch"], check=True)
-    return time.monotonic() - begin
 
 
 def assert_same(made: object, expected: object) -> None:

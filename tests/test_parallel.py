@@ -2,15 +2,23 @@
 
 import json
 import os
+import queue
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from forked import free_port
 
+from configs.vp import digits
 from score_sde import parallel
+from score_sde.config.build import build_device
+from score_sde.data import sources
+from score_sde.parallel import watch
 
 PROGRAM = """
 import json, sys, time, torch
@@ -117,3 +125,91 @@ def test_two_processes_agree(tmp_path):
     for rank in range(2):
         result = json.loads((tmp_path / f"{rank}.json").read_text())
         assert result == [rank, 2, rank, rank == 0, gathered, rank == 1]
+
+
+# ---- What processes tell one another ----
+
+
+@pytest.fixture
+def ended(monkeypatch):
+    """What a watch would end its process with; its times are short."""
+    times = {"BEAT_SEC": 0.05, "GRACE_SEC": 0.1, "TELLING_SEC": 0.2, "ANSWER_SEC": 0.5}
+    for name, seconds in times.items():
+        monkeypatch.setattr(watch, name, seconds)
+    codes = queue.SimpleQueue()
+    monkeypatch.setattr(watch.os, "_exit", codes.put)
+    return codes
+
+
+def test_a_store_that_does_not_answer_ends_the_run(ended, monkeypatch, capsys):
+    """As that of a machine that went off the network: the call itself never comes back."""
+    silent = SimpleNamespace(set=lambda *given: threading.Event().wait())
+    silent.clone = lambda: silent
+    monkeypatch.setattr(watch, "of_this_start", lambda store, name: store)
+    found = watch.Watch(silent, 1, 2)
+    assert ended.get(timeout=20) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("the process through which all others meet has ended, or its machine")
+    assert said.count("\n") == 1
+    began = time.monotonic()
+    assert found.fail("told by another") is True  # nothing is asked of the store any more
+    found.end()
+    assert time.monotonic() - began < watch.ANSWER_SEC
+
+
+def test_a_process_that_dies_before_its_first_beat_is_missed(ended, monkeypatch, capsys):
+    monkeypatch.setattr(watch, "COMING_SEC", 0.3)
+    watch.Watch(torch.distributed.HashStore(), 0, 2)
+    assert ended.get(timeout=20) == 1
+    assert "process 1 of 2 has not come" in capsys.readouterr().err
+
+
+def test_the_signal_of_one_run_does_not_end_the_next(ended):
+    store = torch.distributed.HashStore()
+    both = [watch.Watch(store, rank, 2) for rank in range(2)]
+
+    def asked(signals):
+        given = [SimpleNamespace(signal=number) for number in signals]
+        for found, one in zip(both, given, strict=True):
+            found.attend(one)
+        deadline = time.monotonic() + 10
+        while any(signals) and given[1].signal is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.3)
+        return [one.signal for one in given]
+
+    assert asked([15, None]) == [15, 15]
+    assert asked([None, None]) == [None, None]
+    for found in both:
+        found.end()
+    assert ended.empty()
+
+
+# ---- What the processes of one machine share ----
+
+
+def test_processes_of_one_machine_share_its_cores_and_memory(monkeypatch):
+    monkeypatch.setattr(sources.os, "sched_getaffinity", lambda pid: range(16), raising=False)
+    monkeypatch.setattr(sources, "free_bytes", lambda: 16 * 2**30)
+    expected = {"": (8, 4), "1": (8, 4), "4": (4, 2), "8": (2, 1), "32": (1, 0.25)}
+    for size, (workers, limit) in expected.items():
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", size)
+        assert sources.default_workers() == workers
+        assert sources.memory_limit() == limit * 2**30
+
+
+def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    config = digits.get_config()
+    for rank, size, device in (("1", "4", "auto"), ("3", "1", "cuda"), ("3", "4", "cuda:1")):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", size)
+        config.device = device
+        assert build_device(config).type == "cuda"
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    for config.device in ("auto", "cuda"):
+        with pytest.raises(ValueError, match=r"process 2 of .* no GPU of its own, as there are 2"):
+            build_device(config)
+    config.device = "cpu"
+    assert build_device(config).type == "cpu"

@@ -6,6 +6,8 @@ import io
 import json
 import os
 import struct
+import subprocess
+import sys
 import tarfile
 import zipfile
 from contextlib import nullcontext
@@ -18,6 +20,7 @@ from PIL import Image
 
 from score_sde.commands import cli
 from score_sde.data import open_source, train_batches
+from score_sde.data.memory import BeyondMemory
 from score_sde.data.prepare import prepare
 from score_sde.data.prepare.pictures import Maker
 from score_sde.data.prepare.tfrecords import crc32c
@@ -297,14 +300,15 @@ def test_odd_names_in_a_zip(tmp_path):
     images = pixels(6)
     with zipfile.ZipFile(tmp_path / "odd.zip", "w") as archive:
 
-        def add(name, image):
+        def add(name, image, system=3):
             file = io.BytesIO()
             Image.fromarray(image).save(file, "PNG")
             info = zipfile.ZipInfo("x")
             info.filename = info.orig_filename = name
+            info.create_system = system
             archive.writestr(info, file.getvalue())
 
-        add("Poster\\drama\\a.png", images[0])
+        add("Poster\\drama\\a.png", images[0], system=0)  # of Windows
         add("Poster/comedy/ä b.PNG", images[1])
         add("../Poster/drama/c.png", images[2])
         add("./Poster/comedy/c.png", images[3])
@@ -562,6 +566,49 @@ def test_what_cannot_be_prepared_is_told_in_a_sentence(tmp_path, capsys):
         prepared(tmp_path / "in", tmp_path / "more")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a backslash is no letter of a name")
+def test_a_backslash_is_a_letter_of_a_name_in_folders_and_zips_of_unix(tmp_path):
+    root, archive = tmp_path / "in", tmp_path / "in.zip"
+    names = write_folder(root, pixels(2))
+    (root / names[0]).rename(root / "a\\b.png")
+    (root / "labels.csv").write_text(f"a\\b.png,cat\n{names[1]},dog\n")
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(root.iterdir()):
+            file.write(path, path.name)
+    of_folder, of_zip = (
+        prepared(place, tmp_path / f"out{k}") for k, place in enumerate((root, archive))
+    )
+    assert of_folder["classes"] == of_zip["classes"] == ["cat", "dog"]
+    assert of_folder["images_of_classes"] == of_zip["images_of_classes"] == [1, 1]
+    assert shards_of(tmp_path / "out0") == shards_of(tmp_path / "out1")
+
+
+def test_cut_off_records_with_labels_of_all_are_told(tmp_path):
+    path = write_records(tmp_path / "in", pixels(12), [0, 1] * 6) / "set-r03.tfrecords"
+    path.write_bytes(path.read_bytes()[:-5])
+    words = r"beyond its first 11 records \(the file is cut off\), and set-r03\.labels holds the"
+    with pytest.raises(ValueError, match=words):
+        prepared(path, tmp_path / "out")
+
+
+def test_a_folder_that_another_process_prepares_into_is_left_alone(tmp_path):
+    write_folder(tmp_path / "in", pixels(3))
+    (tmp_path / "out").mkdir()
+    other = "import fcntl, sys; file = open(sys.argv[1], 'ab'); fcntl.lockf(file, fcntl.LOCK_EX)"
+    other += "; print(flush=True); sys.stdin.read()"
+    line = [sys.executable, "-c", other, str(tmp_path / "out" / ".lock")]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        with pytest.raises(
+            OSError, match=r"another process is preparing images in .*: wait until"
+        ):
+            prepared(tmp_path / "in", tmp_path / "out")
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+        holder.kill()
+    prepared(tmp_path / "in", tmp_path / "out")  # what was killed holds nothing
+    assert not (tmp_path / "out" / ".lock").exists()
+
+
 def test_captions_are_not_taken_for_classes(tmp_path):
     names = write_folder(tmp_path / "in", pixels())
     lines = "file_name,text\n" + "".join(f"{name},poster of {name}\n" for name in names)
@@ -571,7 +618,12 @@ def test_captions_are_not_taken_for_classes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(errno.EIO, "Input/output error"), MemoryError("no room")]
+    "error",
+    [
+        OSError(errno.EIO, "Input/output error"),
+        MemoryError("no room"),
+        BeyondMemory("8x6 pixels would take 3 GiB"),
+    ],
 )
 def test_what_is_no_fault_of_an_image_ends_the_run(tmp_path, monkeypatch, error):
     write_folder(tmp_path / "in", pixels())

@@ -227,6 +227,19 @@ def test_a_process_that_dies_ends_the_run_in_a_sentence(runs, dead):
     runs.make(name, 2, f"--config.training.n_iters={step + 1}")
 
 
+@pytest.mark.slow
+def test_a_process_that_answers_no_more_ends_the_run_in_a_sentence(runs):
+    """As where its machine has vanished: the connections stand, and nothing comes."""
+    started = runs.start("silent", 3, *ENDLESS)
+    runs.wait_for_step("silent", 5)
+    os.kill(started[0], signal.SIGSTOP)  # through which all meet
+    began = time.monotonic()
+    assert [runs.processes.wait(process, 90) for process in started[1:]] == [1, 1]
+    assert time.monotonic() - began < 60
+    runs.ends(started[:1], 0)
+    assert runs.said("silent").count("or its machine can't be reached") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 
 _DAY_SEC = 86400
 _NAME_BYTES = 100  # of the final name within the temporary one, as names have 255 bytes at most
@@ -82,6 +82,46 @@ def temporary(path: Path) -> Iterator[Path]:
     finally:
         _delete(other)
         _in_use.discard(other.name)
+
+
+def lock(file: IO[Any]) -> bool:
+    """Locks a file that is open to write; whether no other process has it locked.
+
+    The lock goes with the process, however it ends. Where the system or the disk has no locks,
+    nobody has it.
+    """
+    try:
+        import fcntl
+
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # Windows
+        pass
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN)
+    return True
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Within this no other process has the file locked, which is there that long.
+
+    Args:
+        path: of a file that nothing else is kept in; its folder is made where missing.
+
+    Yields:
+        Whether it is so; False where another process has it.
+
+    Raises:
+        OSError: the file can't be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        mine = lock(file) and os.fstat(file.fileno()).st_nlink > 0  # else one has just finished
+        try:
+            yield mine
+        finally:
+            if mine:
+                path.unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:

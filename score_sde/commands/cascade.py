@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from score_sde import noise, pictures
+from score_sde import noise, parallel, pictures
 from score_sde.commands.inputs import place_of
 from score_sde.commands.origin import origin_of
 from score_sde.commands.progress import advice_on_batches
-from score_sde.commands.sample import GRID_IMAGES, prepare_output, write_images
+from score_sde.commands.sample import GRID_IMAGES, places, write_images
 from score_sde.commands.sampling_grid import times_of
+from score_sde.commands.shared import draw_together, for_all, join, take_part
 from score_sde.commands.weights import network_of, open_beside, open_checkpoint
 from score_sde.config.build import (
     Config,
@@ -152,6 +153,7 @@ def cascade(
             "network to the other: take networks of pictures"
         )
     sde, device = build_sde(up), build_device(up)
+    world = join(upsampler, state["step"])
     batch = max(up.sampling.batch_size, config.sampling.batch_size)
     index = torch.arange(num_samples)
     with advice_on_batches(batch):
@@ -160,8 +162,10 @@ def cascade(
             config, path, of_base = open_checkpoint(
                 config, checkpoint, workdir, overrides, reports.append
             )
+            join(path, of_base["step"])
             check_fit(config, up, upsampler)
-            base = Base.of(config, path, of_base, reports.append, raw=raw)
+            with parallel.main_first(world):  # which keeps the times that it finds
+                base = Base.of(config, path, of_base, reports.append, raw=raw)
             labels, what, step = base.labels(index), f"images of {path}", base.step
         else:
             images = _own_images(up, source, num_samples, reports)
@@ -169,16 +173,24 @@ def cascade(
         network = network_of(up, state, upsampler, raw=raw)
         origin = _origin(up, network, base, source, images)
         default = workdir / "samples" / f"step_{step:08d}_cascade"
-        output, grid = prepare_output(up, output, default, origin, reports.append)
-        with Logbook(workdir, beside=grid.parent, tensorboard=False) as log:
+        output, grid = places(world, up, output, default, origin, reports.append)
+        with Logbook(workdir, beside=grid.parent, tensorboard=False, active=world.is_main) as log:
             for report in reports:
                 log.say(report)
             log.say(f"{len(index)} {what}, upsampled by {upsampler}, into {output}")
             if base is not None:
-                images = _drawn(log, base, index)
+                images = _drawn(log, base, len(index), world)
             assert images is not None
             given = given_images(up, images.float() / WHITE, labels, seed=second_seed(up))
-            parts = draw(up, network, sde, index, device, given=given)
+            parts = draw_together(
+                world,
+                len(index),
+                up.sampling.batch_size,
+                lambda some: draw(up, network, sde, some, device, given=given),
+            )
+            if not world.is_main:
+                take_part(parts)
+                return output
             label_of = sample_labels(up) if labels is None else given.label_of
             more: Any = {"origin": origin, "network": network, "label_of": label_of}
             drawn, nfe = write_images(log, up, parts, len(index), output, **more)
@@ -266,16 +278,21 @@ def _off(low: Tensor, high: Tensor) -> float:
     return ((means - low).abs().mean() / WHITE).item()
 
 
-def _drawn(log: Logbook, base: Base, index: Tensor) -> Tensor:
-    """The base model's images, uint8 (n, C, h, w)."""
-    parts, evaluations = list[Tensor](), 0.0
-    with log.progress(len(index), unit="image") as bar:
-        for images, nfe in base.draw(index):
-            parts.append(images)
-            evaluations += nfe.double().sum().item()
-            bar.update(len(images))
-    log.say(f"the base model took {evaluations / len(index):.1f} network evaluations each")
-    return torch.cat(parts)
+def _drawn(log: Logbook, base: Base, count: int, world: parallel.World) -> Tensor:
+    """The base model's images, uint8 (n, C, h, w), for every process."""
+
+    def compute(index: Tensor) -> tuple[Tensor, Tensor]:
+        parts = list[tuple[Tensor, Tensor]]()
+        with log.progress(len(index), unit="image") as bar:
+            for images, nfe in base.draw(index):
+                parts.append((images, nfe))
+                bar.update(len(images))
+        images, nfe = map(torch.cat, zip(*parts, strict=True))
+        return images, nfe
+
+    images, nfe = for_all(world, count, base.config.sampling.batch_size, compute)
+    log.say(f"the base model took {nfe.double().mean():.1f} network evaluations each")
+    return images
 
 
 def _own_images(up: Config, source: Path, count: int, reports: list[str]) -> Tensor:

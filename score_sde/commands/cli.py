@@ -118,30 +118,39 @@ MODES: dict[str, Mode] = {
         (*_DRAWING, "input", "fit", "frames", "random"),
         heeds=drawing("fit"),
         method="ode",
+        several_processes=True,
     ),
     "cascade": Mode(
         "score_sde.commands.modes:cascade",
         "upsample images that a base model draws",
         (*_DRAWING, "upsampler", "input", "fit"),
         heeds=drawing("fit", "image_noise"),
+        several_processes=True,
     ),
-    "tune": Mode("score_sde.commands.modes:tune", "compute noise levels from the training images"),
+    "tune": Mode(
+        "score_sde.commands.modes:tune",
+        "compute noise levels from the training images",
+        by_main=True,
+    ),
     "ema": Mode(
         "score_sde.commands.modes:average",
         "average the weights over another length",
         ("output",),
+        by_main=True,
     ),
     "convert": Mode(
         "score_sde.commands.modes:convert",
         "write a checkpoint in another format",
         ("checkpoint", "output"),
         needs_recipe=False,
+        by_main=True,
     ),
     "plot": Mode(
         "score_sde.commands.modes:plot",
         "draw curves of runs side by side",
         ("runs", "curves", "output"),
         needs_recipe=False,
+        by_main=True,
     ),
     "report": Mode(
         "score_sde.commands.modes:report",
@@ -160,10 +169,14 @@ MODES: dict[str, Mode] = {
         "write images of your own, in one size, into shards to train on",
         ("input", "output", "size", "fit", "ground"),
         needs_recipe=False,
+        by_main=True,
         goes_on=True,
     ),
     "recipes": Mode(
-        "score_sde.commands.recipes:list_recipes", "list the recipes", needs_recipe=False
+        "score_sde.commands.recipes:list_recipes",
+        "list the recipes",
+        needs_recipe=False,
+        by_main=True,
     ),
 }
 """Name (`--mode`) → what it is. Recipes are run before names are looked up, and may add rows."""
@@ -189,9 +202,9 @@ def run(command: Command) -> None:
     """
     mode, several = MODES[command.mode], signals.is_one_of_several()
     if command.options["print_config"] and command.config is not None:
-        show(f"{command.config}\n")
+        _show_once(f"{command.config}\n")
         return
-    if several and not mode.several_processes:
+    if several and not (mode.several_processes or mode.by_main):
         ready = " or ".join(name for name, other in MODES.items() if other.several_processes)
         raise ValueError(
             f"--mode {command.mode} runs in one process, and "
@@ -203,8 +216,15 @@ def run(command: Command) -> None:
         return
     from score_sde import parallel  # here: a listing needs no torch
 
-    with parallel.together():
-        mode.run(command)
+    with parallel.together() as world:
+        if mode.several_processes or world.is_main:
+            mode.run(command)
+
+
+def _show_once(text: str) -> None:
+    """Prints what several processes would all print."""
+    if not signals.is_one_of_several() or os.environ.get("RANK", "0") == "0":
+        show(text)
 
 
 def _help(argv: Sequence[str]) -> str:
@@ -231,9 +251,9 @@ def main(argv: Sequence[str]) -> int:
     command, said = None, ""
     try:
         if "--help" in argv or "-h" in argv:
-            show(_help(argv))
+            _show_once(_help(argv))
         elif "--help_config" in argv:
-            show(listing.help_text())
+            _show_once(listing.help_text())
         else:
             command = parse(argv)
             run(command)

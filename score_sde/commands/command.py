@@ -46,7 +46,8 @@ class Mode:
         method: what `sampling.method` is in it where the command line names none; by default the
             recipe's.
         needs_recipe: whether --config must be given.
-        several_processes: whether it is ready for those that torchrun starts.
+        several_processes: whether those that torchrun starts share its work.
+        by_main: whether, of several, the main one does it while the others wait.
         goes_on: whether it takes up what an interrupted run of it has finished.
     """
 
@@ -55,6 +56,7 @@ class Mode:
     options: tuple[str, ...] = ()
     needs_recipe: bool = True
     several_processes: bool = False
+    by_main: bool = False
     goes_on: bool = False
     short: Mapping[str, str] = field(default_factory=dict)
     heeds: frozenset[str] | None = None

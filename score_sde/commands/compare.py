@@ -218,7 +218,7 @@ class _Study:
                     f"samples with, and {LEAST_SAMPLES} are needed: set eval.reference_split to "
                     "the other"
                 )
-            references.reference(compared)
+        references.find_together(compared, self.world)
         return references, sources
 
     def _entries(

@@ -30,7 +30,7 @@ from score_sde.data import Source
 from score_sde.evaluation import Figure, Subject
 from score_sde.evaluation.figures import compute
 from score_sde.evaluation.likelihood import SPLITS
-from score_sde.evaluation.quality import shown
+from score_sde.evaluation.quality import shown, splits_of_nearest
 from score_sde.evaluation.report import is_like, lines, standard, table
 from score_sde.evaluation.shards import Shards
 from score_sde.logbook import Logbook
@@ -216,8 +216,9 @@ class _Evaluation:
         with advice_on_memory(ON_MEMORY):
             compared = sources[config.eval.reference_split if measured else "test"]
             if measured and len(compared) > 1:  # first, so that no hours are lost if it is refused
-                with parallel.main_first(self.world):
-                    references.reference(compared)
+                references.find_together(compared, self.world)
+                for source in splits_of_nearest(references, sources):
+                    references.compute_together(source, self.world)
                 path = config.eval.reference or references.path(compared)
                 log.say(f"samples are compared with {path}")
             network = network_of(config, self.state, self.path, raw=self.raw)

@@ -1,20 +1,22 @@
 """`--mode interpolate`: images along the arcs between latents, and a grid between four of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from score_sde import pictures
+from score_sde import parallel, pictures
 from score_sde.commands.drawing import sheet as sheet_of
-from score_sde.commands.inputs import place_of, read_input
+from score_sde.commands.inputs import Inputs, place_of, read_input
 from score_sde.commands.latents import check_encodes, flow_options, with_flow
 from score_sde.commands.origin import origin_of
 from score_sde.commands.progress import advice_on_batches
-from score_sde.commands.sample import prepare_output, write_images
+from score_sde.commands.sample import places, write_images
 from score_sde.commands.sampling_grid import times_of
+from score_sde.commands.shared import draw_together, for_all, join, take_part
 from score_sde.commands.weights import network_of, open_checkpoint
 from score_sde.config.build import (
     Config,
@@ -33,7 +35,7 @@ from score_sde.config.build import (
 from score_sde.likelihoods.flow import encode
 from score_sde.logbook import Logbook
 from score_sde.noise import SampleNoise
-from score_sde.samplers import Sampler
+from score_sde.samplers import Sampler, Samples
 from score_sde.samplers.latent import corners, decode, strip
 from score_sde.score import ScoreFor
 from score_sde.sde import SDE
@@ -99,7 +101,7 @@ def interpolate(
     config, path, state = open_checkpoint(
         config, checkpoint, workdir, overrides, reports.append, **more
     )
-    sde = build_sde(config)
+    world, sde = join(path, state["step"]), build_sde(config)
     _check_method(config, build_sampler(config, sde))
     inputs = None if random else read_input(config, source, 2 * num_pairs, reports.append)
     if inputs is not None and len(inputs) > 2 and len(inputs) % 2:
@@ -113,7 +115,8 @@ def interpolate(
         )
     with advice_on_batches(config.sampling.batch_size):
         network = network_of(config, state, path, raw=raw)
-        times = times_of(config, network, path, reports.append)
+        with parallel.main_first(world):  # which keeps what it finds
+            times = times_of(config, network, path, reports.append)
         sampler = build_sampler(config, sde, times)
         facts = {
             "task": "interpolate",
@@ -125,19 +128,30 @@ def interpolate(
         first = {} if inputs is None else {"first image": inputs.images[0]}
         origin = origin_of(config, {**network.state_dict(), **first}, times=times, **facts)
         default = workdir / "samples" / f"step_{state['step']:08d}_interpolate"
-        output, sheet = prepare_output(config, output, default, origin, reports.append)
+        output, sheet = places(world, config, output, default, origin, reports.append)
 
         def scores(labels: Tensor | None) -> ScoreFor:
             return thresholded(config, sde, guided(config, network, sde, label_of(labels)))
 
-        with Logbook(workdir, beside=sheet.parent, tensorboard=False) as log:
+        def drawn_of(z: Tensor, labels: Tensor | None) -> Iterator[Samples]:
+            """The images of latents; all of them for the main process, none for the others."""
+            batch, device = config.sampling.batch_size, build_device(config)
+
+            def draw(index: Tensor) -> Iterator[Samples]:
+                own = scores(None if labels is None else labels[index])
+                parts = decode(sampler, own, z[index], batch_size=batch, device=device)
+                return (replace(part, index=index[part.index.cpu()]) for part in parts)
+
+            return draw_together(world, len(z), batch, draw)
+
+        with Logbook(workdir, beside=sheet.parent, tensorboard=False, active=world.is_main) as log:
             for report in reports:
                 log.say(report)
             if inputs is None:
                 z, labels = _drawn(config, sde, sampler, 2 * num_pairs)
             else:
                 log.say(f"encoding {len(inputs)} images with {path}")
-                z, lost = _encoded(config, sde, scores(inputs.labels), inputs.images)
+                z, lost = _encoded(config, sde, scores, inputs, world)
                 labels = inputs.labels
                 if lost:
                     log.say(
@@ -145,13 +159,18 @@ def interpolate(
                         "raise sampling.max_steps or sampling.rtol"
                     )
             strips, strip_labels = _strips(z, labels, frames)
+            between = _between(z, labels, frames) if len(z) >= 4 else None
+            if not world.is_main:
+                take_part(drawn_of(strips, strip_labels))
+                if between is not None:
+                    take_part(drawn_of(*between))
+                return output
             total = len(strips)
             log.say(f"drawing {total // frames} strips of {frames} images into {output}")
-            options = {"batch_size": config.sampling.batch_size, "device": build_device(config)}
             drawn, nfe = write_images(
                 log,
                 config,
-                decode(sampler, scores(strip_labels), strips, **options),
+                drawn_of(strips, strip_labels),
                 total,
                 output,
                 keep=max(1, GRID_IMAGES // frames) * frames,
@@ -161,10 +180,9 @@ def interpolate(
             )
             pictures.save_png(sheet, sheet_of(config, drawn, frames))
             log.say(f"{total} images, {nfe:.1f} network evaluations each; strips: {sheet}")
-            if len(z) < 4:
+            if between is None:
                 return output
-            between, labels = _between(z, labels, frames)
-            parts = list(decode(sampler, scores(labels), between, **options))
+            parts = list(drawn_of(*between))
             images = build_inverse_scaler(config)(torch.cat([part.x for part in parts])).cpu()
             square = sheet.with_name(sheet.name.replace("_grid.png", "_corners.png"))
             pictures.save_png(square, sheet_of(config, images, frames))
@@ -190,13 +208,20 @@ def _drawn(config: Config, sde: SDE, sampler: Sampler, count: int) -> tuple[Tens
 
 
 def _encoded(
-    config: Config, sde: SDE, score_for: ScoreFor, images: Tensor
+    config: Config, sde: SDE, scores: Scores, inputs: Inputs, world: parallel.World
 ) -> tuple[Tensor, list[int]]:
     """Latents of images in [0, 1], and the numbers of those that the solver gave up on."""
-    x = build_scaler(config)(images).to(build_device(config))
-    result = encode(sde, score_for, x, **flow_options(config, sde))  # type: ignore[arg-type]
-    lost = (result.status != Status.DONE).nonzero()[:, 0].tolist()
-    return field(config, "sampling.temperature") * result.y.cpu(), lost
+    scale, device, options = build_scaler(config), build_device(config), flow_options(config, sde)
+
+    def compute(index: Tensor) -> tuple[Tensor, Tensor]:
+        own = scores(None if inputs.labels is None else inputs.labels[index])
+        x = scale(inputs.images[index]).to(device)
+        result = encode(sde, own, x, **options)  # type: ignore[arg-type]
+        return result.y.cpu(), result.status.cpu()
+
+    y, status = for_all(world, len(inputs), config.sampling.batch_size, compute)
+    lost = (status != Status.DONE).nonzero()[:, 0].tolist()
+    return field(config, "sampling.temperature") * y, lost
 
 
 def _strips(z: Tensor, labels: Tensor | None, frames: int) -> tuple[Tensor, Tensor | None]:

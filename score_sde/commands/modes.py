@@ -174,9 +174,10 @@ def compare(command: Command) -> None:
 
 
 def stats(command: Command) -> None:
-    """`--mode stats`; of several processes the main one computes them, and the others wait."""
+    """`--mode stats`."""
+    done = compute_statistics(command.config)
     if parallel.init().is_main:
-        show(f"{compute_statistics(command.config)}\n")
+        show(f"{done}\n")
 
 
 def tune(command: Command) -> None:

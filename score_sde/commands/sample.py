@@ -197,6 +197,20 @@ def prepare_output(
     return output, grid
 
 
+def places(
+    world: parallel.World,
+    config: Config,
+    output: Path | None,
+    default: Path,
+    origin: str,
+    report: Callable[[str], None],
+) -> tuple[Path, Path]:
+    """`prepare_output` for the main process; the others write nothing."""
+    if world.is_main:
+        return prepare_output(config, output, default, origin, report)
+    return output or default, output or default
+
+
 def writable(output: Path) -> Path:
     """Where the grid of the images goes; refuses a place that cannot be written to."""
     if output.suffix.lower() in (".png", ".jpg", ".jpeg", ".gif", ".npy"):

@@ -5,6 +5,7 @@ batch is composed as a single process would compose it, and the images are the s
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,28 +31,54 @@ def draw_together(
         batch_size: that of the sampler.
         draw: sample indices int64 (n,) → the samples, part by part.
     """
-    index = torch.arange(total)
+    mine = part_of(world, total, batch_size)
     if world.size == 1:
-        yield from draw(index)
+        yield from draw(mine)
         return
-    mine = list(index.split(batch_size))[world.rank :: world.size]
-    parts = iter(draw(torch.cat(mine)) if mine else ())
     waiting: dict[int, Samples] = {}
     following = 0
-    while True:
-        part = next(parts, None)
-        given = parallel.gather_objects(part and _on_cpu(part))
-        if not any(isinstance(one, Samples) for one in given):
-            return
-        for one in given if world.is_main else ():
-            if isinstance(one, Samples):
-                waiting |= {k: _row(one, row) for row, k in enumerate(one.index.tolist())}
+    for given in parallel.rounds(map(_on_cpu, draw(mine) if len(mine) else ())):
+        for part in given if world.is_main else ():
+            waiting |= {k: _row(part, row) for row, k in enumerate(part.index.tolist())}
         ready = []
         while following in waiting:
             ready.append(waiting.pop(following))
             following += 1
         if ready:
             yield _joined(ready)
+
+
+def part_of(world: parallel.World, total: int, batch_size: int) -> Tensor:
+    """Indices int64 (n,) of the samples that a process draws: every K-th batch."""
+    mine = torch.arange(total).split(batch_size)[world.rank :: world.size]
+    return torch.cat(mine) if mine else torch.arange(0)
+
+
+def for_all(
+    world: parallel.World,
+    total: int,
+    batch_size: int,
+    compute: Callable[[Tensor], tuple[Tensor, ...]],
+) -> tuple[Tensor, ...]:
+    """What all processes need of all samples, each of them computing some; every one must call it.
+
+    Args:
+        world: this process.
+        total: how many samples there are.
+        batch_size: in which they are computed.
+        compute: sample indices int64 (n,), n ≥ 1 → tensors (n, ...).
+
+    Returns:
+        The tensors (total, ...); those of several processes on the CPU.
+    """
+    if world.size == 1:
+        return compute(torch.arange(total))
+    mine = part_of(world, total, batch_size)
+    made = tuple(part.cpu() for part in compute(mine)) if len(mine) else ()
+    given: list[tuple[Tensor, ...]] = parallel.gather_objects(made)  # type: ignore[assignment]
+    everyone = [replace(world, rank=rank) for rank in range(world.size)]
+    order = torch.cat([part_of(one, total, batch_size) for one in everyone]).argsort()
+    return tuple(torch.cat(parts)[order] for parts in zip(*filter(None, given), strict=True))
 
 
 def _on_cpu(part: Samples) -> Samples:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from score_sde import noise
+from score_sde import noise, parallel
 from score_sde.commands.evaluate import evaluate
 from score_sde.commands.sample import sample
 from score_sde.commands.terminal import show
@@ -43,15 +43,15 @@ def smoke(config: Config) -> None:
         ValueError: what the recipe itself would be refused for.
     """
     check_config(config)
-    small = reduced(config)
+    world = parallel.init()
+    small = reduced(config, world.size)
     try:
         with small.unlocked():
             small.data.download = False
         sources = build_sources(small)
     except (OSError, ValueError):
         sources = synthetic_sources(small)
-    folder = Path(tempfile.mkdtemp(prefix="smoke-"))
-    show(f"all of this is written to {folder}, which is removed at the end\n")
+    folder = _folder(world)
     try:
         train(small, folder, sources=sources)
         longer = small.copy_and_resolve_references()
@@ -64,8 +64,20 @@ def smoke(config: Config) -> None:
             longer.eval.stats_folder = str(folder / "stats")
         if len(sources[1]):
             evaluate(longer, folder, sources=(_first(sources[0]), _first(sources[1])))
+        parallel.barrier()
     finally:
-        shutil.rmtree(folder)
+        if world.is_main:
+            shutil.rmtree(folder, ignore_errors=world.size > 1)
+
+
+def _folder(world: parallel.World) -> Path:
+    """A new folder that all processes write to."""
+    made = tempfile.mkdtemp(prefix="smoke-") if world.is_main else ""
+    folder = Path(str(parallel.gather_objects(made)[0]))
+    parallel.check_seen_by_all(world, folder, "set TMPDIR to a folder")
+    if world.is_main:
+        show(f"all of this is written to {folder}, which is removed at the end\n")
+    return folder
 
 
 def synthetic_sources(config: Config) -> tuple[Source, Source]:
@@ -101,7 +113,7 @@ def _first(source: Source, count: int = 8) -> Source:
     return MemorySource(replace(source.info, **few), source.images(index), source.labels(index))
 
 
-def reduced(config: Config) -> Config:
+def reduced(config: Config, processes: int = 1) -> Config:
     """The recipe at the least width and length that still goes through everything: `--smoke`."""
     small = copy.deepcopy(config)
     with small.unlocked():
@@ -114,7 +126,7 @@ def reduced(config: Config) -> Config:
         small.data.image_size = min(small.data.image_size, 64)
         small.data.image_width = min(small.data.image_width, 64)
         small.training.update(
-            batch_size=2,
+            batch_size=2 * processes,
             accumulation=1,
             n_iters=2,
             log_freq=1,

@@ -2,6 +2,7 @@
 
 import torch
 
+from score_sde import parallel
 from score_sde.config.build import Config, open_split
 from score_sde.config.check import check_config
 from score_sde.config.subject import build_references
@@ -14,7 +15,8 @@ from score_sde.evaluation.references import all_images
 def stats(config: Config) -> str:
     """Computes the statistics of both splits, under the feature network of the evaluation.
 
-    Trains the small classifier where there is neither Inception nor a classifier.
+    Trains the small classifier where there is neither Inception nor a classifier. Several
+    processes share the images; the main one trains.
 
     Returns:
         What was done, in sentences.
@@ -23,23 +25,31 @@ def stats(config: Config) -> str:
         OSError, ValueError: missing data, or a folder that cannot be written to.
     """
     check_config(config)
-    done, sources = list[str](), {}
+    world, done = parallel.init(), list[str]()
     references = build_references(config, done.append)
-    try:
-        network = references.network
-    except (FileNotFoundError, LeftOut):
-        asked_for_inception = config.eval.features == "inception" or config.eval.inception_path
-        if asked_for_inception or not suits_classifier(references.shape):
-            raise
-        sources = {split: open_split(config, split) for split in ("train", "test")}
-        done.append(_train(references, sources["train"], sources["test"]))
-        network = references.network
-    for split in ("train", "test"):
-        source = sources.get(split) or open_split(config, split)
+    with parallel.main_first(world):  # it fetches what is missing, and trains
+        sources = dict[str, Source]()
+        try:
+            network = references.network
+        except (FileNotFoundError, LeftOut):
+            asked_for_inception = config.eval.features == "inception" or config.eval.inception_path
+            if asked_for_inception or not suits_classifier(references.shape):
+                raise
+            sources = {split: open_split(config, split) for split in ("train", "test")}
+            done.append(_train(references, sources["train"], sources["test"]))
+            network = references.network
+        sources = sources or {split: open_split(config, split) for split in ("train", "test")}
+    found = {split: source.info.fingerprint for split, source in sources.items()}
+    parallel.check_agreed(
+        world, {"feature network": network.fingerprint, "fingerprint of the data": found}
+    )
+    for split, source in sources.items():
         done += [note for note in source.info.notes if note not in done]
         if len(source) > 1:
-            n, path = references.statistics(source).facts.n, references.path(source)
-            done.append(f"{split}: {n:,} images under {network.name}, in {path}")
+            references.compute_together(source, world)
+            if world.is_main:
+                n, path = references.statistics(source).facts.n, references.path(source)
+                done.append(f"{split}: {n:,} images under {network.name}, in {path}")
     return "\n".join(done)
 
 

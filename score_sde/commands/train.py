@@ -174,6 +174,7 @@ def train(
         newest = saved = None  # the state has copies, and a run is long
         with advice_on_memory(advice.less_memory(config)):
             run_loop(run)
+        parallel.barrier()  # else a next run might begin without the main process's last save
 
 
 @torch.no_grad()

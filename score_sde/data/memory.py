@@ -27,6 +27,10 @@ def free_bytes() -> float:
     return free
 
 
+class BeyondMemory(ValueError):  # noqa: N818, it says what happened
+    """Something would take more than the memory that is free now; elsewhere it might fit."""
+
+
 def refuse_beyond_memory(what: str, needed: int) -> None:
     """Refuses what would fill the memory, before any of it is taken.
 
@@ -35,11 +39,11 @@ def refuse_beyond_memory(what: str, needed: int) -> None:
         needed: bytes that it takes.
 
     Raises:
-        ValueError: it exceeds the free memory.
+        BeyondMemory: it exceeds the free memory.
     """
     free = free_bytes()
     if needed > free:
-        raise ValueError(
+        raise BeyondMemory(
             f"{what} would take {needed / 2**30:,.1f} GiB of memory, of which {free / 2**30:,.1f} "
             "are free: make it smaller"
         )

@@ -32,7 +32,7 @@ from score_sde.data.public import (
 from score_sde.data.scaling import Range, check_range, refuse_dequantisation
 from score_sde.data.scan import ImageFile, scan
 from score_sde.data.shards import open_shards
-from score_sde.data.sources import MEMORY_LIMIT_BYTES, Request, Source
+from score_sde.data.sources import Request, Source, memory_limit
 from score_sde.tensor_ops import check_name
 
 SPLITS = ("train", "test")
@@ -51,7 +51,7 @@ def open_source(
     num_channels: int,
     download: bool = True,
     test_fraction: float = 0.1,
-    memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
+    memory_limit_bytes: int | None = None,
     category: str = "",
     range: Range = (),
     dequantised: bool = False,
@@ -68,7 +68,8 @@ def open_source(
         download: fetch a set of torchvision's where it is missing.
         test_fraction: share of the files that are the test split, where a folder has no splits of
             its own.
-        memory_limit_bytes: decoded images up to this size are kept in memory; more are streamed.
+        memory_limit_bytes: decoded images up to this size are kept in memory, more are streamed;
+            by default 4 GiB, or less where several processes of one machine share its memory.
         category: LSUN's category, such as `church_outdoor`.
         range: of arrays that are not uint8, the numbers (low, high) that become 0 and 1; by
             default their own least and largest, of all splits.
@@ -86,7 +87,7 @@ def open_source(
         num_channels=num_channels,
         download=download,
         test_fraction=test_fraction,
-        memory_limit_bytes=memory_limit_bytes,
+        memory_limit_bytes=memory_limit() if memory_limit_bytes is None else memory_limit_bytes,
         category=category,
         range=range,
         dequantised=dequantised,

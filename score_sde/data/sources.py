@@ -18,12 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from score_sde import parallel
+from score_sde.data.memory import free_bytes
 from score_sde.data.scaling import Range, ends_of, to_unit
 from score_sde.data.workers import Workers
 from score_sde.tensor_ops import sent_to
 
 MEMORY_LIMIT_BYTES = 4 * 2**30
 """Decoded images up to this size are kept in memory."""
+
+MEMORY_SHARE = 0.5
+"""Of the free memory, which the copies of several processes of one machine may take together."""
 
 DEVICE_SHARE = 0.25
 """Images move to a CUDA device if they take at most this share of its free memory."""
@@ -308,11 +313,22 @@ class _BatchDecoder:
         return images
 
 
+def memory_limit() -> int:
+    """Bytes of decoded images that are kept in memory, by each of this machine's processes."""
+    here = parallel.on_this_machine()
+    share = MEMORY_SHARE * free_bytes() / here if here > 1 else MEMORY_LIMIT_BYTES
+    return int(min(share, MEMORY_LIMIT_BYTES))
+
+
 def default_workers() -> int:
-    """Worker processes to start: one per core, at most eight."""
+    """Worker processes to start: one per core, at most eight.
+
+    Of several processes that a launcher started on this machine each takes its part of the cores.
+    """
     # Not every system can tell the cores that this process may use from those that exist.
     usable = getattr(os, "sched_getaffinity", None)
-    return min(len(usable(0)) if usable else os.cpu_count() or 1, 8)
+    cores = len(usable(0)) if usable else os.cpu_count() or 1
+    return min(max(cores // parallel.on_this_machine(), 1), 8)
 
 
 def _labels_or_zeros(labels: Tensor | None, info: DatasetInfo) -> Tensor:

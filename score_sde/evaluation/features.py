@@ -1,6 +1,7 @@
 """From images to features: what a feature network is, and the Inception network of the FID."""
 
 import io
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from score_sde import atomic
+from score_sde import atomic, parallel
 from score_sde.atomic.weights import fit, no_plain_tensor, short
 from score_sde.data import Range, to_unit
 from score_sde.evaluation.moments import Moments
@@ -88,7 +89,13 @@ class Collected:
     logits: Tensor | None
 
 
-def collect(network: FeatureNetwork, batches: Iterable[Tensor], *, keep: bool = True) -> Collected:
+def collect(
+    network: FeatureNetwork,
+    batches: Iterable[Tensor],
+    *,
+    keep: bool = True,
+    together: bool = False,
+) -> Collected:
     """Features of all images, batch by batch.
 
     Args:
@@ -96,15 +103,18 @@ def collect(network: FeatureNetwork, batches: Iterable[Tensor], *, keep: bool = 
         batches: uint8 tensors (B, C, H, W), on the network's device.
         keep: keep features and logits; otherwise memory stays flat, and only the Fréchet distance
             can be computed.
+        together: with all processes, which must all call it: batch k is that of process k mod K,
+            and what comes back is of all batches, in their order, on every process.
 
     Raises:
         ValueError: for images that the network does not take.
     """
+    made = map(network, batches)
+    everyones = parallel.rounds(map(_on_cpu, made)) if together else ([one] for one in made)
     moments = Moments(network.dimensions)
     kept: list[Tensor] = []
     scores: list[Tensor] = []
-    for images in batches:
-        features, logits = network(images)
+    for features, logits in itertools.chain.from_iterable(everyones):
         moments.update(features)
         if keep:
             kept.append(features.cpu())
@@ -115,6 +125,11 @@ def collect(network: FeatureNetwork, batches: Iterable[Tensor], *, keep: bool = 
         torch.cat(kept) if kept else None,
         torch.cat(scores) if scores else None,
     )
+
+
+def _on_cpu(made: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
+    features, logits = made
+    return features.cpu(), None if logits is None else logits.cpu()
 
 
 class InceptionFeatures:

@@ -1,16 +1,19 @@
 """Sample quality: how far the samples of a checkpoint are from a data set."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from score_sde.data import Source
 from score_sde.evaluation.distances import inception_score, kernel_distance, precision_recall
 from score_sde.evaluation.features import FeatureNetwork, metric_name, spread_levels
 from score_sde.evaluation.figure import Figure, LeftOut, mean_figure
 from score_sde.evaluation.frechet import bootstrap, frechet_distance
 from score_sde.evaluation.moments import Moments
+from score_sde.evaluation.references import References
 from score_sde.evaluation.statistics import Reference
 from score_sde.evaluation.subject import SampleSet, Subject
 
@@ -230,6 +233,13 @@ def nearest_train(subject: Subject) -> Figure:
         name=f"nearest-{network.label or network.name}",
         of_test=mean_figure(of_test.double().numpy(), split="test"),
     )
+
+
+def splits_of_nearest(references: References, sources: Mapping[str, Source]) -> list[Source]:
+    """The splits whose statistics `nearest_train` takes; none where it is left out."""
+    both = [sources[split] for split in ("train", "test") if split in sources]
+    able = len(both) == 2 and min(map(len, both)) > 1
+    return both if able and all(map(references.keeps_features, both)) else []
 
 
 def _nearest(x: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,6 +27,7 @@ from score_sde.evaluation.features import (
 from score_sde.evaluation.figure import LeftOut
 from score_sde.evaluation.shards import make_way
 from score_sde.evaluation.statistics import Facts, Reference, cache_name, check_comparable
+from score_sde.parallel import World, barrier, gather_objects
 
 KEPT_NUMBERS = 2 * 10**8
 """Features of so many numbers are kept with a reference (800 MB; Inception's of CIFAR-10 are half
@@ -181,6 +182,31 @@ class References:
             self._kept[split] = self._read(source) or self._computed(source)
         return self._kept[split]
 
+    def find_together(self, source: Source, world: World) -> None:
+        """Makes sure of `reference`, before hours of work; every process must call it.
+
+        Arguments and errors as of `reference`.
+        """
+        if self._given:
+            self.reference(source)
+        else:
+            self.compute_together(source, world)
+
+    def compute_together(self, source: Source, world: World) -> None:
+        """Computes the statistics of a split where they are not kept, each process its batches.
+
+        They are those of one process bit for bit. Every process must call it; `statistics` then
+        finds them. Arguments and errors as of `reference`.
+        """
+        split = source.info.split
+        if world.is_main and split not in self._kept and (kept := self._read(source)):
+            self._kept[split] = kept
+        if not gather_objects(split in self._kept)[0]:
+            computed = self._computed(source, world)
+            if world.is_main:
+                self._kept[split] = computed
+        barrier()  # the file is there
+
     def path(self, source: Source) -> Path:
         """Where the statistics of a split are kept."""
         name = cache_name(self._facts(source.info), source.info.fingerprint)
@@ -207,17 +233,20 @@ class References:
         self.say(f"computed again, as {path} is not what was kept there: {why}")
         return None
 
-    def _computed(self, source: Source) -> Reference:
+    def _computed(self, source: Source, world: World | None = None) -> Reference:
+        rank, size = (world.rank, world.size) if world else (0, 1)
         parts = torch.arange(len(source)).split(self.options["batch_size"])
-        with opened(source, parts) as stream:
+        keep = self.keeps_features(source) and rank == 0
+        with opened(source, parts[rank::size]) as stream:
             info = source.info
             images = (
                 spread_levels(part, info.levels, info.range).to(self.device) for part in stream
             )
-            collected = collect(self.network, images, keep=self.keeps_features(source))
+            collected = collect(self.network, images, keep=keep, together=size > 1)
         facts = self._facts(source.info)
         reference = Reference.of(facts, collected.moments, collected.features, collected.logits)
-        _save(reference, self.path(source))
+        if rank == 0:
+            _save(reference, self.path(source))
         return reference
 
     def keeps_features(self, source: Source) -> bool:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from score_sde.parallel import watch
-from score_sde.parallel.world import init, leave
+from score_sde.parallel.world import World, init, leave
 
 _MEETING = timedelta(seconds=45)  # of processes that fail before they have met
 
@@ -22,15 +22,18 @@ class LostProcess(RuntimeError):  # noqa: N818, it says what happened
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def together() -> Iterator[World]:
     """Within this the processes know of one another; they part at its end.
+
+    Yields:
+        The place of this one.
 
     Raises:
         LostProcess: instead of the words of a connection that broke.
     """
     world = init()
     try:
-        yield
+        yield world
     except SystemExit:
         _ignore_signals()
         with contextlib.suppress(RuntimeError):  # its code says more

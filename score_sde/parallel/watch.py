@@ -5,13 +5,18 @@ connection breaks with it (gloo), the call fails at once; where a machine went a
 waits for it (NCCL), nothing does. So a thread in each process says through the store, every
 `BEAT_SEC`, that its process is alive, and looks after the next one. Once the run is lost, what its
 process does by itself (a save, a sentence) has `GRACE_SEC`; then the thread ends it.
+
+The store lies on one of the machines. Where that one vanishes, a call of the store waits for an
+answer until the system gives the connection up, after a quarter of an hour: `Bounded` does not.
 """
 
 import os
+import queue
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -19,6 +24,10 @@ if TYPE_CHECKING:
 BEAT_SEC = 2.0
 SILENCE_SEC = 30.0
 """After how long without a beat a process counts as dead."""
+COMING_SEC = 300.0
+"""How long a process may take until its first beat: it imports, perhaps from a slow disk."""
+ANSWER_SEC = 20.0
+"""How long an answer of the store may take, which comes within milliseconds."""
 GRACE_SEC = 15.0
 """How long a process may take to end by itself, once another one has."""
 TELLING_SEC = 5.0
@@ -29,6 +38,68 @@ class Asked(Protocol):
     """Whether somebody asked for the end: the number of the signal, or None."""
 
     signal: int | None
+
+
+class Bounded:
+    """A store whose calls end: where no answer comes in time, by a RuntimeError, as a lost one's.
+
+    The calls are another thread's, one after the other. Once one has had no answer, none is asked
+    for any more.
+
+    Args:
+        store: any of torch's.
+    """
+
+    def __init__(self, store: "Store") -> None:
+        self._store = store
+        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], queue.SimpleQueue[Any]]] = (
+            queue.SimpleQueue()
+        )
+        self._lost = False
+        threading.Thread(target=self._answer, name="store", daemon=True).start()
+
+    def set(self, key: str, value: str) -> None:
+        """See torch's."""
+        self._ask(lambda: self._store.set(key, value))
+
+    def get(self, key: str) -> bytes:
+        """See torch's; it waits for a key that nobody has set."""
+        return self._ask(lambda: self._store.get(key))
+
+    def check(self, key: str) -> bool:
+        """Whether a key is set."""
+        return self._ask(lambda: self._store.check([key]))
+
+    def add(self, key: str, amount: int) -> int:
+        """See torch's."""
+        return self._ask(lambda: self._store.add(key, amount))
+
+    def compare_set(self, key: str, expected: str, value: str) -> bytes:
+        """See torch's."""
+        return self._ask(lambda: self._store.compare_set(key, expected, value))
+
+    def _ask(self, call: Callable[[], Any]) -> Any:
+        answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._calls.put((call, answer))
+        waits = 0 if self._lost else round(ANSWER_SEC / 0.5)
+        for _ in range(waits):  # counted, as beats are: the process may be stopped meanwhile
+            try:
+                given = answer.get(timeout=0.5)
+            except queue.Empty:
+                continue
+            if isinstance(given, Exception):
+                raise given
+            return given
+        self._lost = True
+        raise RuntimeError(f"the store has not answered for {ANSWER_SEC:g} s")
+
+    def _answer(self) -> None:
+        while True:
+            call, answer = self._calls.get()
+            try:
+                answer.put(call())
+            except Exception as error:  # whatever it is, it is the caller's
+                answer.put(error)
 
 
 class Watch:
@@ -42,15 +113,18 @@ class Watch:
 
     def __init__(self, store: "Store", rank: int, size: int) -> None:
         self.rank, self.size = rank, size
-        self._store = of_this_start(store.clone(), "watch")
-        self._asked: Asked | None = None
+        self._store = Bounded(of_this_start(store.clone(), "watch"))
+        self._attended: tuple[int, Asked | None] = (0, None)
         self._others_failed = ""
         self._over = threading.Event()  # this process ends by itself, well or not
         threading.Thread(target=self._run, name="watch", daemon=True).start()
 
     def attend(self, asked: Asked | None) -> None:
-        """Passes on from here that somebody asked for the end, and sets it where others were."""
-        self._asked = asked
+        """Passes on from here that somebody asked for the end, and sets it where others were.
+
+        Of one run: every process calls it as often as the others do.
+        """
+        self._attended = self._attended[0] + 1, asked
 
     def end(self) -> None:
         """Nobody needs to look after this process any more."""
@@ -69,7 +143,8 @@ class Watch:
             mine = self.rank == 0 or not self._told_within(TELLING_SEC)
             return mine and self._store.add("told", 1) == 1
         except (RuntimeError, ValueError):  # the store has gone with the main process
-            return self.rank == 1 and not self._others_failed
+            first_here = self.rank == 1 or os.environ.get("LOCAL_RANK") == "0"
+            return first_here and not self._others_failed
 
     def wait_for_others(self, seconds: float) -> None:
         """Stays until all others have come to `fail` too, at most so long."""
@@ -91,37 +166,45 @@ class Watch:
     def _run(self) -> None:
         beats, before, silent = 0, b"", 0
         mate = (self.rank + 1) % self.size
-        while not self._over.wait(BEAT_SEC):
+        while True:
             beats += 1
             try:
                 self._store.set(f"beat/{self.rank}", str(beats))
-                if self._store.check(["failed"]):
+                if self._store.check("failed"):
                     self._others_failed = self._store.get("failed").decode()
                     self._end_if_needed(self._others_failed)
                     return
                 self._pass_on()
                 beat = self._beat_of(mate)
             except (RuntimeError, ValueError):
-                self._end_if_needed("the process through which all others meet has ended")
+                self._end_if_needed(
+                    "the process through which all others meet has ended, or its machine can't be "
+                    "reached"
+                )
                 return
             # Beats are counted, not seconds: all may have been stopped, and go on.
-            silent = silent + 1 if beat == before and beat not in (b"", b"left") else 0
+            silent = silent + 1 if beat == before and beat != b"left" else 0
             before = beat
-            if silent * BEAT_SEC >= SILENCE_SEC:
-                self._end_if_needed(f"process {mate} of {self.size} has ended, or stands still")
+            if silent * BEAT_SEC >= (SILENCE_SEC if beat else COMING_SEC):
+                how = "has ended, or stands still" if beat else "has not come"
+                self._end_if_needed(f"process {mate} of {self.size} {how}")
+                return
+            if self._over.wait(BEAT_SEC):
                 return
 
     def _beat_of(self, rank: int) -> bytes:
         key = f"beat/{rank}"
-        return self._store.get(key) if self._store.check([key]) else b""
+        return self._store.get(key) if self._store.check(key) else b""
 
     def _pass_on(self) -> None:
-        if self._asked is None:
+        run, asked = self._attended
+        if asked is None:
             return
-        if self._asked.signal is not None:
-            self._store.set("signal", str(self._asked.signal))
-        elif self._store.check(["signal"]):
-            self._asked.signal = int(self._store.get("signal"))
+        key = f"signal/{run}"
+        if asked.signal is not None:
+            self._store.set(key, str(asked.signal))
+        elif self._store.check(key):
+            asked.signal = int(self._store.get(key))
 
     def _end_if_needed(self, words: str) -> None:
         """Ends this process, where it does not by itself."""

@@ -5,15 +5,17 @@ neither a launcher nor a process group: every function here then does nothing, o
 was given.
 """
 
+import itertools
 import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +23,8 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from score_sde.parallel import watch
+
+Item = TypeVar("Item")
 
 PATIENCE = timedelta(days=30)
 """How long processes wait for one another. A share of an evaluation takes hours; that one of them
@@ -156,6 +160,19 @@ class Part:
         return self.of(batch.normal_(generator=generator)).clone()
 
 
+def device_index() -> int:
+    """The number of this process among those of this machine, without joining them."""
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    given = os.environ.get("LOCAL_RANK", "") if several else ""
+    return int(given) if given.isdecimal() else 0
+
+
+def on_this_machine() -> int:
+    """How many processes of the run this machine has, which share its cores and its memory."""
+    given = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(int(given), 1) if given.isdecimal() else 1
+
+
 def gather_objects(item: object) -> list[object]:
     """What each process gave, in order of rank, on every process. Every process must call it."""
     if not dist.is_initialized():
@@ -163,6 +180,19 @@ def gather_objects(item: object) -> list[object]:
     items: list[object] = [None] * dist.get_world_size()
     dist.all_gather_object(items, item)
     return items
+
+
+def rounds(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """The first item of each process, in order of rank, then the second, until none has one left.
+
+    Every process must go through it to its end.
+    """
+    own = iter(items)
+    while True:
+        given = gather_objects([*itertools.islice(own, 1)])
+        if not any(given):
+            return
+        yield [item for part in given for item in part]  # type: ignore[union-attr]
 
 
 def barrier() -> None:
@@ -231,7 +261,9 @@ def check_agreed(world: World, what: dict[str, object]) -> None:
                 )
 
 
-def check_seen_by_all(world: World, folder: Path, seconds: float = 10.0) -> None:
+def check_seen_by_all(
+    world: World, folder: Path, remedy: str = "choose a --workdir", seconds: float = 10.0
+) -> None:
     """Makes sure that all processes see the folder in which the main one writes.
 
     Every process must call it.
@@ -239,6 +271,7 @@ def check_seen_by_all(world: World, folder: Path, seconds: float = 10.0) -> None
     Args:
         world: this process.
         folder: in which the main process can write.
+        remedy: how another one is named, for the message.
         seconds: how long a file may take to be seen elsewhere.
 
     Raises:
@@ -259,7 +292,7 @@ def check_seen_by_all(world: World, folder: Path, seconds: float = 10.0) -> None
     if blind:
         raise ValueError(
             f"{', '.join(map(str, blind))} of {world.size} does not see {folder.absolute()}, in "
-            "which process 0 writes: choose a --workdir on a disk that all machines share"
+            f"which process 0 writes: {remedy} on a disk that all machines share"
         )
 
 

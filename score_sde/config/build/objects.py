@@ -48,6 +48,8 @@ Built = TypeVar("Built")
 def build_device(config: Config) -> torch.device:
     """The device of `config.device`; "auto" is CUDA, then MPS, then the CPU.
 
+    Of several processes that a launcher started on this machine each has a GPU of its own.
+
     Raises:
         ValueError: a name that torch does not know, or a device that is not there.
     """
@@ -63,6 +65,13 @@ def build_device(config: Config) -> torch.device:
         raise ValueError(
             f"config.device={name!r}: there are {torch.cuda.device_count()} CUDA devices here; "
             "set auto or cpu"
+        )
+    own = parallel.device_index()
+    if device.type == "cuda" and device.index is None and own >= torch.cuda.device_count():
+        raise ValueError(
+            f"process {own} of those on this machine has no GPU of its own, as there are "
+            f"{torch.cuda.device_count()}: start so many here (--nproc_per_node), or set "
+            "--config.device=cpu"
         )
     return device
 

@@ -76,6 +76,7 @@ def read(
         return [-1] * len(names), ()
     above = "" if folder == "." else f"{folder}/"
     classes = {above + _tidy(name): value for name, value in pairs}
+    classes |= {above + name: value for name, value in pairs if "\\" in name}
     missing = [name for name in names if name not in classes]
     if missing:
         raise ValueError(

@@ -30,6 +30,8 @@ from score_sde.data.splits import choose_splits, refuse_splits_below
 
 Reader = Callable[[Any], "bytes | np.ndarray"]
 """Place of an item → the bytes of its file, or its pixels uint8 (H, W, C)."""
+_UNIX = 3
+"""The system that a member of a zip says it is from."""
 LEFT_OUT_FOLDERS = frozenset({"__MACOSX", "lost+found"})
 
 
@@ -218,7 +220,8 @@ def _name_of(info: zipfile.ZipInfo) -> str:
             name = name.encode("cp437").decode("utf-8")
         except UnicodeError:
             pass
-    return name.replace("\\", "/")
+    # Archivers of Windows write backslashes; of Unix they are a letter of the name.
+    return name if info.create_system == _UNIX else name.replace("\\", "/")
 
 
 def _of_files(found: _Files) -> Listing:
@@ -305,6 +308,12 @@ def _of_records(path: Path) -> Listing:
         )
     numbers, classes, labels_from = [-1] * len(records), (), ""
     beside = tfrecords.labels_file(path)
+    if beside is not None and damage:
+        raise ValueError(
+            f"{shown(path)} cannot be read beyond its first {len(records):,} records ({damage}), "
+            f"and {shown(beside.name)} holds the classes of all: fetch it again, or take the "
+            "labels away"
+        )
     if beside is not None:
         numbers, classes = labels.of_array(beside, len(records))
         labels_from = beside.name if classes else ""

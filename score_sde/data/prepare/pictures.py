@@ -19,9 +19,11 @@ import torch
 from PIL import Image, ImageColor, UnidentifiedImageError
 from torch.nn import functional as F
 
+from score_sde.atomic import shown
 from score_sde.data import formats
 from score_sde.data.arrays import read_array, read_member
 from score_sde.data.fits import FITS, Size, margins
+from score_sde.data.memory import BeyondMemory
 from score_sde.data.pixels import in_mode
 from score_sde.data.prepare.listing import Item, Reader
 
@@ -105,7 +107,7 @@ class Maker:
         """An image, or why it can't be had.
 
         Raises:
-            OSError, MemoryError: it is no fault of the image's.
+            OSError, MemoryError, BeyondMemory: it is no fault of the image's.
         """
         try:
             content = self.read(item.place)
@@ -120,6 +122,8 @@ class Maker:
             return "it is of no format that Pillow reads"
         except MemoryError:
             raise
+        except BeyondMemory as error:  # what shards hold must not depend on what else runs
+            raise BeyondMemory(f"{shown(item.name)}: {error}") from error
         except Exception as error:  # Pillow, NumPy and zipfile raise all kinds for others' files
             if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
                 raise  # else a disk that goes away would leave out all that lies on it

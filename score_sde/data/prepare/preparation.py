@@ -21,7 +21,7 @@ from score_sde.data.prepare.pictures import (
     ground_in_words,
     is_picture,
 )
-from score_sde.data.prepare.writing import SplitWriter, begin, write_json
+from score_sde.data.prepare.writing import SplitWriter, alone_in, begin, write_json
 from score_sde.data.shards import FORMAT, INDEX
 from score_sde.data.sources import default_workers
 from score_sde.data.splits import held_out_of
@@ -84,7 +84,8 @@ def prepare(
         num_workers: worker processes; by default one per core, at most eight.
 
     Raises:
-        OSError: something is missing or can't be written.
+        OSError: something is missing or can't be written, or another process is writing there.
+        BeyondMemory: an image that takes more memory than is free now.
         ValueError: no corpus, or an unclear one; an output that holds something else.
     """
     check_name(fit, FITTED, "--fit")
@@ -101,36 +102,37 @@ def prepare(
     per_shard = max(1, shard_bytes // bytes_of((*size, channels), dtype))
     settings = {"size": list(size), "fit": fit, "ground": ground, "images_per_shard": per_shard}
     plan = _digest(settings, corpus)
-    kept = begin(output, plan)
-    there = {position for table in kept.values() for position in table["item"]}
-    writers = {
-        split: SplitWriter(output, split, per_shard, kept, plan) for split in ("train", "test")
-    }
-    problems = list(corpus.problems)
-    missing = [item for position, item in enumerate(corpus.items) if position not in there]
-    if num_workers is None:
-        few = sum(item.size for item in missing) < ALONE_BELOW_BYTES
-        num_workers = 0 if few else default_workers()
-    with Workers(maker, num_workers) as workers, bar(len(corpus.items)) as shown_bar:
-        made = _made(workers, missing)
-        numbered = _numbered(corpus.items, there, made, problems, shown_bar)
-        for split, image in _split(numbered):
-            writers[split].add(*image)
-        for writer in writers.values():
-            writer.finish()
-    if not any(writer.tables for writer in writers.values()):
-        name, reason = problems[0]
-        raise ValueError(
-            f"none of the {len(problems):,} images of {shown(source)} can be read, first "
-            f"{shown(name)} ({reason})"
-        )
-    kind = "arrays" if corpus.arrays and not is_picture(dtype, channels) else "pictures"
-    facts = {"kind": kind, "dtype": dtype, **settings}
-    if kind == "arrays":
-        facts["channels"] = channels
-    index = _index(plan, facts, corpus, writers, problems)
-    write_json(output / INDEX, index)
-    return Prepared(output, index)
+    with alone_in(output):
+        kept = begin(output, plan)
+        there = {position for table in kept.values() for position in table["item"]}
+        writers = {
+            split: SplitWriter(output, split, per_shard, kept, plan) for split in ("train", "test")
+        }
+        problems = list(corpus.problems)
+        missing = [item for position, item in enumerate(corpus.items) if position not in there]
+        if num_workers is None:
+            few = sum(item.size for item in missing) < ALONE_BELOW_BYTES
+            num_workers = 0 if few else default_workers()
+        with Workers(maker, num_workers) as workers, bar(len(corpus.items)) as shown_bar:
+            made = _made(workers, missing)
+            numbered = _numbered(corpus.items, there, made, problems, shown_bar)
+            for split, image in _split(numbered):
+                writers[split].add(*image)
+            for writer in writers.values():
+                writer.finish()
+        if not any(writer.tables for writer in writers.values()):
+            name, reason = problems[0]
+            raise ValueError(
+                f"none of the {len(problems):,} images of {shown(source)} can be read, first "
+                f"{shown(name)} ({reason})"
+            )
+        kind = "arrays" if corpus.arrays and not is_picture(dtype, channels) else "pictures"
+        facts = {"kind": kind, "dtype": dtype, **settings}
+        if kind == "arrays":
+            facts["channels"] = channels
+        index = _index(plan, facts, corpus, writers, problems)
+        write_json(output / INDEX, index)
+        return Prepared(output, index)
 
 
 def _for_arrays(maker: Maker, corpus: Listing) -> Maker:

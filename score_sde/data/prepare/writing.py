@@ -6,19 +6,23 @@ checksums, and makes only the others. Headers hold no time and no owner: the sam
 same bytes.
 """
 
+import contextlib
 import hashlib
 import io
 import json
 import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from score_sde.atomic import open_regular, shown, sweep, write_whole
+from score_sde.atomic import cannot_write, claimed, open_regular, shown, sweep, write_whole
 from score_sde.data.prepare.listing import Item
 from score_sde.data.prepare.pictures import Made
 from score_sde.data.shards import FORMAT, INDEX, read_index, read_table, shard_name
 
+LOCK = ".lock"
+"""A file that a folder holds while images are prepared into it."""
 BLOCK_BYTES = 512
 """Of tar."""
 
@@ -149,11 +153,34 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextlib.contextmanager
+def alone_in(root: Path) -> Iterator[None]:
+    """Within this no other process prepares images into a folder; it is made where missing.
+
+    Raises:
+        ValueError: it is a file.
+        OSError: another process does, or it can't be written to.
+    """
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"{shown(root)} is a file: choose a folder as --output")
+    with contextlib.ExitStack() as held:
+        try:
+            mine = held.enter_context(claimed(root / LOCK))
+        except OSError as error:
+            raise cannot_write(root, error, "--output") from error
+        if not mine:
+            raise OSError(
+                f"another process is preparing images in {shown(root)}: wait until it is done, or "
+                "choose another --output"
+            )
+        yield
+
+
 def begin(root: Path, plan: str) -> dict[str, dict[str, Any]]:
     """Makes a folder ready.
 
     Args:
-        root: the folder; made where missing.
+        root: the folder, within `alone_in`.
         plan: digest of all that decides what shards hold.
 
     Returns:
@@ -163,12 +190,8 @@ def begin(root: Path, plan: str) -> dict[str, dict[str, Any]]:
         ValueError: it holds anything else.
         OSError: it can't be written to.
     """
-    there = root.exists()
-    if there and not root.is_dir():
-        raise ValueError(f"{shown(root)} is a file: choose a folder as --output")
-    if there:
-        sweep(root)
-    if not there or not any(root.iterdir()):
+    sweep(root)
+    if all(path.name == LOCK for path in root.iterdir()):
         write_json(root / INDEX, {"format": FORMAT, "complete": False, "plan": plan})
         return {}
     try:
