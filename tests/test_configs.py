@@ -44,6 +44,7 @@ OURS = {
     "configs/edm/digits.py": None,
     "configs/edm/fashion_mnist.py": None,
     "configs/edm/cifar10.py": None,
+    "configs/edm/posters.py": None,
     "configs/cosine/digits.py": None,
     "configs/straight/digits.py": None,
 }

@@ -5,7 +5,8 @@ Command:   python main.py --mode prepare --input posters/ --output prepared/ --s
 Cost:      61.8 M parameters, 0.5 M steps of 64 images; made for a GPU.
 
 The batch is half of the papers', taken in two parts (training.accumulation) that fit into less
-memory. The noise of a gradient grows as a batch shrinks, and Adam's step does not: half the
+memory (10 GB a part; --config.training.activation_checkpointing=True makes it 1.2, for a third
+more time). The noise of a gradient grows as a batch shrinks, and Adam's step does not: half the
 batch takes half the learning rate, warmed up for twice as many steps, so that as many images are
 seen on the way. --config.data.root names other shards; where they have classes, add
 --config.model.num_classes=N --config.model.label_dropout=0.1 for guidance.
