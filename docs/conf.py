@@ -148,10 +148,12 @@ def link_names(app: Any, doctree: nodes.document) -> None:
 
 def write_math(self: Any, node: nodes.Element, block: bool = False) -> None:
     """Writes a formula as MathML, by docutils' own converter."""
-    # It knows one size of brackets and dots by one name, and reads the 12 of \frac12 as twelve.
+    # It knows one size of brackets and dots by one name, reads the 12 of \frac12 as twelve, and
+    # puts an index of \bar x under it.
     tex = re.sub(r"\\[bB]igg?[lrm]?(?![a-zA-Z])", "", node.astext())
     tex = re.sub(r"\\dots(?![a-zA-Z])", r"\\ldots", tex)
     tex = re.sub(r"(\\[dt]?frac)\s*(\d)\s*(\w)", r"\1{\2}{\3}", tex)
+    tex = re.sub(r"\\(bar|hat|tilde)\s*(\{[^{}]*\}|\\[a-zA-Z]+|\w)", r"{\\\1{\2}{}}", tex)
     try:
         self.body.append(latex2mathml.tex2mathml(tex, as_block=block))
     except (MathError, AttributeError) as error:  # the second of what is no formula at all
