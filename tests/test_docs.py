@@ -9,6 +9,7 @@ import fnmatch
 import importlib.util
 import pydoc
 import re
+import runpy
 import shlex
 import shutil
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ BROUGHT = (
     *PUBLISHED,
     "weights.pth",  # of Inception
     "posters",
+    "horror",  # within them
     "images",
     "drawings",
     "poster.jpg",
@@ -230,7 +232,7 @@ def small(command: cli.Command) -> list[str]:
         fields |= {"data.dataset": "digits" if grey else "colour_digits"}
     if mode == "compare":  # for which the digits bring their features
         fields |= {"data.dataset": "digits", "data.num_channels": 1}
-    fields |= {"data.image_size": min(config.data.image_size, 8)}
+    fields |= {"data.image_size": min(config.data.image_size, 8), "data.image_width": 0}
     fields |= {"eval.num_samples": 24, "eval.enable_sampling": not config.eval.inception_path}
     words = [*LITTLE_BPD, *(f"--config.{name}={value}" for name, value in fields.items())]
     heeds = cli.MODES[mode].heeds or ()
@@ -288,7 +290,11 @@ class Reader:
             np.save(path, rng.integers(0, 256, (40, 8, 8), dtype=np.uint8))
         elif path.suffix in (".png", ".jpg"):
             picture((12, 16), path, masked=path.name == "mask.png")
-        elif path.name in ("posters", "images", "drawings"):
+        elif path.name in ("posters", "horror"):
+            folder = path if path.name == "posters" else path.parent
+            draw = runpy.run_path(str(ROOT / "examples" / "posters" / "draw.py"))
+            draw["draw"](folder, 40)
+        elif path.name in ("images", "drawings"):
             path.mkdir()
             for k in range(30 if path.name != "drawings" else 2):
                 picture((9, 11), path / f"{k}.png")

@@ -180,6 +180,18 @@ def write_odd(folder: Path, numbers: range) -> None:
     (folder / "notes.txt").write_text("to be scanned: the ones from the attic\n")
 
 
+def draw(output: Path, number: int, *, odd: bool = False) -> None:
+    """Writes posters, a genre after another, each into the folder of its genre."""
+    genres = list(GENRES)
+    for k in range(number):
+        genre = genres[k % len(genres)]
+        path = output / genre / f"{k:06d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        poster(k, genre).save(path, quality=92)
+    if odd:
+        write_odd(output / "noir", range(number, number + 5))
+
+
 def main() -> None:
     """The command of the file's first lines."""
     words = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -187,15 +199,8 @@ def main() -> None:
     words.add_argument("--number", type=int, default=2000, help="posters in all")
     words.add_argument("--odd", action="store_true", help="add odd and damaged files")
     given = words.parse_args()
-    genres = list(GENRES)
-    for number in range(given.number):
-        genre = genres[number % len(genres)]
-        path = given.output / genre / f"{number:06d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        poster(number, genre).save(path, quality=92)
-    if given.odd:
-        write_odd(given.output / "noir", range(given.number, given.number + 5))
-    print(f"{given.number} posters of {len(genres)} genres in {given.output}")
+    draw(given.output, given.number, odd=given.odd)
+    print(f"{given.number} posters of {len(GENRES)} genres in {given.output}")
 
 
 if __name__ == "__main__":
