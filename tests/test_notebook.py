@@ -2,18 +2,15 @@
 
 import pytest
 from conftest import ROOT
+from executed import assert_stored_whole, execute, pictures_of
 
 nbformat = pytest.importorskip("nbformat", reason="pip install -r requirements-dev.txt")
-nbclient = pytest.importorskip("nbclient", reason="pip install -r requirements-dev.txt")
+pytest.importorskip("nbclient", reason="pip install -r requirements-dev.txt")
 
 TOUR = ROOT / "examples" / "score_sde_tour.ipynb"
 
 
-def pictures_of(cell) -> int:
-    outputs = cell.get("outputs", [])
-    return sum("image/png" in output.get("data", {}) for output in outputs)
-
-
+@pytest.mark.notebooks
 def test_the_tour_runs_and_shows_its_pictures(tmp_path, monkeypatch):
     monkeypatch.setenv("SCORE_SDE_TOUR_QUICK", "1")
     monkeypatch.setenv("SCORE_SDE_TOUR_WORKDIR", str(tmp_path / "tour"))
@@ -23,14 +20,7 @@ def test_the_tour_runs_and_shows_its_pictures(tmp_path, monkeypatch):
     assert sum("=1e-4" in cell.source for cell in notebook.cells) == 4
     for cell in notebook.cells:
         cell.source = cell.source.replace("=1e-4", "=1e-2")
-        cell.pop("outputs", None) if cell.cell_type != "code" else cell.update(outputs=[])
-    client = nbclient.NotebookClient(
-        notebook,
-        timeout=300,
-        kernel_name="python3",
-        resources={"metadata": {"path": ROOT / "examples"}},
-    )
-    client.execute()
+    execute(notebook, ROOT / "examples")
     assert [pictures_of(cell) for cell in notebook.cells] == shown
     assert sum(shown) == 9
 
@@ -38,11 +28,10 @@ def test_the_tour_runs_and_shows_its_pictures(tmp_path, monkeypatch):
 def test_what_the_repository_shows_comes_from_one_whole_run():
     text = TOUR.read_text("utf-8")
     notebook = nbformat.reads(text, as_version=4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
-    assert not any(out.output_type == "error" for cell in code for out in cell.outputs)
-    assert not any(out.get("name") == "stderr" for cell in code for out in cell.outputs)
-    said = "".join(out.get("text", "") for cell in code for out in cell.outputs)
+    assert_stored_whole(notebook)
+    said = "".join(
+        out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", [])
+    )
     assert "done: 2000 steps" in said
     assert "1000 network evaluations" in said
     assert str(ROOT) not in text
