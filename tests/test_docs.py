@@ -266,8 +266,8 @@ class Reader:
             for path in map(Path, reads(command)):
                 if not path.exists() or path.name in PUBLISHED:
                     self.brings(path, words)
-            wants = "checkpoint" in cli.MODES[command.mode].options or command.mode == "ema"
-            named = command.options["checkpoint"] or command.options["exact"]
+            wants = "checkpoint" in cli.MODES[command.mode].options or command.mode in ("ema", "report")
+            named = command.options.get("checkpoint") or command.options.get("exact")
             if wants and not named and not (command.workdir / "checkpoints").is_dir():
                 self.has_run(words[words.index("--config") + 1], command.workdir)
         code = cli.main(["main.py", *words, *more])
