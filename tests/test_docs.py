@@ -266,7 +266,8 @@ class Reader:
             for path in map(Path, reads(command)):
                 if not path.exists() or path.name in PUBLISHED:
                     self.brings(path, words)
-            wants = "checkpoint" in cli.MODES[command.mode].options or command.mode in ("ema", "report")
+            wants = "checkpoint" in cli.MODES[command.mode].options
+            wants = wants or command.mode in ("ema", "report")
             named = command.options.get("checkpoint") or command.options.get("exact")
             if wants and not named and not (command.workdir / "checkpoints").is_dir():
                 self.has_run(words[words.index("--config") + 1], command.workdir)
