@@ -22,6 +22,7 @@ from score_sde.data import (
     MemorySource,
     eval_batches,
     from_unit,
+    open_pictures,
     open_source,
     train_batches,
 )
@@ -141,6 +142,8 @@ def test_many_channels_of_8_bits_keep_their_levels(tmp_path):
     source = opened(tmp_path / "a.npy", "folder", channels=5, test_fraction=0.0, dequantised=True)
     assert (source.info.levels, source.info.range) == (256, ())
     assert np.array_equal(all_images(source).numpy(), np.moveaxis(pixels, -1, 1))
+    with pytest.raises(ValueError, match=r"is no array file, .* levels of 8 bits in 5 channels"):
+        open_pictures(tmp_path, SIZE, 5)
 
 
 @pytest.mark.parametrize(
