@@ -16,6 +16,8 @@ import score_sde
 from score_sde import likelihoods
 from score_sde.commands import cli
 from score_sde.commands import evaluate as evaluation_run
+from score_sde.config.build import with_range
+from score_sde.config.subject import build_references
 from score_sde.data import (
     DatasetInfo,
     Downsampled,
@@ -28,7 +30,7 @@ from score_sde.data import (
 )
 from score_sde.data.distances import largest_distance
 from score_sde.data.prepare import prepare
-from score_sde.evaluation import likelihood
+from score_sde.evaluation import Classifier, likelihood
 from score_sde.sde import VPSDE
 from score_sde.tensor_ops import expand_to
 
@@ -301,7 +303,9 @@ def test_nats_per_dim_are_those_of_the_density_of_the_numbers(
     assert report["held_out_loss"]["n"] == len(source)
     left_out = report["left_out"]
     assert "see nats_per_dim" in left_out["bits/dim"]
-    assert "see grey and RGB pictures, and these images have 4 channels" in left_out["samples"]
+    assert (
+        "see grey, RGB and RGBA pictures, and these images have 4 channels" in left_out["samples"]
+    )
     assert not report.keys() & {"bits_per_dim", "bound", "fd"}
     features = ("--config.eval.features=classifier", f"--eval_folder={tmp_path}")
     assert again(trained, "--mode=eval", *features) == 1
@@ -334,3 +338,14 @@ def test_floats_of_one_channel_are_drawn_as_pictures_of_their_range(tmp_path, ca
         with Image.open(tmp_path / "png" / f"{k:06d}.png") as picture:
             off = np.asarray(picture) - 255 * unit[k, ..., 0].clip(0, 1)
         assert np.abs(off).max() < 0.501
+
+
+@pytest.mark.parametrize(("range", "seen"), [((), True), ((-1.0, 4.0), False)])
+def test_images_of_four_channels_have_features_where_they_are_pictures(tmp_path, range, seen):
+    word = f"--config.eval.stats_folder={tmp_path}"
+    words = ["main.py", "--config=vp/digits", f"--workdir={tmp_path}", "--mode=stats", word]
+    config = with_range(cli.parse(words).config, range)
+    config.data.dataset, config.data.num_channels = "folder", 4
+    references = build_references(config)
+    Classifier("folder", (4, 8, 8), 2).save(references.classifier_path)
+    assert references.are_there() is seen
