@@ -349,3 +349,12 @@ def test_images_of_four_channels_have_features_where_they_are_pictures(tmp_path,
     references = build_references(config)
     Classifier("folder", (4, 8, 8), 2).save(references.classifier_path)
     assert references.are_there() is seen
+
+
+def test_statistics_of_many_channels_are_refused_before_anything_is_trained(tmp_path, capsys):
+    fields = ("data.num_channels=5", "data.dataset=folder", f"eval.stats_folder={tmp_path}")
+    words = ["--config=vp/digits", f"--workdir={tmp_path}", "--mode=stats"]
+    assert cli.main(["main.py", *words, *(f"--config.{field}" for field in fields)]) == 1
+    said = capsys.readouterr().err
+    assert "RGBA pictures, and these images have 5 channels" in said
+    assert said.count("\n") == 1

@@ -62,6 +62,11 @@ class References:
     of_pictures: bool = True
     _kept: dict[str, Reference] = field(default_factory=dict, repr=False)
 
+    @property
+    def seen(self) -> bool:
+        """Whether feature networks see images of these channels."""
+        return self.shape[0] in (1, 3) or (self.shape[0] == 4 and self.of_pictures)
+
     @cached_property
     def network(self) -> FeatureNetwork:
         """The network of `eval.features`: Inception, or the small classifier of the data set.
@@ -74,7 +79,7 @@ class References:
             OSError, ValueError: what was asked for by name is not there, or damaged.
         """
         options = self.options
-        if self.shape[0] not in (1, 3) and not (self.shape[0] == 4 and self.of_pictures):
+        if not self.seen:
             why = (
                 f"feature networks see grey, RGB and RGBA pictures, and these images have "
                 f"{self.shape[0]} channels: compare statistics of the numbers themselves "
