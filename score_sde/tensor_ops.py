@@ -68,6 +68,19 @@ def expand_to(v: Tensor, x: Tensor) -> Tensor:
     return v if v.ndim in (0, x.ndim) else v.reshape(-1, *[1] * (x.ndim - 1))
 
 
+def added(fresh: Tensor, x: Tensor) -> Tensor:
+    """fresh + x, in the memory of `fresh` where it holds the sum.
+
+    It does not where `x` has a wider dtype or more numbers: the sum has those of both, as ever.
+
+    Args:
+        fresh: a tensor that was just computed and that nobody else has.
+        x: of any shape that broadcasts with it.
+    """
+    held = fresh.shape == x.shape and torch.result_type(fresh, x) == fresh.dtype
+    return fresh.add_(x) if held else fresh + x
+
+
 def times_for(x: Tensor, t: Tensor | float) -> Tensor:
     """Times of a batch from what a caller gives: a time for each sample, or one for all.
 

@@ -12,7 +12,8 @@ import score_sde
 from score_sde import noise
 from score_sde.checkpoints import load, release_2021
 from score_sde.commands import cli, evaluate
-from score_sde.config.build import build_network, build_sources, build_train_step
+from score_sde.commands.cascade import check_fit
+from score_sde.config.build import build_network, build_sources, build_train_step, with_range
 from score_sde.data import DatasetInfo, Downsampled, MemorySource, StreamingSource, to_unit
 from score_sde.evaluation.classifier import digits_classifier
 from score_sde.evaluation.frechet import frechet_distance
@@ -482,6 +483,15 @@ def test_an_evaluation_with_a_base_model_is_of_the_cascade(evaluated, drawn, run
     beside = json.loads((tmp_path / "with" / "step_00000004_test_images.json").read_text())
     assert beside["fd"]["value"] == plain["fd"]["value"]
     assert "low resolution" in plain["left_out"]["bits/dim"]
+
+
+def test_networks_of_floats_make_no_cascade(tmp_path):
+    words = ["main.py", "--config=vp/digits", f"--workdir={tmp_path}", "--mode=sample"]
+    pictures = cli.parse(words).config
+    floats = with_range(pictures, (-1.0, 4.0))
+    for base, up in ((floats, pictures), (pictures, floats)):
+        with pytest.raises(ValueError, match="is of floats, and pictures of 8 bits pass"):
+            check_fit(base, up, tmp_path)
 
 
 def test_pictures_are_upsampled_as_they_are(drawn, runs, upsampler, tmp_path, monkeypatch):

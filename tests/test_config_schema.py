@@ -354,6 +354,10 @@ def test_smoke_takes_as_few_scales_as_the_sde_allows():
 # ---- Modes ----
 
 
+def test_every_mode_of_ours_runs_under_torchrun():
+    assert [name for name, m in cli.MODES.items() if not (m.several_processes or m.by_main)] == []
+
+
 def test_a_mode_for_one_process_says_so_under_torchrun(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setitem(cli.MODES, "mine", Mode(print, "one of a user's own"))

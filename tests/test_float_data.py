@@ -16,18 +16,21 @@ import score_sde
 from score_sde import likelihoods
 from score_sde.commands import cli
 from score_sde.commands import evaluate as evaluation_run
+from score_sde.config.build import with_range
+from score_sde.config.subject import build_references
 from score_sde.data import (
     DatasetInfo,
     Downsampled,
     MemorySource,
     eval_batches,
     from_unit,
+    open_pictures,
     open_source,
     train_batches,
 )
 from score_sde.data.distances import largest_distance
 from score_sde.data.prepare import prepare
-from score_sde.evaluation import likelihood
+from score_sde.evaluation import Classifier, likelihood
 from score_sde.sde import VPSDE
 from score_sde.tensor_ops import expand_to
 
@@ -141,6 +144,8 @@ def test_many_channels_of_8_bits_keep_their_levels(tmp_path):
     source = opened(tmp_path / "a.npy", "folder", channels=5, test_fraction=0.0, dequantised=True)
     assert (source.info.levels, source.info.range) == (256, ())
     assert np.array_equal(all_images(source).numpy(), np.moveaxis(pixels, -1, 1))
+    with pytest.raises(ValueError, match=r"is no array file, .* levels of 8 bits in 5 channels"):
+        open_pictures(tmp_path, SIZE, 5)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +303,9 @@ def test_nats_per_dim_are_those_of_the_density_of_the_numbers(
     assert report["held_out_loss"]["n"] == len(source)
     left_out = report["left_out"]
     assert "see nats_per_dim" in left_out["bits/dim"]
-    assert "see grey and RGB pictures, and these images have 4 channels" in left_out["samples"]
+    assert (
+        "see grey, RGB and RGBA pictures, and these images have 4 channels" in left_out["samples"]
+    )
     assert not report.keys() & {"bits_per_dim", "bound", "fd"}
     features = ("--config.eval.features=classifier", f"--eval_folder={tmp_path}")
     assert again(trained, "--mode=eval", *features) == 1
@@ -331,3 +338,23 @@ def test_floats_of_one_channel_are_drawn_as_pictures_of_their_range(tmp_path, ca
         with Image.open(tmp_path / "png" / f"{k:06d}.png") as picture:
             off = np.asarray(picture) - 255 * unit[k, ..., 0].clip(0, 1)
         assert np.abs(off).max() < 0.501
+
+
+@pytest.mark.parametrize(("range", "seen"), [((), True), ((-1.0, 4.0), False)])
+def test_images_of_four_channels_have_features_where_they_are_pictures(tmp_path, range, seen):
+    word = f"--config.eval.stats_folder={tmp_path}"
+    words = ["main.py", "--config=vp/digits", f"--workdir={tmp_path}", "--mode=stats", word]
+    config = with_range(cli.parse(words).config, range)
+    config.data.dataset, config.data.num_channels = "folder", 4
+    references = build_references(config)
+    Classifier("folder", (4, 8, 8), 2).save(references.classifier_path)
+    assert references.are_there() is seen
+
+
+def test_statistics_of_many_channels_are_refused_before_anything_is_trained(tmp_path, capsys):
+    fields = ("data.num_channels=5", "data.dataset=folder", f"eval.stats_folder={tmp_path}")
+    words = ["--config=vp/digits", f"--workdir={tmp_path}", "--mode=stats"]
+    assert cli.main(["main.py", *words, *(f"--config.{field}" for field in fields)]) == 1
+    said = capsys.readouterr().err
+    assert "RGBA pictures, and these images have 5 channels" in said
+    assert said.count("\n") == 1

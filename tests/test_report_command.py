@@ -229,6 +229,16 @@ def test_pictures_get_smaller_or_are_left_out_and_named(tmp_path, monkeypatch):
     assert re.search(r"Left out, as a report stays below 0 MB: step_.*, .* and 4 more\.", text)
 
 
+def test_a_checkpoint_in_shards_is_a_checkpoint(tmp_path):
+    folder = tmp_path / "checkpoints" / "step_00000010.dcp"
+    folder.mkdir(parents=True)
+    (folder / "__0_0.distcp").write_bytes(bytes(1_500_000))
+    (folder / "rest.pt").write_bytes(bytes(250_000))
+    report(tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert re.search(r"checkpoints/step_00000010\.dcp</th><td>1\.75 MB", text)
+
+
 def test_what_differs_from_the_recipe_is_marked(tmp_path):
     words = ["main.py", "--config=vp/digits", f"--workdir={tmp_path}", "--mode=report"]
     config = json.loads(json.dumps(cli.parse(words).config.to_dict(), default=str))

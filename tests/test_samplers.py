@@ -151,6 +151,20 @@ def test_steps_leave_what_they_are_given_as_it_was(name):
     assert all(torch.equal(x, before) for x, before in given)
 
 
+@pytest.mark.parametrize("name", {**STEPS, **CORRECTORS})
+def test_a_state_in_float64_is_not_rounded_to_a_float32_score(name):
+    """Where the score is 0 and there is no noise, a VE step keeps the state."""
+    step, x = {**STEPS, **CORRECTORS}[name](VESDE(N=4)), torch.full((2, 3, 4), 1 / 3).double() / 3
+    step.begin(1)
+    t, s = torch.full((2,), 0.6), torch.full((2,), 0.5)
+    x_next, x_mean = step.step(
+        x, t, None if name in CORRECTORS else s, lambda x, t: torch.zeros(2, 3, 4), torch.zeros
+    )
+    assert x_next.dtype == x_mean.dtype == torch.float64
+    # Few-step solvers weigh the state and its denoised image, the same one, by float32 times.
+    assert_close(x_next, x, 5e-7 if name in FEW_STEP else 1e-15)
+
+
 @pytest.mark.parametrize("kind", ALL_SDES)
 def test_the_ode_sampler_follows_the_closed_form_flow(kind):
     sde = ALL_SDES[kind]()

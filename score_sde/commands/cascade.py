@@ -147,11 +147,7 @@ def cascade(
     up, state = open_beside(
         upsampler, config, overrides or {}, upsampler=True, alone=source is not None
     )
-    if data_range(up):
-        raise ValueError(
-            f"{upsampler} is of floats, and --mode cascade passes pictures of 8 bits from the one "
-            "network to the other: take networks of pictures"
-        )
+    _refuse_floats(up, upsampler)
     sde, device = build_sde(up), build_device(up)
     world = join(upsampler, state["step"])
     batch = max(up.sampling.batch_size, config.sampling.batch_size)
@@ -213,8 +209,11 @@ def check_fit(base: Config, up: Config, upsampler: Path) -> None:
     """Refuses a base model and an upsampler that do not fit.
 
     Raises:
-        ValueError: images of other sizes or channels, or classes that the base does not draw of.
+        ValueError: images of other sizes or channels, floats, or classes that the base does not
+            draw of.
     """
+    _refuse_floats(base, "the base model")
+    _refuse_floats(up, upsampler)
     drawn, taken = image_shape(base), low_resolution_shape(up)
     if drawn != taken:
         raise ValueError(
@@ -228,6 +227,14 @@ def check_fit(base: Config, up: Config, upsampler: Path) -> None:
             f"{upsampler} has {classes} classes, and the base model "
             f"{of_base or 'none'}: name one for all with --label, or take a base model "
             "of the same classes"
+        )
+
+
+def _refuse_floats(config: Config, what: object) -> None:
+    if data_range(config):
+        raise ValueError(
+            f"{what} is of floats, and pictures of 8 bits pass from a base model to an upsampler: "
+            "take networks of pictures"
         )
 
 

@@ -157,12 +157,14 @@ MODES: dict[str, Mode] = {
         "write a page about a work directory: curves, samples, evaluations, config",
         ("output",),
         needs_recipe=False,
+        by_main=True,
     ),
     "figures": Mode(
         "score_sde.commands.modes:figures",
         "draw figures of the papers that need no network",
         ("output",),
         needs_recipe=False,
+        by_main=True,
     ),
     "prepare": Mode(
         "score_sde.commands.modes:prepare",

@@ -31,7 +31,9 @@ def stats(config: Config) -> str:
         sources = dict[str, Source]()
         try:
             network = references.network
-        except (FileNotFoundError, LeftOut):
+        except (FileNotFoundError, LeftOut) as error:
+            if isinstance(error, LeftOut) and not references.seen:
+                raise ValueError(error.why) from error
             asked_for_inception = config.eval.features == "inception" or config.eval.inception_path
             if asked_for_inception or not suits_classifier(references.shape):
                 raise

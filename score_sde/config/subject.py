@@ -23,6 +23,7 @@ from score_sde.config.build import (
     build_score_for,
     build_sde,
     check_guides,
+    data_range,
     data_root,
     draw,
     drawn_classes,
@@ -73,6 +74,7 @@ def build_references(
         device=build_device(config),
         seed=config.seed,
         say=say,
+        of_pictures=not data_range(config),
     )
 
 

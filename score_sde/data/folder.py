@@ -160,11 +160,14 @@ def open_pictures(
     """
     notes: tuple[str, ...] = ()
     is_array = path.suffix.lower() in ARRAY_EXTENSIONS
-    if range and os.path.exists(path) and (os.path.isdir(path) or not is_array):
-        raise ValueError(
-            f"{shown(path)} is no array file, and this network knows numbers from {range[0]:g} to "
-            f"{range[1]:g}: give these in one .npy or .npz file (numpy.stack), (N, H, W, C)"
-        )
+    if (range or num_channels not in MODES) and os.path.exists(path):
+        if os.path.isdir(path) or not is_array:
+            known = f"numbers from {range[0]:g} to {range[1]:g}" if range else "levels of 8 bits"
+            raise ValueError(
+                f"{shown(path)} is no array file, and this network knows {known} in "
+                f"{num_channels} channels: give these in one .npy or .npz file (numpy.stack), "
+                "(N, H, W, C)"
+            )
     if os.path.isdir(path):
         contents = scan(path)
         root, notes = path, contents.notes()

@@ -48,6 +48,7 @@ class References:
         device: where features are computed.
         seed: of a classifier that is trained.
         say: is given a sentence on statistics that are computed again.
+        of_pictures: whether images of 4 channels are RGBA, of 8 bits.
     """
 
     options: Mapping[str, Any]
@@ -58,7 +59,13 @@ class References:
     device: torch.device
     seed: int
     say: Callable[[str], None] = lambda sentence: None
+    of_pictures: bool = True
     _kept: dict[str, Reference] = field(default_factory=dict, repr=False)
+
+    @property
+    def seen(self) -> bool:
+        """Whether feature networks see images of these channels."""
+        return self.shape[0] in (1, 3) or (self.shape[0] == 4 and self.of_pictures)
 
     @cached_property
     def network(self) -> FeatureNetwork:
@@ -72,9 +79,9 @@ class References:
             OSError, ValueError: what was asked for by name is not there, or damaged.
         """
         options = self.options
-        if self.shape[0] not in (1, 3):
+        if not self.seen:
             why = (
-                f"feature networks see grey and RGB pictures, and these images have "
+                f"feature networks see grey, RGB and RGBA pictures, and these images have "
                 f"{self.shape[0]} channels: compare statistics of the numbers themselves "
                 "(--mode sample --output NAME.npz), or set eval.enable_sampling=False"
             )

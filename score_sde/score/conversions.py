@@ -10,7 +10,7 @@ Symbols as in `sde`: x (B, ...), t (B,), or one number for the whole batch.
 from torch import Tensor
 
 from score_sde.sde import SDE
-from score_sde.tensor_ops import expand_to, times_for
+from score_sde.tensor_ops import added, expand_to, times_for
 
 
 def noise_from_score(sde: SDE, score: Tensor, t: Tensor | float) -> Tensor:
@@ -26,7 +26,7 @@ def score_from_noise(sde: SDE, noise: Tensor, t: Tensor | float) -> Tensor:
 def denoised_from_score(sde: SDE, x: Tensor, score: Tensor, t: Tensor | float) -> Tensor:
     """E[x_0 | x_t = x] by Tweedie's formula, with the shape of `x`."""
     t = times_for(x, t)
-    return (expand_to(sde.std(t) ** 2, x) * score).add_(x).div_(expand_to(sde.mean_scale(t), x))
+    return added(expand_to(sde.std(t) ** 2, x) * score, x).div_(expand_to(sde.mean_scale(t), x))
 
 
 def score_from_denoised(sde: SDE, x: Tensor, denoised: Tensor, t: Tensor | float) -> Tensor:

@@ -42,7 +42,7 @@ import torch
 from torch import Tensor
 
 from score_sde.sde import SDE
-from score_sde.tensor_ops import expand_to, look_up
+from score_sde.tensor_ops import added, expand_to, look_up
 
 
 class Scales:
@@ -118,7 +118,7 @@ class Affine:
     def __call__(self, x: Tensor, output: Tensor) -> Tensor:
         """y, with the shape of x."""
         scaled = expand_to(self.b, x) * output
-        return scaled if self.a is None else (expand_to(self.a, x) * x).add_(scaled)
+        return scaled if self.a is None else added(expand_to(self.a, x) * x, scaled)
 
     def solve(self, x: Tensor, y: Tensor) -> Tensor:
         """The output F that gives y, with the shape of x."""

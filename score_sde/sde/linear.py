@@ -28,7 +28,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from score_sde.tensor_ops import expand_to, look_up, sum_per_sample, times_for
+from score_sde.tensor_ops import added, expand_to, look_up, sum_per_sample, times_for
 
 Table = TypeVar("Table", Tensor, tuple[Tensor, Tensor])
 
@@ -306,7 +306,7 @@ class ReverseSDE:
 
     def _reversed(self, f: Tensor, g: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         weight = 0.5 if self.probability_flow else 1.0
-        f = (-weight * expand_to(g**2, x) * self.score_fn(x, t)).add_(f)
+        f = added(-weight * expand_to(g**2, x) * self.score_fn(x, t), f)
         return f, torch.zeros_like(g) if self.probability_flow else g
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from score_sde.noise import Noise
 from score_sde.sde import SDE, Score
 from score_sde.solvers.step import Step
-from score_sde.tensor_ops import expand_to, norm_per_sample
+from score_sde.tensor_ops import added, expand_to, norm_per_sample
 
 Norms = Literal["sample", "batch"]
 
@@ -75,8 +75,8 @@ class Corrector(Step):
         for _ in range(self.n_steps):
             grad, z = score(x, t), noise(x.shape)
             step_size = expand_to(self.step_size(grad, z, t), x)
-            x_mean = (step_size * grad).add_(x)
-            x = ((2 * step_size).sqrt() * z).add_(x_mean)
+            x_mean = added(step_size * grad, x)
+            x = added((2 * step_size).sqrt() * z, x_mean)
         return x, x_mean
 
     def _annealed(self, t: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor
 from score_sde.noise import Noise, increment
 from score_sde.sde import SDE, Score
 from score_sde.solvers.step import Step, arguments_of
-from score_sde.tensor_ops import expand_to
+from score_sde.tensor_ops import added, expand_to
 
 
 class Predictor(Step):
@@ -50,7 +50,7 @@ class Predictor(Step):
         if self.probability_flow:
             return x_mean, x_mean
         z = increment(noise, x_mean.shape, t, t_next)
-        return (expand_to(std, x_mean) * z).add_(x_mean), x_mean
+        return added(expand_to(std, x_mean) * z, x_mean), x_mean
 
 
 class EulerMaruyamaPredictor(Predictor):

@@ -22,7 +22,7 @@ from score_sde.pictures.page.document import MADE_BY
 _SIGNS = (
     "config.json",
     "metrics.jsonl",
-    "checkpoints/step_*.pt",
+    "checkpoints/step_*",
     "samples/step_*",
     "eval*/step_*.json",
     "compare/*.json",

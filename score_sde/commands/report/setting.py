@@ -124,9 +124,11 @@ def files(workdir: Path) -> Html:
     """The checkpoints and averages, and the end of the log."""
     rows = []
     for folder in ("checkpoints", "averages", "classifier/checkpoints"):
-        for path in sorted((workdir / folder).glob("*.pt")):
+        found = [path for end in ("*.pt", "*.dcp") for path in (workdir / folder).glob(end)]
+        for path in sorted(found):
             try:
-                size = path.stat().st_size
+                parts_of = path.iterdir() if checkpoints.is_sharded(path) else [path]
+                size = sum(part.stat().st_size for part in parts_of)
             except OSError:
                 continue
             rows.append([f"{folder}/{path.name}", f"{size / 1e6:.2f} MB", _time(path)])

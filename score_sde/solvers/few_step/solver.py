@@ -27,7 +27,7 @@ from torch import Tensor
 from score_sde.noise import Noise
 from score_sde.sde import Score
 from score_sde.solvers.step import Step
-from score_sde.tensor_ops import expand_to
+from score_sde.tensor_ops import added, expand_to
 
 
 def grid_time(step: Step, t_next: Tensor | None) -> Tensor:
@@ -76,7 +76,7 @@ class FewStepSolver(Step):
     def _towards(self, denoised: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """The step from t to s with this denoised sample."""
         kept = (self.sde.std(exact(s)) / self.sde.std(exact(t))).to(x)
-        return (expand_to(kept, x) * x).add_(self._gain(x, t, s) * denoised)
+        return added(expand_to(kept, x) * x, self._gain(x, t, s) * denoised)
 
     def _gain(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """α_s (1 − e^(−h)), the factor of the denoised sample, for a product with x."""
@@ -92,7 +92,7 @@ class FewStepSolver(Step):
 def along(n: Tensor, x: Tensor, c: Tensor, r: Tensor) -> Tensor:
     """(x − c n) / r, of a noise estimate n and a state x, c and r (B,)."""
     # In one place: a step is bound by how often it goes over memory.
-    return (expand_to(-c, x) * n).add_(x).div_(expand_to(r, x))
+    return added(expand_to(-c, x) * n, x).div_(expand_to(r, x))
 
 
 def exact(t: Tensor) -> Tensor:

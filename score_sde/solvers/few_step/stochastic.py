@@ -36,7 +36,7 @@ from score_sde.score import denoised_from_score
 from score_sde.sde import Score
 from score_sde.solvers.few_step.solver import grid_time
 from score_sde.solvers.step import Step
-from score_sde.tensor_ops import expand_to
+from score_sde.tensor_ops import added, expand_to
 
 _EARLIEST = 0.6  # for a node of the chain; nearer to 1/2 the shifts grow without bound
 
@@ -54,8 +54,8 @@ class StochasticSolver(Step):
         r, G = self.sde.transition(t, s)
         before, after = self.sde.std(t), self.sde.std(s)
         keep, share = r * (after / before) ** 2, self.sde.mean_scale(s) * (G / before) ** 2
-        x_mean = (expand_to(keep, x) * x).add_(expand_to(share, x) * denoised)
-        return (expand_to(after * G / before, x) * z).add_(x_mean), x_mean
+        x_mean = added(expand_to(keep, x) * x, expand_to(share, x) * denoised)
+        return added(expand_to(after * G / before, x) * z, x_mean), x_mean
 
     def _denoised(self, x: Tensor, t: Tensor, score: Score) -> Tensor:
         return denoised_from_score(self.sde, x, score(x, t), t)
