@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -213,3 +214,15 @@ def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch):
             build_device(config)
     config.device = "cpu"
     assert build_device(config).type == "cpu"
+
+
+def test_processes_can_meet_for_as_long_as_the_first_one_watches():
+    place = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    port = place.port
+    first = watch.Watch(place, 0, 1)
+    del place  # as whoever began it has gone on
+    few = timedelta(seconds=5)
+    later = torch.distributed.TCPStore("127.0.0.1", port, is_master=False, timeout=few)
+    later.set("late", "yes")
+    assert later.get("late") == b"yes"
+    first.end()

@@ -113,6 +113,7 @@ class Watch:
 
     def __init__(self, store: "Store", rank: int, size: int) -> None:
         self.rank, self.size = rank, size
+        self._place = store  # of the main process: all meet there for as long as somebody holds it
         self._store = Bounded(of_this_start(store.clone(), "watch"))
         self._attended: tuple[int, Asked | None] = (0, None)
         self._others_failed = ""
