@@ -262,6 +262,7 @@ def test_images_of_ones_own_are_arrays_in_these_units(trained, tmp_path, monkeyp
     options = ("--config.sampling.rtol=1e-5", "--config.sampling.atol=1e-5")
     given = f"--input={tmp_path / 'own.npy'}"
     assert again(trained, "--mode=encode", given, f"--output={tmp_path / 'e'}", *options) == 0
+    assert "of numbers scaled to [0, 1]" in capsys.readouterr().out
     with np.load(tmp_path / "e" / "reconstructions.npz") as file:
         assert np.abs(file["images"] - arrays()[:2]).max() < 1e-2
     output = tmp_path / "i.npz"
@@ -271,8 +272,12 @@ def test_images_of_ones_own_are_arrays_in_these_units(trained, tmp_path, monkeyp
         assert np.abs(known[0] - known[1]).max() < 1e-4
     (tmp_path / "folder").mkdir()
     np.save(tmp_path / "other.npy", arrays()[:2, ..., :3])
+    broken = arrays()[:2]
+    broken[1, 0, 0, 0] = np.nan
+    np.save(tmp_path / "broken.npy", broken)
     capsys.readouterr()
     for name, message in (
+        ("broken.npy", "must be finite, and [1] is not: leave it out"),
         ("folder", "is no array file, and this network knows numbers from"),
         ("other.npy", "has 3 channels, and 4 are asked for"),
     ):

@@ -5,6 +5,7 @@ import runpy
 import sys
 
 import numpy as np
+import pytest
 from conftest import ROOT
 from PIL import Image
 
@@ -41,6 +42,20 @@ def test_a_poster_is_a_function_of_its_number(tmp_path, monkeypatch):
         assert path.read_bytes() == again.read_bytes()
         width, height = Image.open(path).size
         assert 0.63 < width / height < 0.70
+
+
+def test_a_file_in_the_way_and_no_posters_at_all_are_said_in_a_sentence(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    mine = tmp_path / "mine"
+    mine.write_text("kept")
+    for number, said in ((5, "choose another --output"), (0, "1 or more")):
+        with pytest.raises(SystemExit) as stopped:
+            draw(mine, number)
+        assert stopped.value.code == 1
+        assert said in capsys.readouterr().err
+    assert mine.read_text() == "kept"
 
 
 def test_from_a_collection_to_restored_posters(tmp_path, monkeypatch, capsys):

@@ -199,7 +199,13 @@ def main() -> None:
     words.add_argument("--number", type=int, default=2000, help="posters in all")
     words.add_argument("--odd", action="store_true", help="add odd and damaged files")
     given = words.parse_args()
-    draw(given.output, given.number, odd=given.odd)
+    if given.number < 1:
+        words.exit(1, f"--number {given.number}: give how many posters to draw, 1 or more\n")
+    try:
+        draw(given.output, given.number, odd=given.odd)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        words.exit(1, f"cannot write to {given.output} ({reason}): choose another --output\n")
     print(f"{given.number} posters of {len(GENRES)} genres in {given.output}")
 
 

@@ -135,10 +135,11 @@ def encode(
             text = json.dumps(report, indent=2) + "\n"
             save(output / "round_trip.json", lambda file: file.write(text.encode()))
             pictures.save_png(grid, _sheet(config, inputs.images, shown(sde, latents), drawn))
+            unit = "numbers scaled to" if data_range(config) else "pixels in"
             log.say(
                 f"{len(inputs)} latents: {output / 'latents.npz'}; reconstructions are off by "
                 f"{report['max']:.2g} at most and by {report['rms']:.2g} (RMS) in the mean, of "
-                f"pixels in [0, 1]; {nfe:.1f} network evaluations each; sheet: {grid}"
+                f"{unit} [0, 1]; {nfe:.1f} network evaluations each; sheet: {grid}"
             )
     return output
 

@@ -220,8 +220,10 @@ def _of_array(
     check_alike((height, width, channels), (num_channels, *image_size), "give such")
     images = kept(stored)
     images = images.float() if range else images
-    if not images.isfinite().all():
-        raise SizeError("holds numbers that are not finite")
+    finite = images.isfinite().flatten(1).all(1)
+    if not finite.all():
+        first = int((~finite).nonzero()[0])
+        raise SizeError(f"must be finite, and [{first}] is not: leave it out")
     return images
 
 
