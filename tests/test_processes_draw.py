@@ -16,6 +16,8 @@ from score_sde.commands import cli
 from score_sde.commands.shared import draw_together
 from score_sde.samplers import Samples
 
+pytestmark = pytest.mark.processes
+
 SMALL = (*TINY, "--config.sampling.batch_size=3")
 COMMON = ("--config=configs/vp/digits.py", *SMALL)
 ROUGH = ("--config.sampling.rtol=0.1", "--config.sampling.atol=0.1")

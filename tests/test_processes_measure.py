@@ -13,6 +13,8 @@ from PIL import Image
 
 from score_sde.commands import cli
 
+pytestmark = pytest.mark.processes
+
 RECIPE = """
 from configs.vp.digits import get_config
 from score_sde.commands import compare

@@ -21,6 +21,8 @@ from score_sde.config.check import check_config
 from score_sde.networks.half_unet import HalfUNet
 from score_sde.networks.mlp import MLP
 
+pytestmark = pytest.mark.processes
+
 DIVIDED = "--config.training.sharding=full"
 SHARDS = "--config.training.checkpoint_format=shards"
 AGAIN = "--config.training.activation_checkpointing=True"

@@ -19,6 +19,8 @@ from score_sde import checkpoints
 from score_sde.parallel import Part, World
 from score_sde.training import Share
 
+pytestmark = pytest.mark.processes
+
 STEPS = 20
 # Ten images over three processes in two parts each: 2 + 2, 2 + 1 and 2 + 1 of them.
 PLAIN = (
