@@ -16,6 +16,7 @@ from score_sde.config.build import (
     draw,
     image_shape,
 )
+from score_sde.data import are_pictures
 from score_sde.pictures import grid, labelled, save_film, save_png, to_uint8
 from score_sde.samplers import Sampler
 from score_sde.sde import SDE
@@ -151,15 +152,14 @@ def method_in_words(config: Config, sampler: Sampler) -> str:
     return ", ".join(said)
 
 
-def are_pictures(config: Config) -> bool:
-    """Whether a config's images are seen as they are: grey or RGB, or RGBA of 8 bits."""
-    channels = image_shape(config)[0]
-    return channels in (1, 3) or (channels == 4 and not data_range(config))
+def seen(config: Config) -> bool:
+    """Whether a config's images are seen as they are, which those of other channels are not."""
+    return are_pictures(image_shape(config)[0], data_range(config))
 
 
 def told_of_channels(config: Config) -> str:
     """How a sheet shows the channels of images that are no pictures, for a log."""
-    return "" if are_pictures(config) else ", each channel grey, side by side"
+    return "" if seen(config) else ", each channel grey, side by side"
 
 
 def sheet(
@@ -169,7 +169,7 @@ def sheet(
 
     Those of a config whose images are no pictures are grey panels, one for each channel.
     """
-    if not are_pictures(config):
+    if not seen(config):
         images = images.transpose(1, 2).flatten(2)[:, None]
     return grid(images, columns, scale)
 

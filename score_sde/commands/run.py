@@ -53,7 +53,7 @@ class Run:
     """What the parts of a training run share.
 
     Attributes:
-        whole: of a state that is divided among processes, the one that the main process evaluates.
+        copy: of a state that is divided among processes, whole, for what the main one evaluates.
     """
 
     kind: Kind
@@ -73,7 +73,7 @@ class Run:
     world: parallel.World
     records: list[StepRecord] = field(default_factory=list)
     saved_step: int = 0
-    whole: TrainState | None = None
+    copy: TrainState | None = None
     saves: checkpoints.Saves = field(default_factory=lambda: checkpoints.Saves(free_bytes))
 
     @property

@@ -16,9 +16,9 @@ from score_sde import atomic, parallel, pictures
 from score_sde.commands.drawing import (
     FILM_IMAGES,
     Film,
-    are_pictures,
     method_in_words,
     save_labelled,
+    seen,
     sheet,
     told_of_channels,
 )
@@ -178,7 +178,7 @@ def prepare_output(
     if output is None and range:
         default = default.with_name(f"{default.name}.npz")
     output = output or default
-    if range and not are_pictures(config) and not _is_npz(output):
+    if range and not seen(config) and not _is_npz(output):
         raise ValueError(
             f"--output {output}: PNG files hold grey or RGB pictures, and these numbers have "
             f"{image_shape(config)[0]} channels: give a name in .npz"

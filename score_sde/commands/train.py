@@ -213,10 +213,10 @@ def _snapshot(run: Run) -> None:
     except Interrupted:
         run.log.say(f"the samples of step {step} were left off")
         return
-    grid = save_grid_and_film(config, folder / f"step_{step:08d}.png", images, frames)
+    path = folder / f"step_{step:08d}.png"
+    grid = save_grid_and_film(config, path, images, frames)
     run.log.images(step, "samples", grid)
     draw_losses(run)
-    path = folder / f"step_{step:08d}.png"
     run.log.say(f"samples of step {step}: {path}{told_of_channels(config)}")
 
 

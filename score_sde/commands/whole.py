@@ -33,13 +33,13 @@ def evaluated(run: Run) -> Iterator[Run | None]:
     weights, shadow = (
         {name: parallel.whole(value).cpu() for name, value in part.items()} for part in parts
     )
-    run.whole = run.whole or _copy_of(run)
-    run.whole.step = run.state.step
-    network = placed(run.config, run.whole.network)
+    run.copy = run.copy or _copy_of(run)
+    run.copy.step = run.state.step
+    network = placed(run.config, run.copy.network)
     network.load_state_dict(weights)
-    run.whole.ema.load_state_dict({**state["ema"], "shadow": shadow})
+    run.copy.ema.load_state_dict({**state["ema"], "shadow": shadow})
     try:
-        yield replace(run, state=run.whole)
+        yield replace(run, state=run.copy)
     finally:
         network.to("cpu")
 

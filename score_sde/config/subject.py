@@ -74,7 +74,7 @@ def build_references(
         device=build_device(config),
         seed=config.seed,
         say=say,
-        of_pictures=not data_range(config),
+        range=data_range(config),
     )
 
 

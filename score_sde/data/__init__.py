@@ -23,7 +23,7 @@ from score_sde.data.fits import FITS, Fit
 from score_sde.data.folder import Pictures, open_pictures, read_mask, read_soft_mask
 from score_sde.data.named import DATASETS, OF_THE_USER, canonical_name, open_source
 from score_sde.data.pixels import conform
-from score_sde.data.scaling import Range, from_unit, to_unit
+from score_sde.data.scaling import Range, are_pictures, from_unit, to_unit
 from score_sde.data.sources import (
     DatasetInfo,
     MemorySource,
@@ -48,6 +48,7 @@ __all__ = [
     "Request",
     "Source",
     "StreamingSource",
+    "are_pictures",
     "canonical_name",
     "conform",
     "dequantise",

@@ -17,6 +17,11 @@ LEAST_SHARE = 2.0**-16
 """What a range may be of its ends' size, so that float32 tells at least 256 numbers within it."""
 
 
+def are_pictures(channels: int, range: Range = ()) -> bool:
+    """Whether images are seen as they are: grey or RGB, or RGBA of grey levels."""
+    return channels in (1, 3) or (channels == 4 and not range)
+
+
 def ends_of(levels: int, range: Range) -> tuple[float, float]:
     """The stored numbers that become 0 and 1."""
     return range if range else (0.0, levels - 1.0)

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 from score_sde.atomic import cannot_write
-from score_sde.data import OF_THE_USER, DatasetInfo, Source, canonical_name, opened
+from score_sde.data import (
+    OF_THE_USER,
+    DatasetInfo,
+    Range,
+    Source,
+    are_pictures,
+    canonical_name,
+    opened,
+)
 from score_sde.evaluation.classifier import Classifier, digits_classifier, suits_classifier
 from score_sde.evaluation.classifier_training import train_classifier
 from score_sde.evaluation.features import (
@@ -48,7 +56,7 @@ class References:
         device: where features are computed.
         seed: of a classifier that is trained.
         say: is given a sentence on statistics that are computed again.
-        of_pictures: whether images of 4 channels are RGBA, of 8 bits.
+        range: of floats, (low, high); () for grey levels.
     """
 
     options: Mapping[str, Any]
@@ -59,13 +67,13 @@ class References:
     device: torch.device
     seed: int
     say: Callable[[str], None] = lambda sentence: None
-    of_pictures: bool = True
+    range: Range = ()
     _kept: dict[str, Reference] = field(default_factory=dict, repr=False)
 
     @property
     def seen(self) -> bool:
         """Whether feature networks see images of these channels."""
-        return self.shape[0] in (1, 3) or (self.shape[0] == 4 and self.of_pictures)
+        return are_pictures(self.shape[0], self.range)
 
     @cached_property
     def network(self) -> FeatureNetwork:
@@ -241,18 +249,18 @@ class References:
         return None
 
     def _computed(self, source: Source, world: World | None = None) -> Reference:
-        rank, size = (world.rank, world.size) if world else (0, 1)
+        world = world or World()
         parts = torch.arange(len(source)).split(self.options["batch_size"])
-        keep = self.keeps_features(source) and rank == 0
-        with opened(source, parts[rank::size]) as stream:
+        keep = self.keeps_features(source) and world.is_main
+        with opened(source, parts[world.rank :: world.size]) as stream:
             info = source.info
             images = (
                 spread_levels(part, info.levels, info.range).to(self.device) for part in stream
             )
-            collected = collect(self.network, images, keep=keep, together=size > 1)
+            collected = collect(self.network, images, keep=keep, together=world.size > 1)
         facts = self._facts(source.info)
         reference = Reference.of(facts, collected.moments, collected.features, collected.logits)
-        if rank == 0:
+        if world.is_main:
             _save(reference, self.path(source))
         return reference
 
