@@ -86,8 +86,8 @@ def restorations(workdir: Path, refused: _Refused) -> Html:
             ]
             for path, content in restored
         ]
-        heads = ["images", "noise", "images", "of each", "evaluations", *map(_plain, names)]
-        heads[0] = "task and posterior"
+        heads = ["task and posterior", "noise", "images", "of each", "evaluations"]
+        heads += map(_plain, names)
         parts.append(page.table("Restored images, ± standard error", heads, rows))
     encoded = list(_contents(sorted(samples.glob("*/round_trip.json")), refused))
     if encoded:

@@ -147,7 +147,7 @@ class Maker:
     def _array(self, array: np.ndarray) -> Made:
         array = array[..., None] if array.ndim == 2 else array
         kind = str(array.dtype.newbyteorder("=")), array.shape[2]
-        if is_picture(*kind) and (self.like is None or is_picture(*self.like)):
+        if is_png(*kind) and (self.like is None or is_png(*self.like)):
             return self._picture(Image.fromarray(array[..., 0] if kind[1] == 1 else array))
         if self.like is not None and kind != self.like:
             raise ValueError(
@@ -175,8 +175,8 @@ class Maker:
         return (max(scales) if self.fit == "crop" else min(scales)) > 1
 
 
-def is_picture(dtype: str, channels: int) -> bool:
-    """Whether an array is a picture by its type and channels."""
+def is_png(dtype: str, channels: int) -> bool:
+    """Whether images of a type are stored as PNG files, as pictures; others are as arrays."""
     return dtype == "uint8" and channels in (1, 3)
 
 

@@ -19,7 +19,7 @@ from score_sde.data.prepare.pictures import (
     Maker,
     bytes_of,
     ground_in_words,
-    is_picture,
+    is_png,
 )
 from score_sde.data.prepare.writing import SplitWriter, alone_in, begin, write_json
 from score_sde.data.shards import FORMAT, INDEX
@@ -126,7 +126,7 @@ def prepare(
                 f"none of the {len(problems):,} images of {shown(source)} can be read, first "
                 f"{shown(name)} ({reason})"
             )
-        kind = "arrays" if corpus.arrays and not is_picture(dtype, channels) else "pictures"
+        kind = "arrays" if corpus.arrays and not is_png(dtype, channels) else "pictures"
         facts = {"kind": kind, "dtype": dtype, **settings}
         if kind == "arrays":
             facts["channels"] = channels
