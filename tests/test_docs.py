@@ -206,6 +206,22 @@ def test_the_gallery_has_each_picture_and_commands_of_other_pages():
         assert line in others, line.text
 
 
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as GitHub makes them and the site does."""
+    prose = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.M | re.S)
+    heads = re.findall(r"^#+ (.*)$", prose, flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_pages_and_sections_lead_there(page):
+    for link in re.findall(r"\]\(([^)\s:]+)\)", page.read_text("utf-8")):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_to_the_web_are_whole(page):
     for link in re.findall(r"\]\((\w+:[^)]*)\)", page.read_text("utf-8")):

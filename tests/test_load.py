@@ -148,15 +148,16 @@ def test_the_readme_begins_its_notebook_section_with_it(workdir, tmp_path, monke
     section = (ROOT / "README.md").read_text().partition("## In a notebook")[2]
     code = section.partition("```python\n")[2].partition("```")[0]
     assert "score_sde.load(" in code
+    restoring = (ROOT / "docs" / "steering.md").read_text()
+    (more,) = re.findall(r"```python\n(.*?)```", restoring, flags=re.DOTALL)
+    assert "POSTERIORS[" in more
     shutil.copytree(workdir, tmp_path / "runs" / "edm" / "digits")
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(code, names)
     assert names["images"].shape == (16, 1, 8, 8)
     assert names["gradient"].shape == (16, 1, 8, 8)
-    (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)[1:2]
-    assert "POSTERIORS[" in code
-    exec(code, names)
+    exec(more, names)
     assert names["sharp"].shape == (16, 1, 8, 8)
 
 

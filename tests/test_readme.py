@@ -1,4 +1,4 @@
-"""What README and docs/extending.md show, run as it stands there: pieces that are added."""
+"""What README and docs show in Python, run as it stands there: mostly pieces that are added."""
 
 import importlib
 import json
@@ -24,7 +24,8 @@ from score_sde.sde import SDE, VPSDE
 
 README = (ROOT / "README.md").read_text()
 EXTENDING = (ROOT / "docs" / "extending.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README + EXTENDING, flags=re.DOTALL)
+PAGES = README + EXTENDING + (ROOT / "docs" / "from_score_sde_pytorch.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGES, flags=re.DOTALL)
 TINY = {
     "device": "cpu",
     "model.nf": 8,
@@ -92,7 +93,8 @@ def test_the_two_commands_come_first():
 
 
 def test_pictures_and_files_that_it_names_exist():
-    for path in re.findall(r"\]\((\S+?)\)", README) + re.findall(r"`(configs/\S+?\.py)`", README):
+    links, recipes = r"\]\(([^\s)#]+)", r"`(configs/\S+?\.py)`"
+    for path in re.findall(links, README) + re.findall(recipes, README):
         assert (ROOT / path).is_file(), path
 
 
