@@ -14,12 +14,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import LITTLE_BPD, TINY
 from forked import Processes, group
+from PIL import Image
 from test_train_command import assert_same_bits
 
 from score_sde import checkpoints
+from score_sde.commands import cli
 
 pytestmark = pytest.mark.skipif(
     not os.path.isdir("/proc/self"), reason="needs /proc to see processes and their memory"
@@ -32,10 +35,12 @@ def processes() -> Iterator[Processes]:
         yield them
 
 
-def command(mode: str, workdir: Path, *words: object) -> list[str]:
+def command(
+    mode: str, workdir: Path, *words: object, recipe: object = "configs/vp/digits.py"
+) -> list[str]:
     few = "--config.sampling.num_steps=3"
     given = (*TINY, few, f"--mode={mode}", f"--workdir={workdir}", *words)
-    return ["--config", "configs/vp/digits.py", *map(str, given)]
+    return ["--config", str(recipe), *map(str, given)]
 
 
 # Memory
@@ -115,10 +120,34 @@ WORDS = {
         "--config.sampling.batch_size=5",
     ),
 }
+TRAINS = ("train", "from shards")
+"""Both train, the second from 20 images in shards, whose epochs end within its steps."""
+
+STREAMED = """
+from configs.vp.digits import get_config
+from score_sde.data import sources
+
+sources.MEMORY_LIMIT_BYTES = 0  # workers decode what each step asks for
+"""
+
+
+def write_shards(folder: Path) -> None:
+    """20 images prepared, and a recipe that has them decoded as they are needed."""
+    (folder / "images").mkdir(parents=True)
+    for k, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8)):
+        Image.fromarray(pixels).save(folder / "images" / f"{k}.png")
+    words = [f"--input={folder / 'images'}", f"--output={folder / 'prepared'}", "--size=8"]
+    assert cli.main(["main.py", "--mode=prepare", *words]) == 0
+    (folder / "streamed.py").write_text(STREAMED)
 
 
 def words_of(mode: str, trained: Path, place: Path) -> list[str]:
     """A command that writes all of its results below `place`."""
+    if mode == "from shards":
+        folder = trained.parent / "corpus"
+        words = (*WORDS["train"], "--config.data.dataset=shards", "--config.data.image_size=8")
+        words += (f"--config.data.root={folder / 'prepared'}", "--config.data.num_channels=1")
+        return command("train", place, *words, recipe=folder / "streamed.py")
     if mode == "train":
         return command(mode, place, *WORDS[mode])
     where = {
@@ -132,7 +161,7 @@ def words_of(mode: str, trained: Path, place: Path) -> list[str]:
 
 def content(mode: str, place: Path) -> object:
     """What a command has made, but for what tells the time."""
-    if mode == "train":
+    if mode in TRAINS:
         state = checkpoints.load(checkpoints.path_of(place / "checkpoints", STEPS))
         entries = {name: state[name] for name in ("step", "network", "ema", "optimizer", "rng")}
         # Pictures of a step are drawn after its save: a kill between them leaves them off.
@@ -203,7 +232,11 @@ def undisturbed(processes, tmp_path_factory) -> Callable[[str, int], Made]:
 
     def run(mode: str, size: int) -> Made:
         trained = folder / "train 1"
-        if mode != "train":  # weights differ by rounding from those of one process, images don't
+        if mode == "from shards" and not trained.with_name("corpus").exists():
+            write_shards(trained.with_name("corpus"))
+        if (
+            mode not in TRAINS
+        ):  # weights differ by rounding from those of one process, images don't
             size = 1
             run("train", 1)
         if (mode, size) not in made:
@@ -241,11 +274,14 @@ def disturb(
     ("mode", "size", "kills"),
     [
         ("train", 1, 1),
+        ("from shards", 1, 1),
         *(
             pytest.param(mode, size, kills, marks=pytest.mark.slow)
             for mode, size, kills in (
                 ("train", 1, 20),
                 ("train", 2, 8),
+                ("from shards", 1, 8),
+                ("from shards", 2, 4),
                 ("sample", 1, 6),
                 ("sample", 2, 4),
                 ("eval", 1, 8),
