@@ -95,6 +95,23 @@ def test_another_sampler_can_be_drawn_by(workdir):
     assert not torch.equal(images, trained.draw(2))
 
 
+def test_fields_of_sampling_give_the_sampler_that_the_command_line_has_for_them(workdir):
+    trained = score_sde.load(workdir, device="cpu")
+    ddim = trained.drawing_by(method="ddim", num_steps=4)
+    config = trained.config.copy_and_resolve_references()
+    config.sampling.update(method="ddim", num_steps=4)
+    assert torch.equal(ddim.draw(2), score_sde.load(workdir, config).draw(2))
+    assert not torch.equal(ddim.draw(2), trained.draw(2))
+    assert trained.config.sampling.method == "pc"
+    assert repr(ddim).endswith("step 4: ncsnpp, vpsde, drawing by ddim")
+    with pytest.raises(ValueError, match=r"'methd': it must be .*did you mean 'method'"):
+        trained.drawing_by(methd="ddim")
+    with pytest.raises(ValueError, match="did you mean 'ddim'"):
+        trained.drawing_by(method="dim")
+    with pytest.raises(ValueError, match="num_steps='ten'"):
+        trained.drawing_by(num_steps="ten")
+
+
 def test_a_file_of_ours_or_published_and_the_raw_weights(workdir, tmp_path):
     ours = checkpoints.path_of(workdir / "checkpoints", 2)
     raw = score_sde.load(ours, device="cpu", raw=True)

@@ -1,5 +1,6 @@
 """`score_sde.load`: a trained network for use in Python, from whatever holds its weights."""
 
+import copy
 import runpy
 import warnings
 from dataclasses import dataclass
@@ -23,14 +24,15 @@ from score_sde.config.build import (
     data_range,
     draw,
 )
+from score_sde.config.check import check_config
 from score_sde.config.holds import expanded
 from score_sde.data import from_unit
 from score_sde.samplers import Sampler
 from score_sde.sde import SDE, Score
-from score_sde.tensor_ops import UnknownName
+from score_sde.tensor_ops import UnknownName, check_name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Loaded:
     """A trained network and what it is used with.
 
@@ -41,7 +43,8 @@ class Loaded:
         score: (x, t) → ∇ log p_t(x), with x as the network sees it: images in [0, 1] are scaled to
             [−1, 1] where `config.data.centered`. Of a network with classes it is that of no class,
             which training teaches it only with `model.label_dropout`: see `score_of`.
-        sampler: of `config.sampling`; `dataclasses.replace(loaded, sampler=…)` draws by another.
+        sampler: of `config.sampling` as it was asked for; `drawing_by` gives another, and so does
+            `dataclasses.replace(loaded, sampler=…)` with one of your own.
         path: the file or folder that the weights come from.
         step: updates that they were trained for.
     """
@@ -54,9 +57,36 @@ class Loaded:
     path: Path
     step: int
 
+    def __repr__(self) -> str:
+        """In one line, where a notebook would show hundreds of the network and the config."""
+        method = self.config.sampling.method
+        what = f"{self.config.model.name}, {self.sde.name}, drawing by {method}"
+        return f"{self.path}, step {self.step}: {what}"
+
     def score_of(self, label: Tensor) -> Score:
         """The score given classes, int64 (B,), for networks that were trained with them."""
         return build_score(self.config, self.network, self.sde, label)
+
+    def drawing_by(self, **sampling: object) -> "Loaded":
+        """The same network with another sampler, as `--config.sampling.…` asks for one.
+
+            few = trained.drawing_by(method="unipc", num_steps=19)
+
+        Args:
+            **sampling: fields of the config's group `sampling`.
+
+        Raises:
+            ValueError: a field that there is not, or a sampler that cannot run.
+        """
+        config = copy.deepcopy(self.config)
+        for name, value in sampling.items():
+            check_name(name, config.sampling.keys(), "a field of config.sampling")
+            try:
+                config.sampling[name] = value
+            except TypeError as error:
+                raise ValueError(f"config.sampling.{name}={value!r}: {error}") from error
+        check_config(config)
+        return _with(config, self.network, self.sde, self.path, self.step)
 
     def draw(self, n: int, seed: int | None = None) -> Tensor:
         """Draws images by `sampler`: those of `--mode sample`, before they are rounded to uint8.
@@ -114,10 +144,14 @@ def load(
         ) from error
     if device or recipe is None:  # the device of the run may not be here
         adopted.device = device or "auto"
-    network, sde = network_of(adopted, state, path, raw=raw), build_sde(adopted)
-    times = times_of(adopted, network, path, lambda sentence: None)
-    score, sampler = build_score(adopted, network, sde), build_sampler(adopted, sde, times)
-    return Loaded(adopted, network, sde, score, sampler, path, state["step"])
+    network = network_of(adopted, state, path, raw=raw)
+    return _with(adopted, network, build_sde(adopted), path, state["step"])
+
+
+def _with(config: Config, network: nn.Module, sde: SDE, path: Path, step: int) -> Loaded:
+    times = times_of(config, network, path, lambda sentence: None)
+    score, sampler = build_score(config, network, sde), build_sampler(config, sde, times)
+    return Loaded(config, network, sde, score, sampler, path, step)
 
 
 def _get_config(name: str | Path) -> Config:
