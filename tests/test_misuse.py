@@ -13,7 +13,7 @@ from PIL import Image
 from test_train_command import arguments, final, sentence, start, train, wait_for_step
 
 from score_sde import checkpoints
-from score_sde.commands import cli, options
+from score_sde.commands import cli, first_screen, options
 from score_sde.commands import sample as sampling_run
 from score_sde.commands import train as training_run
 from score_sde.commands.first_screen import activation_bytes
@@ -423,6 +423,21 @@ def test_the_memory_to_expect_is_what_autograd_keeps(recipe):
         network(torch.randn(n, *image_shape(config)), torch.rand(n))
     measured = sum(s.nbytes() for at, s in kept.items() if at not in weights)
     assert n * activation_bytes(config) == pytest.approx(measured, rel=0.02)
+
+
+def test_a_batch_whose_activations_exceed_the_memory_is_refused(monkeypatch, tmp_path, capsys):
+    words = ("--mode=train", f"--workdir={tmp_path / 'run'}", "--config.training.batch_size=8")
+    taken = 8 * activation_bytes(cli.parse(arguments(*words)).config)
+    monkeypatch.setattr(first_screen, "memory_of", lambda device: taken - 1)
+    said = sentence(capsys, *words)
+    assert said.startswith("the activations of 8 images take ")
+    assert "set --config.training.accumulation=2" in said
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(first_screen, "memory_of", lambda device: taken)
+    assert cli.main(arguments(*words, "--config.training.n_iters=1")) == 0
+    monkeypatch.setattr(first_screen, "memory_of", lambda device: taken / 2)
+    parts = ("--config.training.accumulation=2", "--config.training.n_iters=2")
+    assert cli.main(arguments(*words, *parts, "--allow=training.accumulation")) == 0
 
 
 def test_the_first_step_does_not_count_in_the_time_to_come(monkeypatch):

@@ -134,7 +134,7 @@ def test_a_divided_network_is_not_compiled():
 def test_memory_is_asked_for_each_process_where_weights_are_divided(monkeypatch):
     config = small(parts.VE, parts.NCSNPP)
     weights = sum(p.numel() for p in empty_network(config).parameters())
-    monkeypatch.setattr("score_sde.config.check._memory_of", lambda device: 4 * 5 * weights / 2)
+    monkeypatch.setattr("score_sde.config.check.memory_of", lambda device: 4 * 5 * weights / 2)
     with pytest.raises(ValueError, match=re.escape("set config.training.sharding='full'")):
         check_config(config, copies=5, processes=2)
     config.training.sharding = "full"

@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from score_sde.commands.advice import less_memory
 from score_sde.config.build import (
     Config,
+    build_device,
     build_parameterisation,
     build_sampler,
     build_sde,
@@ -19,6 +21,7 @@ from score_sde.config.build import (
     low_resolution,
     num_classes,
 )
+from score_sde.config.check import memory_of
 from score_sde.data import DatasetInfo
 from score_sde.samplers import Sampler
 from score_sde.sde import SDE
@@ -60,7 +63,7 @@ def first_screen(
     # In float32: weights, gradients, their averages, and two moments of Adam. A checkpoint holds
     # all but the gradients, a snapshot of the averages of several lengths these alone.
     megabytes = weights * 4 / 2**20
-    at_once = math.ceil(training.batch_size / processes / training.accumulation)
+    at_once = _at_once(config, processes)
     kept_of_images = activations * at_once / 2**20
     kept = training.keep_checkpoints + training.n_iters // training.snapshot_freq
     averages = len(state.averages)
@@ -112,6 +115,35 @@ def of_samples(config: Config, sde: SDE) -> str:
         return "none (training.snapshot_sampling=False)"
     how = f"{config.sampling.method}{_slow(build_sampler(config, sde))}"
     return f"{training.snapshot_images} images every {training.snapshot_freq:,} steps ({how})"
+
+
+def check_fits(config: Config, activations: int, processes: int = 1) -> None:
+    """Refuses images at a time whose activations alone exceed the memory of the device.
+
+    Of what is counted half is held against it where bfloat16 or a compiler may keep less.
+
+    Args:
+        config: of the run.
+        activations: bytes that its network keeps of one image, see `kept_bytes`.
+        processes: that share each batch.
+
+    Raises:
+        ValueError: what they take, what there is, and what to do.
+    """
+    device, at_once = build_device(config), _at_once(config, processes)
+    exact = device.type == "cpu" and config.training.precision != "bf16"
+    taken, memory = activations * at_once * (1.0 if exact else 0.5), memory_of(device)
+    if taken > memory:
+        raise ValueError(
+            f"the activations of {at_once} images take {taken / 2**30:,.1f} GiB, where {device} "
+            f"has {memory / 2**30:,.1f} GiB: {less_memory(config)}"
+        )
+
+
+def _at_once(config: Config, processes: int) -> int:
+    """Images that a process computes at a time."""
+    training = config.training
+    return math.ceil(training.batch_size / processes / training.accumulation)
 
 
 def _slow(sampler: Sampler) -> str:

@@ -11,6 +11,7 @@ from score_sde.commands import advice
 from score_sde.commands.drawing import draw_with_film, save_grid_and_film, sheet, told_of_channels
 from score_sde.commands.first_screen import (
     activation_bytes,
+    check_fits,
     first_screen,
     of_samples,
 )
@@ -104,6 +105,8 @@ def train(
         changed += changes.of_images(saved, path, train_source.info, allow)
     torch.manual_seed(config.seed)
     sde = build_sde(config)
+    screen = kind.screen(config, sde)
+    check_fits(config, screen["activations"], world.size)
     with advice_on_memory(advice.less_memory(config)):
         state = kind.state(config)
     if saved:
@@ -165,7 +168,7 @@ def train(
         if world.is_main:
             plain = changes.plain(run.changes)
             history.record(config, workdir, origin=origin, changes=plain)
-            infos, screen = (train_source.info, test_source.info), kind.screen(config, sde)
+            infos = train_source.info, test_source.info
             log.say(
                 first_screen(
                     config, state, sde, device, *infos, workdir, processes=world.size, **screen

@@ -81,7 +81,7 @@ def _check_sharding(config: Config) -> None:
 
 def _check_memory(config: Config, network: nn.Module, copies: int, processes: int) -> None:
     """Refuses a network, or images at a time, that alone exceed the memory of the device."""
-    memory = _memory_of(build_device(config))
+    memory = memory_of(build_device(config))
     weights = sum(p.numel() for p in network.parameters())
     divided = processes > 1 and field(config, "training.sharding") == "full"
     parts, other = (processes, "start more processes") if divided else (1, "")
@@ -123,7 +123,7 @@ def _check_memory(config: Config, network: nn.Module, copies: int, processes: in
             )
 
 
-def _memory_of(device: torch.device) -> float:
+def memory_of(device: torch.device) -> float:
     """Bytes of memory that a device has in all; MPS shares that of the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
