@@ -37,7 +37,7 @@ def decoding(source: StreamingSource, count: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Prints the rates."""
+    """Reads the options."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--dataset", default="shards")
@@ -46,6 +46,21 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--batches", type=int, default=20)
     given = parser.parse_args()
+    try:
+        measure(given)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+
+
+def measure(given: argparse.Namespace) -> None:
+    """Prints the rates.
+
+    Args:
+        given: the options.
+
+    Raises:
+        OSError, ValueError: as `open_source`.
+    """
     sides = [int(side) for side in given.size.split("x")]
     limits = {"streamed": 0, "in memory": 2**40}
     for words, limit in limits.items():

@@ -20,6 +20,7 @@ from hostile_files import KINDS, MARK, clear
 from score_sde.atomic import open_regular, read_json, read_whole, regular_file, shown
 from score_sde.commands.report import report
 from score_sde.data import DATASETS, open_pictures, open_source, read_mask
+from score_sde.data.formats import opened
 from score_sde.data.prepare import prepare
 from score_sde.data.public import read_idx
 from score_sde.data.scan import scan
@@ -224,6 +225,15 @@ def test_whatever_lies_there_is_read_or_answered_in_a_sentence(kind, layouts, ca
     assert capfd.readouterr() == ("", "")
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert (after - before) * 1024 < BYTES
+
+
+def test_a_picture_that_is_stored_as_it_is_is_held_against_its_file(tmp_path):
+    KINDS["ppm of 10^9 pixels"](tmp_path / "a.ppm")
+    with (
+        pytest.raises(ValueError, match="claims 100000x10000 pixels, and holds less than a bit"),
+        opened(tmp_path / "a.ppm"),
+    ):
+        pass
 
 
 def test_folders_deeper_than_a_path_may_be_long_are_refused(tmp_path):

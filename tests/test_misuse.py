@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 from test_train_command import arguments, final, sentence, start, train, wait_for_step
 
@@ -397,6 +400,15 @@ def test_an_output_that_cannot_be_is_refused_before_drawing(
 def test_an_option_left_empty_is_not_taken_for_its_default(option, trained, capsys):
     said = sentence(capsys, "--mode=eval", f"--workdir={trained}", f"--{option}=")
     assert said == f"--{option}=: it is empty; give it a value, or leave it out"
+
+
+def test_a_python_without_the_packages_is_told_in_a_sentence():
+    words = [sys.executable, "-S", "main.py", "--mode", "recipes"]  # -S: no packages
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "is not installed for" in done.stderr
+    assert "pip install -r requirements.txt" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_images_left_by_an_earlier_command_are_told(trained, tmp_path, capfd):

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import struct
 import subprocess
 import sys
@@ -501,20 +502,19 @@ def test_training_from_shards_is_that_from_memory_loss_for_loss(tmp_path, capsys
     images = pixels(24, (8, 8, 1))
     write_folder(tmp_path / "in", images)
     words = ["main.py", "--mode=prepare", f"--input={tmp_path / 'in'}", "--size=8"]
-    assert cli.main([*words, f"--output={tmp_path / 'out'}"]) == 0
-    told = capsys.readouterr().out
-    assert "--config.data.dataset=shards --config.data.root=" in told
+    assert cli.main([*words, f"--output={tmp_path / 'my images'}"]) == 0
+    told = capsys.readouterr().out.partition("train on them with ")[2].splitlines()[0]
     np.save(tmp_path / "all.npy", images)
+    arrays = ["--config.data.dataset=folder", f"--config.data.root={tmp_path / 'all.npy'}"]
     losses = []
-    for dataset, root in (("shards", "out"), ("folder", "all.npy")):
-        workdir = tmp_path / dataset
+    for number, given in enumerate((shlex.split(told), arrays)):
+        workdir = tmp_path / str(number)
         tiny = ["model.nf=8", "model.ch_mult=(1,)", "training.n_iters=3", "training.batch_size=4"]
         tiny += ["training.snapshot_sampling=False", "training.log_freq=1", "device=cpu"]
-        tiny += [f"data.dataset={dataset}", f"data.root={tmp_path / root}", "data.num_channels=1"]
-        tiny += ["model.attn_resolutions=(8,)", "model.num_res_blocks=1"]
+        tiny += ["data.num_channels=1", "model.attn_resolutions=(8,)", "model.num_res_blocks=1"]
         config = [f"--config.{word}" for word in tiny]
         recipe = ["--config=vp/digits", "--mode=train", f"--workdir={workdir}"]
-        assert cli.main(["main.py", *recipe, *config]) == 0
+        assert cli.main(["main.py", *recipe, *given, *config]) == 0
         lines = (workdir / "metrics.jsonl").read_text().splitlines()
         losses.append([entry["loss"] for entry in map(json.loads, lines) if "loss" in entry])
     assert len(losses[0]) == 3

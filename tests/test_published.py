@@ -234,6 +234,14 @@ def test_ours_to_original_to_ours_is_exact(digits, tmp_path):
     assert_same(_sorted(before["ema"]), _sorted(after["ema"]))
 
 
+def test_a_folder_of_shards_becomes_the_release_s_format_by_the_output_s_ending(digits, tmp_path):
+    shards = checkpoints.save_shards(tmp_path, checkpoints.load(digits))
+    one, other = tmp_path / "of_shards.pth", tmp_path / "of_the_file.pth"
+    assert run("--mode=convert", f"--checkpoint={shards}", f"--output={one}") == 0
+    assert run("--mode=convert", f"--checkpoint={digits}", f"--output={other}") == 0
+    assert_same(content_of(one), content_of(other))
+
+
 def test_weights_without_effect_come_back_as_zeros(tmp_path):
     config = config_of(
         (

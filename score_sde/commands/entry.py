@@ -11,7 +11,14 @@ def script() -> int:
     signals.end_at_once()
     if signals.is_one_of_several():  # a lost connection is told by ourselves, once
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from score_sde.commands import cli, errors
+    try:
+        from score_sde.commands import cli, errors
+    except ModuleNotFoundError as error:
+        sys.stderr.write(
+            f"{error.name} is not installed for {sys.executable}: activate the environment that "
+            "has it, or pip install -r requirements.txt\n"
+        )
+        return 1
 
     if not cli.is_debug(sys.argv):
         errors.leave_out_traces()

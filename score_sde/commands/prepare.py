@@ -1,6 +1,7 @@
 """`--mode prepare`: a corpus of the user's own → shards to train on."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,13 @@ def _told(root: Path, index: dict[str, Any]) -> str:
     more = f" --config.data.image_width={width}" if width != height else ""
     if index["kind"] == "arrays":
         more += f" --config.data.num_channels={index['channels']}"
+    place = shlex.quote(shown(root))
     lines.append(
-        f"train on them with --config.data.dataset=shards --config.data.root={shown(root)} "
+        f"train on them with --config.data.dataset=shards --config.data.root={place} "
         f"--config.data.image_size={height}{more}"
     )
+    if classes:
+        lines.append(
+            f"for a network that is told the class, and --config.model.num_classes={len(classes)}"
+        )
     return "\n".join(lines)

@@ -273,9 +273,9 @@ def provenance(*more: str) -> str:
 def convert(path: Path, output: Path, config: Config | None) -> str:
     """Writes a checkpoint in another format.
 
-    A published checkpoint becomes one of ours, our folder of shards one file, and our file one of
-    the 2021 release. Where the output's name does not end in .pt or .pth, any becomes a folder of
-    diffusers with the averaged weights.
+    A published checkpoint becomes one of ours, our folder of shards one file where the output ends
+    in .pt, and ours otherwise one of the 2021 release. Where the output's name does not end in .pt
+    or .pth, any becomes a folder of diffusers with the averaged weights.
 
     Args:
         path: the file, or folder of diffusers, to read.
@@ -293,7 +293,7 @@ def convert(path: Path, output: Path, config: Config | None) -> str:
     if output.exists():
         raise FileExistsError(f"{output} exists: move it away or choose another --output")
     state, is_ours, _ = _load(path, config)
-    if checkpoints.is_sharded(path) and output.suffix in FILES:
+    if checkpoints.is_sharded(path) and output.suffix == ".pt":
         checkpoints.save_as(output, state)
         return f"{path} is now {output}, one file of the same"
     written = history.from_json(state["config"])

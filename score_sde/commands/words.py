@@ -134,7 +134,10 @@ def parse(argv: Sequence[str], modes: Modes) -> Command:
         sentence = _explain(words, recipe, known, modes) if recipe else None
         raise ValueError(sentence or str(error).removeprefix("flag ")) from error
     if rest[1:]:
-        raise ValueError(f"{rest[1]!r} is not an option; options are written --name=value")
+        raise ValueError(
+            f"{rest[1]!r} is not an option; options are written --name=value, and what holds a "
+            "space in quotes"
+        )
     if not values.mode and not (values.print_config or values.smoke):
         raise ValueError(f"--mode is missing: give one of {', '.join(modes)}")
     mode = values.mode or "train"

@@ -129,11 +129,27 @@ def decoded(file: BinaryIO, ending: str) -> Iterator[Image.Image]:
     with _header(file, ending) as stored:
         width, height = stored.size
         if width * height > LARGE:
+            _refuse_unfounded(stored, file)
             # As stored, and as converted: up to 4 bytes each.
             refuse_beyond_memory(f"{width}x{height} pixels", 8 * width * height)
         with _silent_libtiff(stored):
             stored.load()
         yield _upright(_of_16_bits(stored))
+
+
+def _refuse_unfounded(image: Image.Image, file: BinaryIO) -> None:
+    """Refuses a large picture that is stored as it is by a file with less than a bit a pixel.
+
+    Its reader would take the memory for all of it first.
+    """
+    codecs = {tile[0] for tile in getattr(image, "tile", ())}
+    here = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(here)
+    if codecs == {"raw"} and image.width * image.height > 8 * size:
+        raise ValueError(
+            f"it claims {image.width}x{image.height} pixels, and holds less than a bit for each"
+        )
 
 
 def _of_16_bits(image: Image.Image) -> Image.Image:

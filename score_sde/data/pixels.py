@@ -192,7 +192,8 @@ def _undecodable(path: Path, error: Exception) -> ValueError:
         reason = "it is of no format that Pillow reads"
     reason = reason or " ".join(str(error).split())[:300] or type(error).__name__
     return ValueError(
-        f"{shown(path)} cannot be decoded as an image ({reason}): repair the file or remove it"
+        f"{shown(path)} cannot be decoded as an image ({reason}): repair the file or remove it; "
+        "of many, --mode prepare leaves such files out"
     )
 
 

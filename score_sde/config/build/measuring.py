@@ -70,8 +70,8 @@ def _mask_of(config: Config, mask: str, shape: Sequence[int], fit: str) -> Tenso
     if expanded(mask).is_file():
         return read_soft_mask(expanded(mask), (height, width), fit)
     raise ValueError(
-        f"--mask {mask}: give {', '.join(MASKS)}, or a picture that is white where images are "
-        "known"
+        f"--mask {mask}: there is no such file; give {', '.join(MASKS)}, or a picture that is "
+        "white where images are known"
     )
 
 

@@ -202,8 +202,8 @@ def begin(root: Path, plan: str) -> dict[str, dict[str, Any]]:
         ) from error
     if index.get("plan") != plan:
         raise ValueError(
-            f"{shown(root)} holds images of another source, or prepared in another way: choose "
-            "another --output, or delete it"
+            f"{shown(root)} holds images of another source, or prepared in another way, or the "
+            "source has changed since: choose another --output, or delete it"
         )
     kept = {}
     for path in sorted(root.glob("*.tar")):
