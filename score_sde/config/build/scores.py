@@ -65,7 +65,8 @@ def check_guidance(config: Config) -> None:
     if label >= classes:
         remedy = "no classes: set -1, or lead it by a classifier (--classifier FILE)"
         if classes:
-            remedy = f"the classes 0 to {classes - 1}: give one of them, or -1 for each in turn"
+            last = classes - 1
+            remedy = f"the classes 0 to {last}: give one of them, or -1 (--label all) for each"
         raise ValueError(f"config.sampling.label={label}: this network knows {remedy}")
     if classifier and classifier.classes != classes:
         raise ValueError(
