@@ -176,7 +176,8 @@ def test_evaluations_are_counted_with_their_budget():
     assert "not at all" in check(counted, lambda budget, corrections: budget / (1 + corrections))
     for rounded, word in ((math.ceil, "rounded up"), (round, "to the nearest")):
         said = check(counted, lambda budget, c, rounded=rounded: rounded(budget / (1 + c)))
-        assert said.startswith("Not yet: ") and word in said
+        assert said.startswith("Not yet: ")
+        assert word in said
     assert check(counted, lambda budget, corrections: ...).startswith(UNANSWERED)
     assert check(lambda *given: ..., lambda *given: ...).startswith(UNANSWERED)
 

@@ -61,11 +61,11 @@ def judged(
     One input alone would let a constant pass, and formulas that happen to agree there.
 
     Args:
-        answer: gives a number, a tensor or a tuple of them; None or ... where nothing was answered.
+        answer: gives a number, a tensor or a tuple of them; None or ... where it has nothing.
         cases: what it is called with, each the arguments of one call.
         right: gives the right values.
         well: what to say where all are right.
-        mistakes: what to say where an answer agrees in all cases with what a typical mistake gives.
+        mistakes: what to say where all are what a typical mistake gives.
         otherwise: what to say of any other answer.
         tolerance: of each number, relative to it.
     """
