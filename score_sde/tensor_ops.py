@@ -81,6 +81,25 @@ def added(fresh: Tensor, x: Tensor) -> Tensor:
     return fresh.add_(x) if held else fresh + x
 
 
+def check_losses(losses: Tensor, n: int, objective: object) -> None:
+    """Refuses what an objective gave for a batch, where it is not one loss for each sample.
+
+    Args:
+        losses: that it gave.
+        n: how many samples the batch has.
+        objective: whose class is named.
+
+    Raises:
+        ValueError: another shape than (n,).
+    """
+    if losses.shape != (n,):
+        raise ValueError(
+            f"the objective {type(objective).__name__} gave a loss of shape {tuple(losses.shape)} "
+            f"for {n} images: give one loss for each, shape ({n},), the mean or half the sum over "
+            "that image's own numbers"
+        )
+
+
 def times_for(x: Tensor, t: Tensor | float) -> Tensor:
     """Times of a batch from what a caller gives: a time for each sample, or one for all.
 
