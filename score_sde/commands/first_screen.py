@@ -107,7 +107,7 @@ def _nearest(name: str) -> str:
     def alike(known: str) -> float:
         pairs = zip(name.rpartition(".")[::2], known.rpartition(".")[::2], strict=True)
         group, leaf = (difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
-        return leaf if group > 0.8 and leaf > 0.7 else 0.0
+        return leaf if group > 0.7 and leaf > 0.7 else 0.0
 
     near = max(FIELDS, key=alike)
     return f" (did you mean {near}?)" if alike(near) else ""
