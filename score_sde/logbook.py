@@ -143,14 +143,19 @@ class Logbook:
                 "another one with --workdir"
             )
 
-    def say(self, text: str) -> None:
-        """Writes text to the log file, each line with its time, and above the progress bar."""
+    def say(self, text: str, *, shown: bool = True) -> None:
+        """Writes text to the log file, each line with its time, and above the progress bar.
+
+        Args:
+            text: one line or several.
+            shown: False for an error that is raised next, whose words the terminal gets then.
+        """
         if not self.active:
             return
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         with self._writing():
             self._log.writelines(f"{stamp} {line}\n" for line in text.splitlines())
-        if self._on_screen:
+        if self._on_screen and shown:
             tqdm.write(text)
 
     def scalars(self, step: int, values: Mapping[str, float | Tensor]) -> None:

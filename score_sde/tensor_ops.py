@@ -17,7 +17,15 @@ Row = TypeVar("Row")
 
 
 class UnknownName(ValueError):  # noqa: N818, it says what happened
-    """A name, or another choice, that is none of those allowed."""
+    """A name, or another choice, that is none of those allowed.
+
+    Attributes:
+        what: the option that takes it, such as "config.training.sde".
+    """
+
+    def __init__(self, message: str, what: str = "") -> None:
+        super().__init__(message)
+        self.what = what
 
 
 def check_name(name: object, allowed: Collection[object], what: str) -> None:
@@ -37,7 +45,7 @@ def check_name(name: object, allowed: Collection[object], what: str) -> None:
     alike = {other.lower(): other for other in names}
     near = difflib.get_close_matches(str(name).lower(), alike, n=1, cutoff=0.4)
     hint = f"; did you mean {alike[near[0]]!r}?" if near and isinstance(name, str) else ""
-    raise UnknownName(f"{what}={name!r}: it must be one of {', '.join(names)}{hint}")
+    raise UnknownName(f"{what}={name!r}: it must be one of {', '.join(names)}{hint}", what)
 
 
 def choose(table: Mapping[Key, Row], name: Key, what: str) -> Row:
@@ -79,6 +87,25 @@ def added(fresh: Tensor, x: Tensor) -> Tensor:
     """
     held = fresh.shape == x.shape and torch.result_type(fresh, x) == fresh.dtype
     return fresh.add_(x) if held else fresh + x
+
+
+def check_losses(losses: Tensor, n: int, objective: object) -> None:
+    """Refuses what an objective gave for a batch, where it is not one loss for each sample.
+
+    Args:
+        losses: that it gave.
+        n: how many samples the batch has.
+        objective: whose class is named.
+
+    Raises:
+        ValueError: another shape than (n,).
+    """
+    if losses.shape != (n,):
+        raise ValueError(
+            f"the objective {type(objective).__name__} gave a loss of shape {tuple(losses.shape)} "
+            f"for {n} images: give one loss for each, shape ({n},), the mean or half the sum over "
+            "that image's own numbers"
+        )
 
 
 def times_for(x: Tensor, t: Tensor | float) -> Tensor:

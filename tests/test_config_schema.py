@@ -18,6 +18,7 @@ from sampling import get_corrector, get_predictor
 from score_sde import sde as sde_room
 from score_sde.commands import cli
 from score_sde.commands.command import Mode
+from score_sde.commands.first_screen import of_recipe_alone
 from score_sde.commands.smoke import reduced
 from score_sde.config import changes, history, listing, parts, schema
 from score_sde.config.build import build_network
@@ -225,6 +226,7 @@ def test_a_field_that_a_recipe_adds_is_kept_recorded_and_fixed(tmp_path):
     )
     config, other = parsed(path), parsed(path, "--config.model.rho=5.0")
     check_config(config)
+    assert of_recipe_alone(config) == "\nfields      of this recipe alone: data.side, model.rho"
     assert json.loads(history.to_json(config))["model"]["rho"] == 7.0
     assert other.model.rho == 5.0
     with pytest.raises(ValueError, match=r"model\.rho is 7\.0 there and 5\.0 here"):

@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT
 
 from score_sde.commands import cli, recipes
+from score_sde.commands.first_screen import of_recipe_alone
 from score_sde.commands.smoke import reduced, synthetic_sources
 from score_sde.commands.train import train
 from score_sde.config import changes, history, parts
@@ -131,6 +132,7 @@ def test_recipe_is_consistent(recipe):
     config = config_of(recipe).config
     check_config(config)
     check_config(reduced(config))
+    assert of_recipe_alone(config) == ""
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -152,13 +152,45 @@ def test_what_is_not_there_is_one_sentence(workdir, tmp_path):
         score_sde.load(workdir, "vp/digit")
 
 
-def test_a_name_that_only_a_recipe_knows_is_refused_with_the_remedy(workdir, tmp_path):
+def test_a_name_that_only_a_recipe_knows_is_refused_with_the_remedy(workdir, tmp_path, capsys):
     state = checkpoints.load(checkpoints.path_of(workdir / "checkpoints", 4))
     for known, unknown in (("vpsde", "mine"), ("ncsnpp", "my_network")):
-        config = state["config"].replace(f'"{known}"', f'"{unknown}"')
-        checkpoints.save_as(tmp_path / f"{unknown}.pt", {**state, "config": config})
-        with pytest.raises(UnknownName, match=rf"'{unknown}'.*name the recipe too"):
-            score_sde.load(tmp_path / f"{unknown}.pt", device="cpu")
+        config, path = state["config"].replace(f'"{known}"', f'"{unknown}"'), f"{unknown}.pt"
+        checkpoints.save_as(tmp_path / path, {**state, "config": config})
+        words = rf"'{unknown}'.*{unknown}\.pt was trained with it: .* name the recipe too"
+        for recipe in (None, "vp/digits"):
+            with pytest.raises(UnknownName, match=words):
+                score_sde.load(tmp_path / path, recipe, device="cpu")
+        given = f"--checkpoint={tmp_path / path}"
+        for mode in (("--mode=convert",), ("--mode=eval", "--config=vp/digits")):
+            more = (f"--output={tmp_path / 'out'}",) if "--mode=convert" in mode else ()
+            assert cli.main(["main.py", *mode, given, *more]) == 1
+            assert re.search(f"{words}, --config mine.py", capsys.readouterr().err)
+    # A name that the checkpoint does not bring is the recipe's own mistake.
+    with pytest.raises(UnknownName, match="'odd'") as refused:
+        score_sde.load(workdir, "vp/digits").drawing_by(method="odd")
+    assert "name the recipe" not in str(refused.value)
+
+
+def test_what_the_checkpoint_decides_against_the_recipe_is_said(workdir, tmp_path, capsys):
+    words = (
+        f"--workdir={workdir}",
+        "--mode=sample",
+        "--num_samples=1",
+        "--config.device=cpu",
+        STEPS,
+    )
+    run("--config=ve/digits", *words, f"--output={tmp_path / 've.npz'}")
+    said = "of the checkpoint, not of the recipe: training.sde='vpsde', "
+    assert said in capsys.readouterr().out
+    own = tmp_path / "own.py"
+    written = checkpoints.load(checkpoints.path_of(workdir / "checkpoints", 4))["config"]
+    own.write_text(
+        "from score_sde.config import history\n\n\n"
+        f"def get_config():\n    return history.from_json({written!r})\n"
+    )
+    run(f"--config={own}", *words, f"--output={tmp_path / 'own.npz'}")
+    assert "of the checkpoint" not in capsys.readouterr().out
 
 
 def test_the_readme_begins_its_notebook_section_with_it(workdir, tmp_path, monkeypatch):

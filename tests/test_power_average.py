@@ -378,8 +378,8 @@ def test_lengths_in_no_order_or_beyond_the_mean_are_refused(value, tmp_path, cap
     assert "up to 0.2886, in ascending order, as (0.05, 0.1)" in said
 
 
-def test_the_first_screen_counts_the_averages():
-    fields = {"training.n_iters": 1000, "training.average_freq": 100}
+def test_the_first_screen_counts_the_averages_and_names_fields_of_no_row():
+    fields = {"training.n_iters": 1000, "training.average_freq": 100, "model.nff": 16}
     config = parts.recipe(parts.DDPMPP, parts.DIGITS, parts.VP, parts.SMALL, fields)
     info = build.open_split(config, "test").info
 
@@ -399,6 +399,7 @@ def test_the_first_screen_counts_the_averages():
             activations=0,
             snapshots="none",
         )
+        assert "\nfields      of this recipe alone: model.nff (did you mean model.nf?)\n" in screen
         return [int(n) for n in re.findall(r"(\d+) MB (?:for w|of c|of a)", screen)]
 
     memory, checkpoints = sizes()

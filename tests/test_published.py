@@ -15,7 +15,7 @@ from torch import nn
 
 from score_sde import checkpoints
 from score_sde.checkpoints import release_2021
-from score_sde.commands import cli
+from score_sde.commands import adopted, cli
 from score_sde.config import history
 from score_sde.config.build import build_network, build_state
 
@@ -527,9 +527,36 @@ def test_a_run_begins_with_the_averaged_weights_of_either_format(digits, tmp_pat
         _, digest = checkpoints.load_with_fingerprint(source)
         origin = f"init_from {source} (step 2, sha256 {digest})"
         assert origin in states[-1]["versions"]
-        assert origin in (work / "log.txt").read_text()
+        log = (work / "log.txt").read_text()
+        assert origin in log
+        assert "warning" not in log
         assert json.loads((work / "config.json").read_text())["origin"] == origin
     assert_same(_sorted(states[0]["optimizer"]), _sorted(states[1]["optimizer"]))
+
+
+def test_weights_that_were_trained_to_put_out_something_else_are_warned_of(digits, tmp_path):
+    trained(tmp_path, 1, f"--init_from={digits}", "--config.model.prediction=denoised")
+    log = (tmp_path / "log.txt").read_text()
+    theirs, ours = (
+        f"vpsde (output {output}, told 999 at the most noise)" for output in ("noise", "denoised")
+    )
+    said = f"the weights of {digits} were trained for {theirs}, and this run trains for {ours}: "
+    assert f"warning: {said}they fit by their shapes alone" in log
+
+
+@pytest.mark.parametrize(
+    ("recipe", "told"),
+    [
+        ("vp/digits", ""),
+        ("edm/digits", "karrasvesde (output edm, told 438.2 at the most noise)"),
+        ("ve/digits", "vesde (output score, told 6 at the most noise)"),
+    ],
+)
+def test_conventions_differ_in_output_time_label_or_sde(recipe, told):
+    written, here = history.to_json(config_of(DIGITS)), config_of((f"--config={recipe}",))
+    said = adopted.of_other_conventions(written, here, Path("a.pt"))
+    assert (f"this run trains for {told}:" in said) == bool(told)
+    assert bool(said) == bool(told)
 
 
 def test_the_same_command_resumes_and_keeps_the_origin(digits, tmp_path, capsys):

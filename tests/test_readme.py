@@ -19,6 +19,7 @@ from score_sde.commands.train import train
 from score_sde.evaluation import FIGURES, LeftOut
 from score_sde.evaluation.report import table
 from score_sde.networks.table import NETWORKS
+from score_sde.objectives import make_objective
 from score_sde.samplers import GridSampler
 from score_sde.sde import SDE, VPSDE
 
@@ -310,6 +311,17 @@ def test_the_added_sde_has_its_drift_and_diffusion_by_differentiation():
     torch.testing.assert_close(sde.mean_rate(t), -10 * variance)
     torch.testing.assert_close(sde.diffusion_squared(t), 20 * variance)
     torch.testing.assert_close(sde.time_of_noise_level(sde.noise_level(t)), t)
+
+
+@pytest.mark.parametrize("reduce_mean", [True, False])
+def test_the_added_objective_costs_hubers_loss_per_dimension(reduce_mean):
+    example("Huber")
+    objective = make_objective(VPSDE(), objective="huber", reduce_mean=reduce_mean)
+    x_0, z = torch.zeros(2, 3, 4, 4), torch.full((2, 3, 4, 4), 0.6)
+    z[1] = 3.0
+    # A network that sees no noise errs by all of it: z²/2 up to 1, and |z| − 1/2 beyond.
+    losses = objective(lambda x, cond: torch.zeros_like(x), x_0, torch.full((2,), 0.5), z)
+    torch.testing.assert_close(losses * objective.per_dimension(48), torch.tensor([0.18, 2.5]))
 
 
 def test_the_added_solver_converges_at_its_order():

@@ -301,6 +301,21 @@ def test_mistakes_are_named(make, words):
         make()
 
 
+@pytest.mark.parametrize(
+    ("reduce", "shape"), [(torch.mean, r"\(\)"), (lambda losses: losses[:, None], r"\(4, 1\)")]
+)
+def test_an_objective_that_gives_no_loss_of_each_sample_is_named(reduce, shape):
+    class Mine(ScoreMatching):
+        def __call__(self, *given):
+            return reduce(super().__call__(*given))
+
+    state, step = make_state(Net()), make_step(objective=Mine(VPSDE()), accumulation=2)
+    words = rf"objective Mine gave a loss of shape {shape} for 4 images: .* shape \(4,\)"
+    with pytest.raises(ValueError, match=words):
+        step(state, batches(1)[0])
+    assert state.step == 0
+
+
 def test_sub_vp_trains_on_points_too():
     state, step = make_state(Net()), make_step(objective=ScoreMatching(subVPSDE()))
     run(state, step, batches(3))

@@ -38,10 +38,13 @@ def after_divergence(config: Config, step: int, folder: Path) -> str:
             f"{lower}, and another --workdir"
         )
     if step:
-        return f"nothing is saved yet, so repeat the command with a lower rate, such as {lower}"
+        return (
+            f"nothing is saved yet, so repeat the command with a lower rate, such as {lower}, or "
+            "look at the objective where it is your own"
+        )
     return (
-        "no update was made before, so look at the images, the network, the weights that it began "
-        "with and --config.training.precision"
+        "no update was made before, so look at the objective, the images, the network, the "
+        "weights that it began with and --config.training.precision"
     )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from score_sde import checkpoints, parallel, pictures
 from score_sde.atomic import cannot_write, check_writable, write_whole
+from score_sde.commands.adopted import check_adopted, decided_by_checkpoint
 from score_sde.commands.compared import Compared, OfCheckpoint, OfExact
 from score_sde.commands.comparison import panels, tables
 from score_sde.commands.evaluate import ON_MEMORY
@@ -116,7 +117,9 @@ def compare(
             path, state, weights = read = next(
                 in_turn(config, workdir, given=opened, wait_sec=0.0, world=world, log=log)
             )
-            config = _adopted(config, read, overrides)
+            recipe, config = config, _adopted(config, read, overrides)
+            if decided := decided_by_checkpoint(recipe, config):
+                log.say(decided)
             _check_writable(folder, world)
             network = network_of(config, state, path, raw=raw)
             origin = OfCheckpoint(network, config, path, state["step"], weights, raw)
@@ -130,7 +133,7 @@ def _adopted(config: Config, read: Checkpoint, overrides: dict[str, object] | No
     path, state, _ = read
     config = history.adopt(config, state["config"], overrides or {}, path)
     refuse_upsampler(config, path)
-    check_config(config)
+    check_adopted(config, state["config"], path)
     return config
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from score_sde import checkpoints, parallel, pictures
 from score_sde.atomic import cannot_write, check_writable, read_json, write_whole
-from score_sde.atomic.weights import listed
+from score_sde.commands.adopted import check_adopted, decided_by_checkpoint
 from score_sde.commands.cascade import Base, check_fit, given_by
 from score_sde.commands.in_turn import in_turn, read_given
 from score_sde.commands.progress import advice_on_memory, duration
@@ -112,7 +112,7 @@ def evaluate(
             adopted, drawn_by = of_given or ready(path, state, log.say)
             if world.is_main:
                 _check_writable(folder)
-            if decided := _decided_by_checkpoint(config, adopted):
+            if decided := decided_by_checkpoint(config, adopted):
                 log.say(decided)
             one = _Evaluation(
                 adopted, path, state, weights, folder, log, world, raw, sources, drawn_by
@@ -146,7 +146,7 @@ def _ready(
 ) -> _Ready:
     """The config of a checkpoint that is evaluated, checked, and the base model beside it."""
     config = history.adopt(recipe, written, overrides, path)
-    check_config(config)
+    check_adopted(config, written, path)
     _check_labels(config, overrides)
     return config, _opened(base, config, path, overrides, say, raw=raw)
 
@@ -357,10 +357,3 @@ def _kind_of(report: Path) -> str:
     except (OSError, ValueError):
         return ""
     return str(written.get(KIND, "")) if isinstance(written, dict) else ""
-
-
-def _decided_by_checkpoint(recipe: Config, adopted: Config) -> str:
-    """What the checkpoint decided against the recipe, for the log."""
-    wanted, fields = history.of_checkpoint(recipe), history.of_checkpoint(adopted)
-    other = [f"{name}={value!r}" for name, value in fields.items() if wanted.get(name) != value]
-    return f"of the checkpoint, not of the recipe: {listed(other)}" if other else ""

@@ -1,5 +1,6 @@
 """The screen that a training run begins with: what it is, what it takes, where everything goes."""
 
+import difflib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,8 @@ from score_sde.config.build import (
     num_classes,
 )
 from score_sde.config.check import memory_of
+from score_sde.config.history import leaves
+from score_sde.config.schema import FIELDS
 from score_sde.data import DatasetInfo
 from score_sde.samplers import Sampler
 from score_sde.sde import SDE
@@ -88,8 +91,29 @@ steps       {training.n_iters - state.step:,} of {training.n_iters:,} to go, \
 {training.batch_size} images each{parts}
 time        estimated after {FIRST_STEPS} steps
 disk        up to {(4 + averages) * megabytes * kept:,.0f} MB of checkpoints{more}
-snapshots   {snapshots}
+snapshots   {snapshots}{of_recipe_alone(config)}
 everything  goes to {workdir}"""
+
+
+def of_recipe_alone(config: Config) -> str:
+    """A line of the fields that no row of the schema has, or nothing.
+
+    A recipe may add fields, and one that it misspells is among them, which nothing reads.
+    """
+    added = [f"{name}{_nearest(name)}" for name in leaves(config) if name not in FIELDS]
+    return f"\nfields      of this recipe alone: {', '.join(added)}" if added else ""
+
+
+def _nearest(name: str) -> str:
+    """The known field that a name may be a misspelling of, in group and leaf, in words."""
+
+    def alike(known: str) -> float:
+        pairs = zip(name.rpartition(".")[::2], known.rpartition(".")[::2], strict=True)
+        group, leaf = (difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+        return leaf if group > 0.7 and leaf > 0.7 else 0.0
+
+    near = max(FIELDS, key=alike)
+    return f" (did you mean {near}?)" if alike(near) else ""
 
 
 def _divided(config: Config) -> str:

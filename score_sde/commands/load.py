@@ -29,7 +29,7 @@ from score_sde.config.holds import expanded
 from score_sde.data import from_unit
 from score_sde.samplers import Sampler
 from score_sde.sde import SDE, Score
-from score_sde.tensor_ops import UnknownName, check_name
+from score_sde.tensor_ops import check_name
 
 
 @dataclass(frozen=True, repr=False)
@@ -133,15 +133,7 @@ def load(
     path = expanded(workdir_or_file)
     recipe = _get_config(config) if isinstance(config, str | Path) else config
     checkpoint = None if (path / "checkpoints").is_dir() else path
-    try:
-        adopted, path, state = open_checkpoint(recipe, checkpoint, path)
-    except UnknownName as error:
-        if recipe is not None:
-            raise
-        raise UnknownName(
-            f"{error} (where a recipe of yours adds it, name the recipe too: "
-            f"score_sde.load({str(workdir_or_file)!r}, 'mine.py'))"
-        ) from error
+    adopted, path, state = open_checkpoint(recipe, checkpoint, path)
     if device or recipe is None:  # the device of the run may not be here
         adopted.device = device or "auto"
     network = network_of(adopted, state, path, raw=raw)

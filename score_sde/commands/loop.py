@@ -72,7 +72,7 @@ def run_loop(run: Run) -> None:
     except TrainingDiverged as error:
         do = advice.after_divergence(config, error.step, run.checkpoints)
         advised = TrainingDiverged(error.what, error.step, do)
-        log.say(str(advised))
+        log.say(str(advised), shown=False)
         raise advised from None
     finally:
         bar.close()

@@ -142,7 +142,7 @@ def reading(run: Run) -> Iterator[None]:
             save(run, alone=True, unreadable=words)
             run.saves.wait()
             words = advice.unreadable(error, run.state.step)
-        run.log.say(words)
+        run.log.say(words, shown=False)
         raise ValueError(words) from error
 
 

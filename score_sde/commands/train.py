@@ -113,7 +113,7 @@ def train(
         state.load_state_dict(checkpoints.fitted(saved, state.network, path))
         checkpoints.restore_rng(saved["rng"], of_main=world.size > 1)
     elif init_from:
-        origin = begin_from(init_from, config, state)
+        origin = begin_from(init_from, config, state, reports.append)
     found: dict[str, object] = {
         "newest checkpoint": path.name if saved else "none",
         "step": state.step,

@@ -9,6 +9,11 @@ from torch import nn
 
 from score_sde import checkpoints
 from score_sde.atomic.weights import fit
+from score_sde.commands.adopted import (
+    check_adopted,
+    decided_by_checkpoint,
+    of_other_conventions,
+)
 from score_sde.config import history
 from score_sde.config.build import (
     NEEDED,
@@ -100,7 +105,8 @@ def open_checkpoint(
         checkpoint: a file of any format, or a folder of diffusers.
         workdir: where the newest is looked for if none is named.
         overrides: fields given on the command line, which may not contradict the checkpoint.
-        report: is given a sentence for each damaged checkpoint that is passed over.
+        report: is given a sentence for each damaged checkpoint that is passed over, and one of
+            what the checkpoint decides against the recipe.
         upsampler: whether a network that upsamples will do, which takes low-resolution images.
         fits: refuses a network that the mode cannot use, before the sampler is checked, whose
             remedies would be of no use then.
@@ -123,7 +129,9 @@ def open_checkpoint(
     if not upsampler:
         refuse_upsampler(adopted, path)
     fits(adopted)
-    check_config(adopted)
+    check_adopted(adopted, state["config"], path)
+    if config is not None and (decided := decided_by_checkpoint(config, adopted)):
+        report(decided)
     return adopted, path, state
 
 
@@ -175,7 +183,7 @@ def open_beside(
         )
     if not upsampler:
         refuse_upsampler(own, path)
-    check_config(own)
+    check_adopted(own, state["config"], path)
     return own, state
 
 
@@ -225,10 +233,16 @@ def network_options(config: Config) -> dict[str, Any]:
     return {**config.model.to_dict(), **data, **told, "image_size": image_shape(config)[1:]}
 
 
-def begin_from(path: Path, config: Config, state: TrainState) -> str:
+def begin_from(
+    path: Path,
+    config: Config,
+    state: TrainState,
+    report: Callable[[str], None] = lambda text: None,
+) -> str:
     """Puts the averaged weights of a checkpoint into a fresh state, and into its average.
 
-    Step, optimiser and the average's warm-up begin anew.
+    Step, optimiser and the average's warm-up begin anew. `report` is given a warning where the
+    weights were trained to put out something else, or were told the time in another way.
 
     Returns:
         Where the weights come from, for the log and the checkpoints of the run.
@@ -240,6 +254,8 @@ def begin_from(path: Path, config: Config, state: TrainState) -> str:
     weights = fit(state.network.state_dict(), given["ema"].get("shadow"), f"the average in {path}")
     load_weights(state.network, weights)
     state.ema.load_state_dict({**state.ema.state_dict(), "shadow": weights})
+    if warning := of_other_conventions(given["config"], config, path):
+        report(warning)
     return f"{_BEGUN}{path} (step {given['step']}, sha256 {digest})"
 
 
@@ -298,7 +314,7 @@ def convert(path: Path, output: Path, config: Config | None) -> str:
         return f"{path} is now {output}, one file of the same"
     written = history.from_json(state["config"])
     if is_ours:
-        check_config(written)
+        check_adopted(written, state["config"], path)
         state = checkpoints.fitted(state, empty_network(written), path)
     if is_ours or output.suffix not in FILES:
         _check_others_can_read(written)

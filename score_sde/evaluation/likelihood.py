@@ -18,6 +18,7 @@ from score_sde.noise import Stream
 from score_sde.sde import SDE, Score
 from score_sde.solvers.grids import level_parts
 from score_sde.solvers.ode import ODE_SOLVERS, STEP_CONTROLS, Status
+from score_sde.tensor_ops import check_losses
 
 SDE_DRAWS, SDE_TIMES, CHAIN_DRAWS = 2, 16, 16
 """Of the bounds' estimates. All steps of a chain would be a thousand evaluations an image, for
@@ -121,7 +122,9 @@ def held_out_loss(subject: Subject) -> Figure:
         z = noise.normal(subject.seed, batch.row, 0, shape, stream=Stream.HELD_OUT)
         x_0 = batch.pixels()
         inputs = subject.held_out_inputs(x_0, batch.row)
-        return objective(subject.network, x_0, t, z, batch.labels, **inputs)
+        losses = objective(subject.network, x_0, t, z, batch.labels, **inputs)
+        check_losses(losses, len(t), objective)
+        return losses
 
     def compute(shard: _Images) -> dict[str, Tensor]:
         losses = [of_batch(replace(shard, index=k)) for k in shard.index.split(shard.size)]

@@ -44,6 +44,9 @@ class Objective(ABC):
     def per_dimension(self, dimensions: int) -> float:
         """The factor from a loss to nats per dimension, or to the mean squared error of one.
 
+        It goes by `reduce_mean`: the figures per dimension of training and evaluation are right
+        where the loss is reduced as that says.
+
         Args:
             dimensions: D, numbers per sample.
         """
@@ -85,8 +88,8 @@ class PredictionLoss(Objective):
     of conditional flow matching (Lipman et al. 2023, eq. 9), with the denoised image that of a
     denoiser; F*, the target of EDM's F, makes its weight 1 (Karras et al. 2022, eq. 8).
 
-    An objective of one's own is this one with other `times`, another `weight` or another
-    `residual`.
+    An objective of one's own is this one with other `times`, another `weight`, another `residual`
+    or another `penalty`.
 
     Args:
         sde: the forward process.
@@ -142,6 +145,10 @@ class PredictionLoss(Objective):
         """What is squared, of the error F − F* of the network's output: as `error`."""
         return error
 
+    def penalty(self, residual: Tensor) -> Tensor:
+        """What each number of the residual costs, its square: as `residual`."""
+        return residual**2
+
     def network(self, net: Network, label: Tensor | None = None, **inputs: Tensor) -> NetworkScore:
         """The score that a network in training stands for, with its own output."""
         return NetworkScore(
@@ -157,11 +164,11 @@ class PredictionLoss(Objective):
         label: Tensor | None = None,
         **inputs: Tensor,
     ) -> Tensor:
-        """w(t) ‖residual‖² of each sample, reduced over its dimensions: (B,)."""
+        """w(t) times the penalty of each sample's residual, reduced over its dimensions: (B,)."""
         mean, std = self.sde.marginal_prob(x_0, t)
         output = self.network(net, label, **inputs).output(mean + expand_to(std, x_0) * z, t)
         error = output - self.parameterisation.target(x_0, z, t)
-        return self.weight(t) * reduced(self.residual(error, t) ** 2, self.reduce_mean)
+        return self.weight(t) * reduced(self.penalty(self.residual(error, t)), self.reduce_mean)
 
 
 class ScoreMatching(PredictionLoss):
@@ -213,6 +220,6 @@ class ScoreMatching(PredictionLoss):
         return expand_to(self.parameterisation.noise(t).b, error) * error
 
 
-def reduced(squares: Tensor, reduce_mean: bool) -> Tensor:
+def reduced(costs: Tensor, reduce_mean: bool) -> Tensor:
     """The mean over the dimensions of a sample, or half their sum: (B, ...) → (B,)."""
-    return mean_per_sample(squares) if reduce_mean else 0.5 * sum_per_sample(squares)
+    return mean_per_sample(costs) if reduce_mean else 0.5 * sum_per_sample(costs)

@@ -95,7 +95,8 @@ class SDE(ABC):
         """The exact step from s to t.
 
         Args:
-            t: (B,) later times.
+            t: (B,) later times. Nothing checks that they are: the other way round r is above 1 and
+                G is 0.
             s: (B,) earlier times.
 
         Returns:

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from score_sde import parallel
 from score_sde.networks.low_resolution import LowResolution
+from score_sde.tensor_ops import check_losses
 from score_sde.training.augmentation import Augmentation
 from score_sde.training.optimizer import learning_rate
 from score_sde.training.record import StepRecord
@@ -190,6 +191,7 @@ class TrainStep:
                 part_label = None if label is None else label[part]
                 more = {name: value[part] for name, value in inputs.items()}
                 loss = self.objective(net, x_0[part], t[part], z[part], part_label, **more)
+                check_losses(loss, len(t[part]), self.objective)
                 self.share.summed(loss, whole).backward()
             losses.append(loss.detach())
         return torch.cat(losses)
