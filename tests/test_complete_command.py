@@ -122,7 +122,10 @@ def test_files_that_are_left_out_of_a_folder_are_named(place, tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--mode=inpaint", "--mask=centre"], "--mask centre: give middle, left"),
+        (
+            ["--mode=inpaint", "--mask=centre"],
+            "no such file; give middle, left",
+        ),
         (["--mode=inpaint", "--config.sampling.method=ode"], "replacement takes hold at the"),
         (["--mode=inpaint", "--completions=0"], "--completions=0: 0 is not a positive integer"),
         (["--mode=inpaint", "--input=nowhere"], "no image and no folder of images at nowhere"),

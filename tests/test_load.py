@@ -108,8 +108,10 @@ def test_fields_of_sampling_give_the_sampler_that_the_command_line_has_for_them(
         trained.drawing_by(methd="ddim")
     with pytest.raises(ValueError, match="did you mean 'ddim'"):
         trained.drawing_by(method="dim")
-    with pytest.raises(ValueError, match="num_steps='ten'"):
-        trained.drawing_by(num_steps="ten")
+    with pytest.raises(
+        ValueError, match="num_steps='ten': this field takes a value of type int, as 4"
+    ):
+        ddim.drawing_by(num_steps="ten")
 
 
 def test_a_file_of_ours_or_published_and_the_raw_weights(workdir, tmp_path):

@@ -407,7 +407,7 @@ def test_a_python_without_the_packages_is_told_in_a_sentence():
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "is not installed for" in done.stderr
-    assert "pip install -r requirements.txt" in done.stderr
+    assert "(pip install -r requirements.txt in the checkout)" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -447,6 +447,11 @@ def test_a_batch_whose_activations_exceed_the_memory_is_refused(monkeypatch, tmp
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(first_screen, "memory_of", lambda device: taken)
     assert cli.main(arguments(*words, "--config.training.n_iters=1")) == 0
+    monkeypatch.setattr(first_screen, "memory_of", lambda device: 0.46 * taken)
+    more = "--config.training.n_iters=1"  # nothing is left to do
+    assert cli.main(arguments(*words, more)) == 0
+    bf16 = ("--config.training.precision=bf16", f"--workdir={tmp_path / 'bf16'}", more)
+    assert cli.main(arguments(*words, *bf16)) == 0
     monkeypatch.setattr(first_screen, "memory_of", lambda device: taken / 2)
     parts = ("--config.training.accumulation=2", "--config.training.n_iters=2")
     assert cli.main(arguments(*words, *parts, "--allow=training.accumulation")) == 0

@@ -545,18 +545,31 @@ def test_weights_that_were_trained_to_put_out_something_else_are_warned_of(digit
 
 
 @pytest.mark.parametrize(
-    ("recipe", "told"),
+    ("words", "told"),
     [
-        ("vp/digits", ""),
-        ("edm/digits", "karrasvesde (output edm, told 438.2 at the most noise)"),
-        ("ve/digits", "vesde (output score, told 6 at the most noise)"),
+        (("vp/digits",), ""),
+        (("vp/digits", "training.continuous=False"), ""),  # told 996 for 999, at the same level
+        (("vp/digits", "model.beta_max=10.0"), "vpsde (output noise, told 999"),
+        (("vp/digits", "training.continuous=False", "model.num_scales=100"), "vpsde (output"),
+        (("vp/digits", "model.prediction=v"), "vpsde (output v"),
+        (("edm/digits",), "karrasvesde (output edm, told 438.2 at the most noise)"),
+        (("ve/digits",), "vesde (output score, told 6 at the most noise)"),
     ],
 )
-def test_conventions_differ_in_output_time_label_or_sde(recipe, told):
-    written, here = history.to_json(config_of(DIGITS)), config_of((f"--config={recipe}",))
+def test_conventions_differ_in_output_time_label_or_sde(words, told):
+    recipe, *fields = words
+    given = (f"--config={recipe}", *(f"--config.{field}" for field in fields))
+    written, here = history.to_json(config_of(DIGITS)), config_of(given)
     said = adopted.of_other_conventions(written, here, Path("a.pt"))
-    assert (f"this run trains for {told}:" in said) == bool(told)
-    assert bool(said) == bool(told)
+    assert (f"this run trains for {told}" in said) == bool(said) == bool(told)
+
+
+def test_edm_s_output_means_something_else_with_another_sigma_data():
+    edm = "--config=edm/digits"
+    written = history.to_json(config_of((edm,)))
+    same, other = (config_of((edm, f"--config.model.sigma_data={std}")) for std in (0.75, 0.5))
+    assert not adopted.of_other_conventions(written, same, Path("a.pt"))
+    assert adopted.of_other_conventions(written, other, Path("a.pt"))
 
 
 def test_the_same_command_resumes_and_keeps_the_origin(digits, tmp_path, capsys):

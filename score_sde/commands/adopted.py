@@ -1,5 +1,6 @@
 """What a checkpoint decides, and how that is told: against a recipe, of names, of conventions."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,21 +13,30 @@ from score_sde.score import Parameterisation
 from score_sde.sde import SDE
 from score_sde.tensor_ops import UnknownName
 
-_KINDS = ("training.sde", "model.name", "model.prediction")  # told before their numbers
+_FIRST = ("training.sde", "model.name", "model.prediction")
+"""Fields that are told first of those that differ, as only some find room."""
 
 
-def check_adopted(config: Config, written: str, path: Path) -> None:
+def check_adopted(
+    config: Config,
+    written: str,
+    path: Path,
+    fits: Callable[[Config], None] = lambda config: None,
+) -> None:
     """`check_config` of a config that a checkpoint decides, whose names a recipe may have added.
 
     Args:
         config: the adopted one.
         written: the checkpoint's own, as JSON.
         path: of the checkpoint, named in the message.
+        fits: a check of the mode's own, made first.
 
     Raises:
-        ValueError: as `check_config`; of a name that the checkpoint brings, what to give besides.
+        ValueError: as `fits` and `check_config`; of a name that the checkpoint brings, what to
+            give besides.
     """
     try:
+        fits(config)
         check_config(config)
     except UnknownName as error:
         name = error.what.removeprefix("config.")
@@ -45,7 +55,7 @@ def decided_by_checkpoint(recipe: Config, adopted: Config) -> str:
     wanted, fields = history.of_checkpoint(recipe), history.of_checkpoint(adopted)
     other = sorted(
         (name for name, value in fields.items() if wanted.get(name) != value),
-        key=lambda name: name not in _KINDS,
+        key=lambda name: name not in _FIRST,
     )
     said = listed([f"{name}={fields[name]!r}" for name in other])
     return f"of the checkpoint, not of the recipe: {said}" if other else ""
@@ -68,8 +78,8 @@ def of_other_conventions(written: str, config: Config, path: Path) -> str:
         before = _convention(own)
     except ValueError as error:
         return f"what the weights of {path} were trained to put out is not known here ({error})"
-    sde, read = here = _convention(config)
-    if before[0].name == sde.name and _alike(before[1], read):
+    here = _convention(config)
+    if before[0].name == here[0].name and _alike(*before, *here):
         return ""
     return (
         f"warning: the weights of {path} were trained for {_in_words(*before)}, and this run "
@@ -83,9 +93,27 @@ def _convention(config: Config) -> tuple[SDE, Parameterisation]:
     return sde, build_parameterisation(config, sde)
 
 
-def _alike(one: Parameterisation, other: Parameterisation) -> bool:
-    """Whether networks put out the same and are told the time in the same way."""
-    return (one.prediction.name, one.time_label) == (other.prediction.name, other.time_label)
+def _alike(one: SDE, read_one: Parameterisation, other: SDE, read_other: Parameterisation) -> bool:
+    """Whether networks are told the same where the noise level is, and put out the same there."""
+    ends = [sde.noise_level(torch.tensor([sde.eps, sde.T])) for sde in (one, other)]
+    low, high = torch.maximum(*ends)[0], torch.minimum(*ends)[1]
+    if low >= high:
+        return False
+    levels = torch.logspace(low.log10().item(), high.log10().item(), 7)
+    for first, second in zip(
+        _at(levels, one, read_one), _at(levels, other, read_other), strict=True
+    ):
+        # A label of a chain is that of its nearest step.
+        if (first - second).abs().max() > 0.02 * first.abs().max():
+            return False
+    return True
+
+
+def _at(levels: torch.Tensor, sde: SDE, read: Parameterisation) -> tuple[torch.Tensor, ...]:
+    """Time label, and the factors of state and output in E[z | x], at noise levels σ/α."""
+    t = sde.time_of_noise_level(levels)
+    noise = read.noise(t)
+    return read.label(t), torch.zeros_like(t) if noise.a is None else noise.a, noise.b
 
 
 def _in_words(sde: SDE, read: Parameterisation) -> str:

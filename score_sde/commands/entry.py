@@ -14,9 +14,11 @@ def script() -> int:
     try:
         from score_sde.commands import cli, errors
     except ModuleNotFoundError as error:
+        if (error.name or "score_sde").startswith("score_sde") or "--debug" in sys.argv:
+            raise
         sys.stderr.write(
             f"{error.name} is not installed for {sys.executable}: activate the environment that "
-            "has it, or pip install -r requirements.txt\n"
+            "has it, or install it (pip install -r requirements.txt in the checkout)\n"
         )
         return 1
 

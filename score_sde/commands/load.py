@@ -84,7 +84,11 @@ class Loaded:
             try:
                 config.sampling[name] = value
             except TypeError as error:
-                raise ValueError(f"config.sampling.{name}={value!r}: {error}") from error
+                was = self.config.sampling[name]
+                raise ValueError(
+                    f"config.sampling.{name}={value!r}: this field takes a value of type "
+                    f"{type(was).__name__}, as {was!r}"
+                ) from error
         check_config(config)
         return _with(config, self.network, self.sde, self.path, self.step)
 

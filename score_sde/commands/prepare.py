@@ -103,7 +103,6 @@ def _told(root: Path, index: dict[str, Any]) -> str:
         f"--config.data.image_size={height}{more}"
     )
     if classes:
-        lines.append(
-            f"for a network that is told the class, and --config.model.num_classes={len(classes)}"
-        )
+        told = f"--config.model.num_classes={len(classes)}"
+        lines.append(f"a network that is told the class also takes {told}")
     return "\n".join(lines)

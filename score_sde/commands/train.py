@@ -106,7 +106,8 @@ def train(
     torch.manual_seed(config.seed)
     sde = build_sde(config)
     screen = kind.screen(config, sde)
-    check_fits(config, screen["activations"], world.size)
+    if saved is None or saved["step"] < config.training.n_iters:
+        check_fits(config, screen["activations"], world.size)
     with advice_on_memory(advice.less_memory(config)):
         state = kind.state(config)
     if saved:

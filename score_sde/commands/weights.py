@@ -128,8 +128,7 @@ def open_checkpoint(
     adopted = history.adopt(recipe, state["config"], overrides or {}, path)
     if not upsampler:
         refuse_upsampler(adopted, path)
-    fits(adopted)
-    check_adopted(adopted, state["config"], path)
+    check_adopted(adopted, state["config"], path, fits)
     if config is not None and (decided := decided_by_checkpoint(config, adopted)):
         report(decided)
     return adopted, path, state
