@@ -94,7 +94,7 @@ def _convention(config: Config) -> tuple[SDE, Parameterisation]:
 
 
 def _alike(one: SDE, read_one: Parameterisation, other: SDE, read_other: Parameterisation) -> bool:
-    """Whether networks are told the same where the noise level is, and put out the same there."""
+    """Whether networks are told the same at equal noise levels, and put out the same there."""
     ends = [sde.noise_level(torch.tensor([sde.eps, sde.T])) for sde in (one, other)]
     low, high = torch.maximum(*ends)[0], torch.minimum(*ends)[1]
     if low >= high:
