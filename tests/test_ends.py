@@ -167,9 +167,11 @@ def test_signals_to_all_processes_lose_no_step_however_many_come(number, trainin
     assert final(run.workdir, run.last())["step"] == run.last()
 
 
-def test_a_worker_that_dies_is_named_and_the_steps_made_are_saved(training):
-    run = training(LONG, HELD_OUT_LATE, "--config.training.snapshot_freq_for_preemption=4")
-    run.wait_for(4)
+@pytest.mark.parametrize("every", [1, 1000])  # saved just before, or not at all
+def test_a_worker_that_dies_is_named_and_the_steps_made_are_saved(every, training):
+    saves = f"--config.training.snapshot_freq={every}"
+    run = training(LONG, HELD_OUT_LATE, saves, "--config.training.log_freq=1")
+    run.wait_for_words("step 4: ")
     os.kill(run.workers()[0], signal.SIGKILL)
     assert run.end() == 1
     said = run.said()

@@ -88,10 +88,10 @@ def kept(config: Config) -> dict[str, int]:
     return {"keep": training.keep_checkpoints, "milestone_every": training.snapshot_freq}
 
 
-def _save_what_was_made(run: Run, *, alone: bool) -> bool:
-    """Whether anything was made since the last save, and is saved now; `alone` as for `save`."""
+def _save_what_was_made(run: Run, *, alone: bool) -> None:
+    """Saves where anything was made since the last save; `alone` as for `save`."""
     if alone and run.divided:
-        return False
+        return
     with suppress(Exception):  # a save that failed is made again
         run.saves.wait()
     missing = run.saved_step != run.state.step and run.state.whole
@@ -101,7 +101,6 @@ def _save_what_was_made(run: Run, *, alone: bool) -> bool:
         check_finite(run.records)
         save(run, alone=alone)
         run.saves.wait()
-    return missing
 
 
 @contextmanager
@@ -120,7 +119,8 @@ def saving_what_was_made(run: Run, generators: dict[str, Any] | None = None) -> 
         with suppress(Exception):  # of two errors the first says what happened
             if generators:
                 checkpoints.restore_rng(generators)
-            if _save_what_was_made(run, alone=True):
+            _save_what_was_made(run, alone=True)
+            if run.saved_step == run.state.step > 0:
                 run.log.say(f"step {run.state.step} is saved, the same command resumes")
         raise
 

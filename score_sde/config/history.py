@@ -1,5 +1,6 @@
 """How a config is written down, read again, and taken over from a checkpoint."""
 
+import functools
 import json
 import platform
 import subprocess
@@ -164,6 +165,7 @@ def leaves(config: Config) -> dict[str, Any]:
     return by_dotted_name(config.to_dict())
 
 
+@functools.cache  # what runs is what was imported, and a save does not wait for git
 def _commit() -> str:
     """The checkout's git commit, with + where files were changed since.
 
